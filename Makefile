@@ -1,0 +1,41 @@
+# Two commands do all the set-up: `make quickstart` and `make test`. Each makes its own .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HYBRID := $(BIN)/hybrid-ir
+OUT ?= runs/quickstart
+
+.PHONY: quickstart test lint lock clean help
+
+help:
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /  /'
+
+quickstart: $(VENV)/run ## train, evaluate and compare on the embedded data set (no GPU, no download)
+	@$(HYBRID) prepare --config tune_configs/quickstart.yaml
+	@$(HYBRID) compare --config tune_configs/quickstart.yaml --mixes monolingual,hybrid out=$(OUT)
+
+test: $(VENV)/dev ## install what tests need and run all of them
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(VENV)/dev ## style, types and the import contract
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --config pyproject.toml
+
+lock: $(VENV)/dev ## write constraints.txt from what is installed
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
+
+clean: ## remove the environment and the quickstart's files
+	rm -rf $(VENV) runs store
+
+# torch first and pinned: a looser requirement would fetch the CUDA packages on a machine without a GPU.
+$(VENV)/run: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hybrid-ir needs Python 3.11 or newer (set PYTHON=)")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/run
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,89 @@
+"""The model card of a checkpoint: data, languages, mix asked and realised, settings, measures, how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+
+def model_card(
+    *,
+    name: str,
+    base: str,
+    languages: list[str],
+    store: Mapping[str, Any],
+    ledger: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    dimension: int,
+) -> str:
+    """The text of the checkpoint's README.md, with the hub's YAML header."""
+    header = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "language": languages,
+        "tags": ["sentence-transformers", "feature-extraction", "multilingual", "hybrid-batch-training"],
+    }
+    if "/" in base and not base.startswith(("/", ".")):
+        header["base_model"] = base
+    sources = "\n".join(
+        f"| {source} | {counts['groups']:,} | {counts.get('train', 0):,} | {sum(counts['rejected'].values()):,} |"
+        for source, counts in store["sources"].items()
+    )
+    mix = "\n".join(
+        f"| {kind} | {row['asked']:.4f} | {row['realised']:.4f} | {row['batches']:,} |" for kind, row in ledger["kinds"].items()
+    )
+    measures = metrics.get("validation") or {}
+    table = "\n".join(f"| {key} | {value:.4f} |" for key, value in measures.items()) or "| none | no validation split |"
+    encoder, train, loss = settings["encoder"], settings["train"], settings["loss"]
+    query, passage = encoder["query_prefix"], encoder["passage_prefix"]
+    return f"""---
+{yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}
+---
+# {name}
+
+A multilingual dense retrieval encoder ({dimension} dimensions, cosine similarity), fine-tuned from `{base}` by hybrid batch
+training (arXiv 2408.10536): each batch is monolingual, cross-lingual or multilingual.
+
+## How to load it
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("PATH")
+queries = model.encode_query(["..."])       # prefix {query!r}
+passages = model.encode_document(["..."])   # prefix {passage!r}
+scores = queries @ passages.T               # vectors are unit length
+```
+
+## Data
+
+Languages: {", ".join(languages)}. Store `{store["content_hash"]}`.
+
+| source | groups | trained on | rejected |
+|---|---|---|---|
+{sources}
+
+## Mix
+
+| batches | asked | realised | count |
+|---|---|---|---|
+{mix}
+
+Every language pair's share is in the run's `ledger.json`.
+
+## Training
+
+{metrics["steps"]:,} steps of {settings["batch"]["size"]} groups (weights of step {metrics["best_step"]:,}), learning rate \
+{train["learning_rate"]:g}, {train["warmup_steps"]} warm-up steps, weight decay {train["weight_decay"]:g}, \
+InfoNCE at temperature {loss["temperature"]:g} with {loss["negatives"]} negatives, seed {settings["seed"]}, \
+texts cut to {encoder["max_tokens"]} tokens.
+
+## Measures on the store's validation split
+
+| measure | value |
+|---|---|
+{table}
+"""

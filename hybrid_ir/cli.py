@@ -1,0 +1,297 @@
+"""The command line: the same words as the stages. Each command prints where it wrote, then one table.
+
+Imports stand inside the commands, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train and evaluate multilingual retrieval encoders with hybrid batches. Start with: make quickstart",
+)
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; see tune_configs/base.yaml for every key.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example train.steps=100 out=runs/a")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Ray and of the libraries.")]
+
+
+@app.command()
+def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose = False) -> None:
+    """Read the sources and write the store: shuffled, partitioned by language, split by document."""
+    from hybrid_ir.config import load_experiment
+    from hybrid_ir.prepare import prepare as write_store
+    from hybrid_ir.source_inputs import inputs_for
+    from hybrid_ir.terminal import console
+
+    experiment = load_experiment(config, overrides or ())
+    section = experiment.prepare
+    with _counter("reading") as count:
+        manifest = write_store(
+            inputs_for(section.sources),
+            experiment.store,
+            seed=experiment.seed,
+            validation_fraction=section.validation_fraction,
+            test_fraction=section.test_fraction,
+            settings=section.model_dump(mode="json"),
+            progress=count,
+        )
+    out = console()
+    out.print(f"store written to {experiment.store}")
+    out.print(_store_table(manifest))
+    rejected = sum(sum(s["rejected"].values()) for s in manifest["sources"].values())
+    if rejected:
+        out.print(f"{rejected:,} records were rejected; each is in {experiment.store}/rejected/ with its reason")
+
+
+@app.command()
+def train(config: Config = None, overrides: Overrides = None, verbose: Verbose = False) -> None:
+    """Fine-tune the encoder on the store. Ctrl-C saves; the same command resumes."""
+    from hybrid_ir.config import load_experiment
+    from hybrid_ir.session import ray_session
+    from hybrid_ir.terminal import console, measures_table, quiet_libraries
+    from hybrid_ir.train import train as run_training
+
+    experiment = load_experiment(config, overrides or ())
+    _check_before_ray(experiment)
+    if not verbose:
+        quiet_libraries()
+    with ray_session(verbose) as resources, _TrainingProgress(experiment.train.steps) as progress:
+        progress.begin("train")
+        metrics = run_training(experiment, resources, progress.report)
+    out = console()
+    out.print(f"run written to {experiment.out} (checkpoint: {experiment.out}/checkpoint, step {metrics['best_step']})")
+    out.print(
+        f"{metrics['steps']} steps, {metrics['pairs_per_s']:.0f} pairs/s, input wait {metrics['input_wait']:.1%}, loss {metrics['loss']:.3f}"
+    )
+    if metrics["validation"]:
+        out.print(measures_table("validation", {Path(experiment.out).name: metrics["validation"]}, tuple(metrics["validation"])))
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Option(help="Folder or hub name of the encoder.")],
+    path: Annotated[str, typer.Option(help="The collection's folder: LAReQA files, or a store.")],
+    out: Annotated[Path, typer.Option(help="Folder to write metrics.json, per_query.parquet and report.html to.")],
+    collection: Annotated[str, typer.Option(help="xquad-r, mlqa-r or store.")] = "store",
+    split: Annotated[str, typer.Option(help="test or validation, of a store.")] = "test",
+    languages: Annotated[str | None, typer.Option(help="Comma-separated; all that the collection has by default.")] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    verbose: Verbose = False,
+) -> None:
+    """Rank every candidate of a test collection for every query, and measure."""
+    from hybrid_ir.config import load_experiment
+    from hybrid_ir.encoder import load_encoder
+    from hybrid_ir.evaluate import evaluate as run_evaluation
+    from hybrid_ir.evaluate import load_collection
+    from hybrid_ir.terminal import console, measures_table, quiet_libraries
+
+    experiment = load_experiment(config, overrides or ())
+    if not verbose:
+        quiet_libraries()
+    wanted = [x.strip() for x in languages.split(",") if x.strip()] if languages else None
+    tests = load_collection(collection, path, split=split, languages=wanted)
+    model = load_encoder(checkpoint, pooling=experiment.encoder.pooling, device=_device())
+    if "query" not in model.prompts or model.prompts["query"] is None:
+        # A model that was not trained here and declares no prefixes gets the config's.
+        model.prompts |= {"query": experiment.encoder.query_prefix, "document": experiment.encoder.passage_prefix}
+    section = experiment.evaluate
+    with _counter("encoding", len(tests.queries) + len(tests.candidates)) as count:
+        done = 0
+
+        def progress(texts: int) -> None:
+            nonlocal done
+            done += texts
+            count("texts", done)
+
+        summary = run_evaluation(
+            model,
+            checkpoint,
+            tests,
+            out,
+            precision=section.precision,
+            token_budget=section.token_budget,
+            bootstrap_rounds=section.bootstrap_rounds,
+            seed=experiment.seed,
+            progress=progress,
+        )
+    console().print(f"measures written to {out} (report: {out / 'report.html'})")
+    console().print(measures_table(tests.name, {Path(checkpoint).parent.name or checkpoint: summary}))
+
+
+@app.command()
+def compare(
+    mixes: Annotated[str, typer.Option(help="Comma-separated: monolingual, cross_lingual, multilingual, hybrid.")],
+    config: Config = None,
+    overrides: Overrides = None,
+    verbose: Verbose = False,
+) -> None:
+    """Train and evaluate the same experiment under several mixes; print the table of all."""
+    from hybrid_ir.compare import compare as run_comparison
+    from hybrid_ir.compare import mix_experiments
+    from hybrid_ir.config import load_experiment
+    from hybrid_ir.session import ray_session
+    from hybrid_ir.store import open_store
+    from hybrid_ir.terminal import console, measures_table, quiet_libraries
+
+    experiment = load_experiment(config, overrides or ())
+    experiments = mix_experiments(experiment, [m.strip() for m in mixes.split(",") if m.strip()])
+    for each in experiments.values():
+        _check_before_ray(each)
+    if not verbose:
+        quiet_libraries()
+    tests = open_store(experiment.store).collection("test")
+    begun = time.perf_counter()
+    with ray_session(verbose) as resources, _TrainingProgress(experiment.train.steps) as progress:
+        summaries = run_comparison(
+            experiments,
+            tests,
+            Path(experiment.out),
+            resources=resources,
+            started=lambda name, _: progress.begin(name),
+            report=progress.report,
+        )
+    out = console()
+    out.print(f"comparison written to {experiment.out} (report: {experiment.out}/report.html)")
+    out.print(measures_table(f"{tests.name}, {experiment.train.steps} steps each", summaries))
+    out.print(f"{time.perf_counter() - begun:.0f} s for {len(experiments)} trainings and their evaluation")
+
+
+def main() -> None:
+    """Entry point: a mistake of the user's is one clear message and exit 2; Ctrl-C is exit 130."""
+    from hybrid_ir.types import InputError
+
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if type(error).__name__ != "Interrupted":
+            raise
+        print(f"{error}\nresume with the same command", file=sys.stderr)
+        sys.exit(130)
+
+
+def _check_before_ray(experiment: Any) -> None:
+    """What can be refused without starting anything is refused first."""
+    from hybrid_ir.batches import plan_for
+    from hybrid_ir.encoder import PRESETS, load_encoder
+    from hybrid_ir.store import open_store
+    from hybrid_ir.train import is_complete
+
+    store = open_store(experiment.store)
+    plan_for(store, experiment)
+    is_complete(experiment, store)
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _store_table(manifest: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("source", "groups", "train", "validation", "test", "rejected"):
+        table.add_column(name, justify="left" if name == "source" else "right")
+    for name, row in manifest["sources"].items():
+        cells = [row["groups"], *(row.get(split, 0) for split in ("train", "validation", "test")), sum(row["rejected"].values())]
+        table.add_row(name, *(f"{n:,}" for n in cells))
+    table.caption = f"{len(manifest['languages'])} languages: {' '.join(manifest['languages'])}"
+    table.caption_justify = "left"
+    return table
+
+
+@contextmanager
+def _counter(what: str, total: int | None = None) -> Iterator[Any]:
+    """A progress display for a stage that counts; silent when the output is not a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from hybrid_ir.terminal import console
+
+    out = console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def count(name: str, done: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(f"{what} {name}", total=total)
+            bar.update(tasks[name], completed=done)
+
+        yield count
+
+
+class _TrainingProgress:
+    """A bar with loss, pairs/s, input wait and the realised mix; off a terminal, a plain line every ten seconds."""
+
+    def __init__(self, steps: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from hybrid_ir.terminal import console
+
+        self._console = console()
+        self._steps = steps
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._name = ""
+        self._task: Any = None
+        self._printed_at = 0.0
+
+    def __enter__(self) -> _TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.stop()
+
+    def begin(self, name: str) -> None:
+        self._name = name
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(name, total=self._steps, figures="starting")
+        self._printed_at = time.monotonic()
+
+    def report(self, row: dict[str, Any]) -> None:
+        if row.get("stopping"):
+            self._console.print("stopping after this step and saving; Ctrl-C again to leave at once")
+        elif "loss" in row:
+            batches = sum(row["kinds"].values())
+            mix = " ".join(f"{kind} {n / batches:.0%}" for kind, n in row["kinds"].items())
+            figures = f"loss {row['loss']:.3f}  {row['pairs_per_s']:.0f} pairs/s  wait {row['input_wait']:.0%}  {mix}"
+            self._bar.update(self._task, completed=row["step"], figures=figures)
+            if not self._console.is_terminal and time.monotonic() - self._printed_at > 10:
+                self._printed_at = time.monotonic()
+                self._console.print(f"{self._name}: step {row['step']}/{self._steps}  {figures}")
+        else:
+            shown = "  ".join(f"{k} {v:.1f}" if k == "rank_distance" else f"{k} {v:.3f}" for k, v in row.items() if k != "step")
+            self._console.print(f"{self._name}: step {row['step']}  validation  {shown}")
+
+
+if __name__ == "__main__":
+    main()

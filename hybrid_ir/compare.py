@@ -1,0 +1,85 @@
+"""Compare: the same training under several mixes, evaluated on the same held-out collection: one table, one page.
+
+Every run has the store, seed, steps and batch size of the others, so that only the mix differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hybrid_ir.config import NAMED_MIXES, Experiment
+from hybrid_ir.encoder import load_encoder
+from hybrid_ir.evaluate import evaluate, read_log, write_json
+from hybrid_ir.metrics import MEASURES
+from hybrid_ir.report import heat_map_png, write_comparison
+from hybrid_ir.train import train
+from hybrid_ir.types import Collection, InputError
+
+
+def mix_experiments(base: Experiment, mixes: Sequence[str]) -> dict[str, Experiment]:
+    """One experiment a named mix, each in its own folder under `base.out`. Raises InputError for an unknown name."""
+    for name in mixes:
+        if name not in NAMED_MIXES:
+            raise InputError(f"unknown mix {name!r}; there are {', '.join(NAMED_MIXES)}")
+    if len(set(mixes)) != len(mixes) or not mixes:
+        raise InputError(f"mixes must be named once each, got {', '.join(mixes) or 'none'}")
+    return {
+        name: base.model_copy(
+            update={"out": f"{base.out}/{name}", "batch": base.batch.model_copy(update={"mix": NAMED_MIXES[name]})}
+        )
+        for name in mixes
+    }
+
+
+def compare(
+    experiments: Mapping[str, Experiment],
+    collection: Collection,
+    out: Path,
+    *,
+    resources: dict[str, float],
+    started: Callable[[str, Experiment], None],
+    report: Callable[[dict[str, Any]], None],
+) -> dict[str, dict[str, Any]]:
+    """Train and evaluate each (what is already there is kept), write `compare.json`, `report.html` and `heat_map.png`
+    to `out`, and return the measures by name."""
+    summaries: dict[str, dict[str, Any]] = {}
+    for name, experiment in experiments.items():
+        started(name, experiment)
+        train(experiment, resources, report)
+        checkpoint = f"{experiment.out}/checkpoint"
+        done = Path(experiment.out) / "test" / "metrics.json"
+        if done.is_file() and done.stat().st_mtime > Path(experiment.out, "metrics.json").stat().st_mtime:
+            summaries[name] = json.loads(done.read_text(encoding="utf-8"))
+            continue
+        section = experiment.evaluate
+        summaries[name] = evaluate(
+            load_encoder(checkpoint),
+            checkpoint,
+            collection,
+            done.parent,
+            precision=section.precision,
+            token_budget=section.token_budget,
+            bootstrap_rounds=section.bootstrap_rounds,
+            seed=experiment.seed,
+        )
+    one = next(iter(experiments.values()))
+    settings = one.model_dump(mode="json", exclude={"out": True, "batch": {"mix", "alpha"}})
+    write_comparison(
+        out / "report.html",
+        title=f"{collection.name}: {', '.join(experiments)}",
+        subtitle=f"{one.train.steps} steps of {one.batch.size} groups each, seed {one.seed}",
+        runs={
+            name: {"summary": summaries[name], "log": read_log(Path(experiment.out) / "log.jsonl")}
+            for name, experiment in experiments.items()
+        },
+        settings=settings,
+    )
+    heat_map_png(out / "heat_map.png", {name: summary["matrix"] for name, summary in summaries.items()})
+    write_json(
+        out / "compare.json",
+        {name: {m: summary[m] for m in MEASURES} | {"intervals": summary["intervals"]} for name, summary in summaries.items()},
+    )
+    return summaries

@@ -1,0 +1,368 @@
+"""One frozen description of an experiment: YAML, `key=value` overrides and Tune spaces address the same dotted paths.
+
+A config describes; it never holds a model, a handle or an open file. Unknown keys are refused with the nearest known one.
+Field names avoid Ray's own (`RunConfig`, `ScalingConfig`, `DataConfig`, `CheckpointConfig`, `TuneConfig`, `Result`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hybrid_ir.types import InputError
+
+KINDS = ("monolingual", "cross_lingual", "multilingual")
+Kind = Literal["monolingual", "cross_lingual", "multilingual"]
+# The named mixes of the paper's table 1 (and X-X of LAReQA), for the command line.
+NAMED_MIXES: dict[str, dict[str, float]] = {
+    "monolingual": {"monolingual": 1.0},
+    "cross_lingual": {"cross_lingual": 1.0},
+    "multilingual": {"multilingual": 1.0},
+    "hybrid": {"monolingual": 0.5, "cross_lingual": 0.5},
+}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Source(Section):
+    train_only: bool = False
+    """Keep every group of this source for training: none is held out for validation or test."""
+
+
+class AtlasSource(Source):
+    """The embedded data set: facts of CLDR in eleven languages. Needs no file and no network."""
+
+    kind: Literal["atlas"]
+    languages: tuple[str, ...] | None = None
+    """Languages to keep; null = all eleven."""
+
+
+class LareqaSource(Source):
+    """XQuAD-R or MLQA-R: a folder of `{language}.json`."""
+
+    kind: Literal["lareqa"]
+    path: str
+    languages: tuple[str, ...] | None = None
+    """Languages to read; null = every file of the folder."""
+
+
+class SquadSource(Source):
+    """SQuAD-format JSON (plain or .gz) in several languages, joined by question id."""
+
+    kind: Literal["squad"]
+    files: dict[str, str]
+    """Language -> file."""
+    exclude: str | None = None
+    """A SQuAD or LAReQA file or folder whose questions and paragraphs must not enter training; null = none."""
+
+
+class NtrexSource(Source):
+    """Line-parallel news with document ids (NTREX-128)."""
+
+    kind: Literal["ntrex"]
+    path: str
+    languages: tuple[str, ...] | None = None
+    """Languages to read; null = every file of the folder."""
+    pairing: Literal["translation", "next_sentence"] = "translation"
+    """translation: a sentence asks for itself; next_sentence: it asks for the one after it in the document."""
+
+
+class TatoebaSource(Source):
+    """Tatoeba test pairs with English (LASER v1 layout)."""
+
+    kind: Literal["tatoeba"]
+    path: str
+    languages: tuple[str, ...] | None = None
+    """Languages to read beside English; null = every pair of the folder."""
+
+
+class MmarcoSource(Source):
+    """mMARCO triples from the hub (`hub:unicamp-dl/mmarco`) or a local folder of the same layout."""
+
+    kind: Literal["mmarco"]
+    path: str = "hub:unicamp-dl/mmarco"
+    languages: tuple[str, ...]
+    max_groups: int | None = Field(default=None, ge=1)
+    """Read at most this many triples; null = all."""
+
+
+class MiraclSource(Source):
+    """MIRACL topics, judgements and corpus, from the hub or local folders."""
+
+    kind: Literal["miracl"]
+    path: str = "hub:miracl/miracl"
+    corpus_path: str = "hub:miracl/miracl-corpus"
+    languages: tuple[str, ...]
+    split: str = "train"
+
+
+class MrTydiSource(Source):
+    """Mr. TyDi training questions, from the hub or a local folder."""
+
+    kind: Literal["mr_tydi"]
+    path: str = "hub:castorini/mr-tydi"
+    languages: tuple[str, ...]
+    split: str = "train"
+
+
+class SquadShiftsSource(Source):
+    """SQuADShifts (English), from the hub or a local folder."""
+
+    kind: Literal["squadshifts"]
+    path: str = "hub:squadshifts"
+    subsets: tuple[str, ...] = ("new_wiki", "nyt", "reddit", "amazon")
+
+
+class RecordsSource(Source):
+    """The user's own groups: JSON lines or Parquet, a file or a folder of them."""
+
+    kind: Literal["records"]
+    path: str
+
+
+AnySource = Annotated[
+    AtlasSource
+    | LareqaSource
+    | SquadSource
+    | NtrexSource
+    | TatoebaSource
+    | MmarcoSource
+    | MiraclSource
+    | MrTydiSource
+    | SquadShiftsSource
+    | RecordsSource,
+    Field(discriminator="kind"),
+]
+
+
+class Prepare(Section):
+    sources: tuple[AnySource, ...] = (AtlasSource(kind="atlas"),)
+    """What to read, in order."""
+    validation_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the documents held out for early stopping; 0 = none."""
+    test_fraction: float = Field(default=0.15, ge=0, lt=1)
+    """Share of the documents held out for the final measures; 0 = none."""
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Prepare:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must leave documents to train on")
+        if not self.sources:
+            raise ValueError("sources is empty: name at least one, for example [{kind: atlas}]")
+        return self
+
+
+class EncoderSection(Section):
+    name: str = "tiny"
+    """A preset made from scratch (tiny, mini), a folder, or a Hugging Face name (FacebookAI/xlm-roberta-base)."""
+    pooling: Literal["mean", "cls", "max"] = "mean"
+    """Pooling of a model that brings none of its own; one that does (LaBSE, E5) keeps it."""
+    query_prefix: str = "Query: "
+    passage_prefix: str = "Passage: "
+    max_tokens: int = Field(default=256, ge=4)
+    """Longer texts are cut, prefix and special tokens included."""
+    vocabulary: int = Field(default=16000, ge=300)
+    """Entries of the tokenizer that a preset trains on the store."""
+
+
+class Batch(Section):
+    size: int = Field(default=64, ge=2)
+    """Groups in a global batch, over all workers."""
+    mix: dict[Kind, Annotated[float, Field(ge=0)]] | None = None
+    """Weight of each kind of batch; need not sum to 1. Null = what `alpha` says."""
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    """The paper's alpha: {monolingual: alpha, cross_lingual: 1 - alpha}. Used when `mix` is null."""
+    cross_lingual: Literal["per_row", "per_batch"] = "per_row"
+    """per_row: every row its own language pair (the paper's X-Y); per_batch: one ordered pair a batch."""
+    languages: tuple[str, ...] | None = None
+    """Train on these, all pairs of them; null = every language and pair that the store can serve."""
+    language_temperature: float | None = Field(default=None, gt=0)
+    """Languages and pairs weigh groups ** (1 / temperature); 1 = by size; null = uniform."""
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Batch:
+        if self.mix is not None and sum(self.mix.values()) <= 0:
+            raise ValueError(f"mix must have a positive weight, got {self.mix}")
+        return self
+
+    @property
+    def weights(self) -> dict[Kind, float]:
+        """Weight of each kind that is asked for, normalised to sum to 1."""
+        mix = self.mix or {"monolingual": self.alpha, "cross_lingual": 1 - self.alpha}
+        total = sum(mix.values())
+        return {kind: mix[kind] / total for kind in KINDS if mix.get(kind, 0) > 0}
+
+
+class Loss(Section):
+    temperature: float = Field(default=0.05, gt=0)
+    """InfoNCE divides cosines by this. The paper prints none: 1 is Eq. 1's."""
+    symmetric: bool = False
+    """Also rank the batch's queries for each passage, and average the two directions."""
+    negatives: Literal["in_batch", "in_batch_and_hard", "triplet"] = "in_batch"
+    """in_batch: other rows' positives; in_batch_and_hard: and every row's hard negative; triplet: hard negatives
+    only (Eq. 1 as printed). The last two need a store whose groups have `negatives`."""
+    cached: bool = False
+    """Gradient cache: memory of one micro-batch whatever the batch, at the price of a second forward pass."""
+
+
+class Train(Section):
+    steps: int = Field(default=300, ge=1)
+    """Optimiser steps; one global batch each."""
+    learning_rate: float = Field(default=3e-5, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    """Linear warm-up, then linear decay to zero."""
+    gradient_clip: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the gradient; null = no clipping."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16: autocast of the transformer; weights, optimiser, pooling and loss stay in float32. auto: where it is faster."""
+    micro_batch_tokens: int = Field(default=2048, ge=16)
+    """Padded tokens a forward pass holds; the slice is sorted by length and cut by this."""
+    compile: bool = False
+    """torch.compile the encoder (for GPUs; the first steps are slow)."""
+    workers: int = Field(default=1, ge=1)
+    """DDP processes."""
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    """CPUs that Ray reserves for a worker; a fraction lets workers and data actors share a small machine."""
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+    """0 = train on the CPU."""
+    threads_per_worker: int | None = Field(default=None, ge=1)
+    """torch threads of a CPU worker; null = the machine's CPUs divided by the workers."""
+    feed: Literal["ray_data", "in_process"] = "ray_data"
+    """ray_data: batches are built by Ray Data actors on any node; in_process: by a thread in each worker."""
+    data_actors: int = Field(default=1, ge=1)
+    """Actors that build batches (feed: ray_data)."""
+    cpus_per_data_actor: float = Field(default=0.5, gt=0)
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """Measure on the store's validation split every so many steps; null = only after the last."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many validations without a better `early_stopping_measure`; null = never."""
+    early_stopping_measure: Literal["AP_mono", "AP_cross", "AP_multi", "AP_mean"] = "AP_mean"
+    """What chooses the checkpoint that is kept. AP_mean is the mean of the three."""
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    """Save a resumable checkpoint every so many steps; null = at validations, on Ctrl-C and at the end."""
+    max_failures: int = Field(default=3, ge=0)
+    """Restarts of the worker group (a lost node, a killed worker) before giving up."""
+    tensorboard: bool = True
+
+
+class Evaluate(Section):
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """As train.precision."""
+    token_budget: int = Field(default=8192, ge=64)
+    """Padded tokens of one encoding batch."""
+    bootstrap_rounds: int = Field(default=1000, ge=0)
+    """Resamples behind the 95 % intervals; 0 = no intervals."""
+
+
+class Experiment(Section):
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Every random choice comes from it: split, shuffle, batches, initial weights, dropout."""
+    store: str = "store"
+    """Folder or URI that `prepare` writes and `train` reads."""
+    out: str = "runs/run"
+    """Folder of the run: checkpoint, ledger, measures, logs."""
+    prepare: Prepare = Prepare()
+    encoder: EncoderSection = EncoderSection()
+    batch: Batch = Batch()
+    loss: Loss = Loss()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+
+def load_experiment(file: str | Path | None, overrides: Sequence[str] = ()) -> Experiment:
+    """The defaults, changed by a YAML file, changed by `dotted.path=value` overrides (values are YAML).
+
+    Raises InputError that names the key, the value found, the file it came from, and the nearest known key.
+    """
+    tree: dict[str, Any] = {}
+    origin = "defaults"
+    if file is not None:
+        origin = str(file)
+        if not Path(file).is_file():
+            raise InputError(f"no config file at {file}; tune_configs/ has examples")
+        try:
+            tree = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(tree, dict):
+            raise InputError(f"{file} must hold a mapping at its top, found {type(tree).__name__}")
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise InputError(f"an override must look like train.steps=100, got {override!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"the value of {override!r} is not YAML: {' '.join(str(error).split())}") from error
+        _set_path(tree, path.split("."), value)
+    return parse_experiment(tree, origin if not overrides else f"{origin} + command line")
+
+
+def parse_experiment(tree: dict[str, Any], origin: str) -> Experiment:
+    """Validate a nested mapping. `origin` is named in the error."""
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(e, origin) for e in error.errors())) from None
+
+
+def _set_path(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    node: Any = tree
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise InputError(f"{'.'.join(keys[: depth + 1])}: the list has {len(node)} entries, numbered from 0")
+            key = int(key)  # type: ignore[assignment]
+        elif not isinstance(node, dict):
+            raise InputError(f"{'.'.join(keys[:depth])} is a value, it has no key {key!r}")
+        if last:
+            node[key] = value
+        else:
+            if isinstance(node, dict) and node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+
+
+def _explain(error: Any, origin: str) -> str:
+    """One line for one pydantic error: the dotted path, what was found, what to do."""
+    kinds = [a.model_fields["kind"].annotation.__args__[0] for a in AnySource.__origin__.__args__]  # type: ignore[attr-defined]
+    location = [str(part) for part in error["loc"] if part not in (*kinds, "[key]")]
+    path = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        near = difflib.get_close_matches(location[-1], [k.rpartition(".")[2] for k in known], n=1, cutoff=0.5)
+        here = [k for k in known if near and k.rpartition(".")[2] == near[0]]
+        hint = f"did you mean {here[0]!r}?" if here else f"known keys here: {', '.join(known)}"
+        return f"unknown key {path!r}; {hint} ({origin})"
+    message = error["msg"].removeprefix("Value error, ")
+    found = error.get("input")
+    shown = f", got {found!r}" if isinstance(found, str | int | float | bool | list) else ""
+    return f"{path or 'config'}: {message[0].lower() + message[1:]}{shown} ({origin})"
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    """Dotted paths of the fields of the section at `location`."""
+    section: Any = Experiment
+    names: list[str] = []
+    for part in location:
+        if section is Prepare and part == "sources":
+            names.append("sources")
+            section = None
+        elif section is None:
+            section = next(
+                (a for a in AnySource.__origin__.__args__ if a.model_fields["kind"].annotation.__args__[0] == part),  # type: ignore[attr-defined]
+                None,
+            )
+        else:
+            names.append(str(part))
+            section = section.model_fields[part].annotation
+    return [".".join([*names, field]) for field in section.model_fields] if section is not None else []

@@ -1,0 +1,108 @@
+"""InfoNCE over the gathered batch: every rank's queries against all ranks' passages, false negatives masked by id.
+
+Shapes: B rows of the global batch, b of them local (a contiguous slice), L languages, D dimensions. Pure torch, no Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def contrastive_loss(
+    queries_bD: Tensor,
+    passages_bD: Tensor,
+    negatives_bD: Tensor | None,
+    *,
+    start: int,
+    false_positives_BB: Tensor,
+    false_negatives_BB: Tensor | None,
+    sizes: Sequence[int],
+    temperature: float,
+    symmetric: bool = False,
+    negatives: str = "in_batch",
+) -> Tensor:
+    """This rank's part of the mean InfoNCE loss of the global batch; embeddings are unit length.
+
+    Rank r holds `sizes[r]` rows, ours start at `start`. `false_positives_BB[i, j]`: passage j answers query i too (i != j);
+    `false_negatives_BB[i, j]`: hard negative j answers query i. Both are left out of i's denominator.
+    The mean over ranks of the returned values, which is what DDP makes of their gradients, is the mean over all B rows of
+
+        -log( exp(q_i.p_i / t) / sum_j exp(q_i.c_j / t) )
+
+    where the candidates c are p_i and, by `negatives`, all other positives (in_batch), those and all hard negatives
+    (in_batch_and_hard), or the hard negatives alone (triplet: Eq. 1 of arXiv 2408.10536, which prints t = 1).
+    `symmetric` averages it with the same loss of each passage against all queries.
+    """
+    b, B = len(queries_bD), sum(sizes)
+    if len(sizes) == 0 or min(sizes) < 1:
+        raise ValueError(f"every rank needs at least one row, got slices of {list(sizes)}; raise batch.size")
+    ours = torch.arange(start, start + b, device=queries_bD.device)
+    own = torch.arange(b, device=queries_bD.device)
+    # Only rows of one and the same step are gathered: rows of another batch would put other languages among the negatives.
+    passages_BD = gather_rows(passages_bD, sizes)
+    positives_bB = (queries_bD @ passages_BD.T / temperature).masked_fill(false_positives_BB[ours], -torch.inf)
+    if negatives == "in_batch":
+        logits, target_b = positives_bB, ours
+    else:
+        assert negatives_bD is not None and false_negatives_BB is not None
+        hard_bB = queries_bD @ gather_rows(negatives_bD, sizes).T / temperature
+        hard_bB = hard_bB.masked_fill(false_negatives_BB[ours], -torch.inf)
+        if negatives == "triplet":
+            logits, target_b = torch.cat([positives_bB[own, ours][:, None], hard_bB], dim=1), torch.zeros_like(ours)
+        else:
+            logits, target_b = torch.cat([positives_bB, hard_bB], dim=1), ours
+    total = F.cross_entropy(logits, target_b, reduction="sum")
+    if symmetric:
+        queries_BD = gather_rows(queries_bD, sizes)
+        backward_bB = (passages_bD @ queries_BD.T / temperature).masked_fill(false_positives_BB.T[ours], -torch.inf)
+        total = (total + F.cross_entropy(backward_bB, ours, reduction="sum")) / 2
+    # DDP divides the sum of the ranks' gradients by their number. Slices may differ by a row, so this is not 1 / b.
+    return total * (len(sizes) / B)
+
+
+def false_positive_mask(passage_ids_BL: Tensor, language_B: Tensor) -> Tensor:
+    """(B, B) bool: passage j (in language_B[j]) is also the passage of group i in that language, i != j.
+
+    `passage_ids_BL[i, l]` is the id of group i's passage in language l, -1 where it has none: a passage that i's query
+    could have been paired with, had the batch been in that language, is no negative for it.
+    """
+    ids_BB = passage_ids_BL[:, language_B]  # [i, j] = id of i's passage in j's language
+    same = (ids_BB == ids_BB.diagonal()) & (ids_BB >= 0)
+    return same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+
+
+def false_negative_mask(passage_ids_BL: Tensor, negative_ids_B: Tensor, language_B: Tensor) -> Tensor:
+    """(B, B) bool: hard negative j (of that id and language) is the passage of group i in that language."""
+    return passage_ids_BL[:, language_B] == negative_ids_B
+
+
+def gather_rows(local_bD: Tensor, sizes: Sequence[int]) -> Tensor:
+    """All ranks' rows in rank order, (B, D), with gradient to every rank's own. `sizes` are the ranks' row counts."""
+    if len(sizes) == 1:
+        return local_bD
+    return _GatherRows.apply(local_bD, tuple(sizes))
+
+
+class _GatherRows(torch.autograd.Function):
+    """torch's own differentiable all_gather needs equal shapes and has no backward on gloo; slices here may differ by a row."""
+
+    @staticmethod
+    def forward(ctx, local_bD: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        ctx.sizes = sizes
+        padded = F.pad(local_bD.detach(), (0, 0, 0, max(sizes) - len(local_bD))).contiguous()
+        gathered = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(gathered, padded)
+        return torch.cat([rows[:size] for rows, size in zip(gathered, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx, grad_BD: Tensor) -> tuple[Tensor, None]:
+        # Every rank's loss depends on our rows: their gradients add up.
+        total = grad_BD.contiguous()
+        dist.all_reduce(total)
+        start = sum(ctx.sizes[: dist.get_rank()])
+        return total[start : start + ctx.sizes[dist.get_rank()]], None

@@ -1,0 +1,41 @@
+"""Joining or starting Ray, quietly."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hybrid_ir.types import InputError
+
+
+@contextmanager
+def ray_session(verbose: bool) -> Iterator[dict[str, float]]:
+    """Yield the cluster's resources. Joins the cluster of RAY_ADDRESS, else starts one here and ends it afterwards."""
+    # Ray reads these when it is imported or started. Token authentication stays on; naming it drops a warning.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # report() waits for the controller's next look, 2 s apart by default.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not verbose:
+        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    arguments: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    try:
+        ray.init(
+            **arguments,
+            log_to_driver=verbose,
+            logging_level=logging.INFO if verbose else logging.ERROR,
+            configure_logging=verbose,
+        )
+    except ConnectionError as error:
+        raise InputError(f"no Ray cluster answers at RAY_ADDRESS={address}; start one or unset it ({error})") from error
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()

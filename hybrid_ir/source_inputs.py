@@ -1,0 +1,75 @@
+"""From the config's sources to what `prepare` reads: which reader, which candidates, which name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from hybrid_ir import atlas, sources
+from hybrid_ir.config import Source
+from hybrid_ir.prepare import Input
+from hybrid_ir.types import Group, InputError, Records
+
+
+def inputs_for(configured: Sequence[Source]) -> list[Input]:
+    """One `Input` a source, named after its kind (a second one of a kind gets a number)."""
+    seen: Counter[str] = Counter()
+    inputs = []
+    for source in configured:
+        kind: str = source.kind  # type: ignore[attr-defined]
+        seen[kind] += 1
+        inputs.append(_input(kind if seen[kind] == 1 else f"{kind}-{seen[kind]}", source))
+    return inputs
+
+
+def _input(name: str, source: Any) -> Input:
+    common: dict[str, Any] = {"name": name, "train_only": source.train_only}
+    match source.kind:
+        case "atlas":
+            return Input(**common, records=partial(_atlas, source.languages), subject_of=atlas.subject_of)
+        case "lareqa":
+            return Input(
+                **common,
+                records=partial(sources.read_lareqa, source.path, source.languages),
+                collection=partial(sources.lareqa_collection, source.path, name, source.languages),
+            )
+        case "squad":
+            return Input(**common, records=partial(_squad, source.files, source.exclude))
+        case "ntrex":
+            read = partial(sources.read_ntrex, source.path, source.languages, source.pairing)
+            return Input(**common, records=read)
+        case "tatoeba":
+            return Input(**common, records=partial(sources.read_tatoeba, source.path, source.languages))
+        case "mmarco":
+            read = partial(hub_sources.read_mmarco, source.path, source.languages, limit=source.max_groups)
+            return Input(**common, records=read)
+        case "miracl":
+            read = partial(hub_sources.read_miracl, source.path, source.languages, source.split, source.corpus_path)
+            return Input(**common, records=read)
+        case "mr_tydi":
+            return Input(**common, records=partial(hub_sources.read_mr_tydi, source.path, source.languages, source.split))
+        case "squadshifts":
+            return Input(**common, records=partial(hub_sources.read_squadshifts, source.path, source.subsets))
+        case "records":
+            return Input(**common, records=partial(sources.read_records, source.path))
+    raise AssertionError(source.kind)
+
+
+def _squad(files: dict[str, str], exclude: str | None) -> Records:
+    return sources.read_squad(files, sources.squad_question_ids(exclude) if exclude else frozenset())
+
+
+def _atlas(languages: Sequence[str] | None) -> Records:
+    for language in languages or ():
+        if language not in atlas.LANGUAGES:
+            raise InputError(f"atlas has no {language!r}; it has {', '.join(atlas.LANGUAGES)}")
+    keep = tuple(languages or atlas.LANGUAGES)
+    for group in atlas.atlas_groups():
+        yield Group(
+            group.group_id,
+            group.document,
+            {x: group.queries[x] for x in keep},
+            {x: group.passages[x] for x in keep},
+        )

@@ -1,0 +1,259 @@
+"""The store: parallel groups as wide Parquet rows, partitioned by the languages they have, plus the held-out collections.
+
+    STORE/manifest.json                   what is in it, from what, content hash; written last
+    STORE/train/p000/part-00000.parquet   group_id, document, and per language q_xx, p_xx, p_id_xx (n_xx, n_id_xx)
+    STORE/eval/{validation,test}/         queries.parquet, candidates.parquet
+    STORE/splits.parquet                  document -> split
+    STORE/rejected/SOURCE.jsonl           every record that was left out, and why
+
+A folder or any URI that pyarrow's filesystems open (s3://, gs://, file://).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from hybrid_ir.plan import ROWS_PER_BLOCK, Partition
+from hybrid_ir.types import Candidate, Collection, Group, InputError, Query
+
+FORMAT = 1
+BLOCKS_PER_FILE = 64
+CACHE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class StoredPartition(Partition):
+    negatives: bool
+    """Whether every group has a hard negative in every language."""
+    files: tuple[Mapping[str, Any], ...]
+    """{"path": relative path, "rows": count, "bytes": size}, in row order."""
+
+
+class Store:
+    """A store that is open for reading. Picklable: a worker opens its own files."""
+
+    def __init__(self, path: str, manifest: Mapping[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.partitions = tuple(
+            StoredPartition(p["name"], tuple(p["languages"]), p["rows"], p["negatives"], tuple(p["files"]))
+            for p in manifest["partitions"]
+        )
+        self._files: dict[tuple[int, int], pq.ParquetFile] = {}
+        self._cache: OrderedDict[tuple[int, int, str], pa.Array] = OrderedDict()
+        self._cached_bytes = 0
+
+    def __reduce__(self):
+        return Store, (self.path, self.manifest)
+
+    @property
+    def content_hash(self) -> str:
+        return self.manifest["content_hash"]
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(sorted({language for p in self.partitions for language in p.languages}))
+
+    def take(self, partition: int, rows: np.ndarray, column: str) -> list[Any]:
+        """Values of one column at `rows` of a partition, in that order. Reads only the row groups they are in."""
+        values: list[Any] = [None] * len(rows)
+        blocks = rows // ROWS_PER_BLOCK
+        for block in np.unique(blocks):
+            where = np.flatnonzero(blocks == block)
+            array = self._block(partition, int(block), column)
+            for i, value in zip(where, array.take(pa.array(rows[where] % ROWS_PER_BLOCK)).to_pylist(), strict=True):
+                values[i] = value
+        return values
+
+    def collection(self, split: str) -> Collection:
+        """The held-out queries and candidates of "validation" or "test"."""
+        folder = self.manifest["eval"].get(split)
+        if not folder:
+            raise InputError(
+                f"the store {self.path} holds out no {split!r} split; prepare it with prepare.{split}_fraction above 0"
+            )
+        return read_collection(f"{self.path}/{folder}", f"{Path(self.path).name} {split}")
+
+    def _block(self, partition: int, block: int, column: str) -> pa.Array:
+        key = (partition, block, column)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        file, group = divmod(block, BLOCKS_PER_FILE)
+        path = f"{self.path}/{self.partitions[partition].files[file]['path']}"
+        try:
+            if (partition, file) not in self._files:
+                filesystem, inner = open_filesystem(path)
+                self._files[partition, file] = pq.ParquetFile(
+                    filesystem.open_input_file(inner), page_checksum_verification=True
+                )
+            array = self._files[partition, file].read_row_group(group, columns=[column])[column].combine_chunks()
+        except (OSError, pa.ArrowInvalid, KeyError, IndexError) as error:
+            raise InputError(f"{path} cannot be read ({_one_line(error)}); prepare the store again") from error
+        self._cache[key] = array
+        self._cached_bytes += array.nbytes
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return array
+
+
+def open_store(path: str) -> Store:
+    """Read the manifest, and check that every file it names is there with its size.
+
+    Raises InputError for a missing store, one of another format, or a missing or truncated file.
+    """
+    filesystem, inner = open_filesystem(path)
+    try:
+        manifest = json.loads(filesystem.open_input_stream(f"{inner}/manifest.json").read())
+    except FileNotFoundError:
+        raise InputError(f"no store at {path} (it has no manifest.json); run: hybrid-ir prepare store={path}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}/manifest.json cannot be read ({_one_line(error)}); prepare the store again") from error
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{path} is a store of format {manifest.get('format')}, this version reads {FORMAT}; prepare it again")
+    for partition in manifest["partitions"]:
+        for file in partition["files"]:
+            info = filesystem.get_file_info(f"{inner}/{file['path']}")
+            if info.type == fs.FileType.NotFound:
+                raise InputError(f"{path}/{file['path']} is missing; prepare the store again")
+            if info.size != file["bytes"]:
+                raise InputError(
+                    f"{path}/{file['path']} is corrupt: it has {info.size} bytes, the manifest says {file['bytes']}; "
+                    "prepare the store again"
+                )
+    return Store(path, manifest)
+
+
+class PartitionWriter:
+    """Writes the rows of one partition in the order it gets them: row groups of `ROWS_PER_BLOCK`, files of 64 of those."""
+
+    def __init__(self, root: str, name: str, languages: Sequence[str], negatives: bool) -> None:
+        self.name, self.languages, self.negatives = name, tuple(languages), negatives
+        self.rows = 0
+        self.hash = hashlib.blake2b(digest_size=16)
+        self._root = root
+        self._filesystem, self._inner = open_filesystem(root)
+        self._files: list[dict[str, Any]] = []
+        self._buffer: list[Group] = []
+        self._writer: pq.ParquetWriter | None = None
+        halves = ("q", "p", "p_id", "n", "n_id") if negatives else ("q", "p", "p_id")
+        self._columns = [f"{half}_{language}" for language in self.languages for half in halves]
+        self._schema = pa.schema([(c, pa.string()) for c in ["group_id", "document", *self._columns]])
+
+    def add(self, group: Group) -> None:
+        self._buffer.append(group)
+        if len(self._buffer) == ROWS_PER_BLOCK:
+            self._flush()
+
+    def close(self) -> dict[str, Any]:
+        """Finish, and return the partition's entry of the manifest."""
+        if self._buffer:
+            self._flush()
+        self._close_file()
+        return {
+            "name": self.name,
+            "languages": list(self.languages),
+            "rows": self.rows,
+            "negatives": self.negatives,
+            "files": self._files,
+            "content_hash": self.hash.hexdigest(),
+        }
+
+    def _flush(self) -> None:
+        columns: dict[str, list[str]] = {name: [] for name in self._schema.names}
+        for group in self._buffer:
+            columns["group_id"].append(group.group_id)
+            columns["document"].append(group.document)
+            for language in self.languages:
+                columns[f"q_{language}"].append(group.queries[language])
+                columns[f"p_{language}"].append(group.passages[language].text)
+                columns[f"p_id_{language}"].append(group.passages[language].doc_id)
+                if self.negatives:
+                    columns[f"n_{language}"].append(group.negatives[language].text)
+                    columns[f"n_id_{language}"].append(group.negatives[language].doc_id)
+        for values in columns.values():
+            self.hash.update("\x1f".join(values).encode("utf-8", "surrogatepass"))
+        if self._writer is None:
+            path = f"train/{self.name}/part-{len(self._files):05d}.parquet"
+            self._filesystem.create_dir(f"{self._inner}/train/{self.name}", recursive=True)
+            self._writer = pq.ParquetWriter(
+                f"{self._inner}/{path}",
+                self._schema,
+                filesystem=self._filesystem,
+                compression="zstd",
+                write_page_checksum=True,
+            )
+            self._files.append({"path": path, "rows": 0, "bytes": 0})
+        self._writer.write_table(pa.table(columns, schema=self._schema), row_group_size=ROWS_PER_BLOCK)
+        self._files[-1]["rows"] += len(self._buffer)
+        self.rows += len(self._buffer)
+        self._buffer = []
+        if self._files[-1]["rows"] == ROWS_PER_BLOCK * BLOCKS_PER_FILE:
+            self._close_file()
+
+    def _close_file(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+            self._files[-1]["bytes"] = self._filesystem.get_file_info(f"{self._inner}/{self._files[-1]['path']}").size
+
+
+def write_collection(folder: str, queries: Iterable[Query], candidates: Iterable[Candidate]) -> None:
+    """Queries and candidates as two Parquet files with the fields of `Query` and `Candidate` as columns."""
+    filesystem, inner = open_filesystem(folder)
+    filesystem.create_dir(inner, recursive=True)
+    for name, rows, fields in (
+        ("queries", list(queries), Query._fields),
+        ("candidates", list(candidates), Candidate._fields),
+    ):
+        schema = pa.schema([(f, pa.list_(pa.string()) if f == "group_ids" else pa.string()) for f in fields])
+        table = pa.table({f: [getattr(row, f) for row in rows] for f in fields}, schema=schema)
+        pq.write_table(table, f"{inner}/{name}.parquet", filesystem=filesystem, compression="zstd")
+
+
+def read_collection(folder: str, name: str) -> Collection:
+    """What `write_collection` wrote. Raises InputError if it is missing or unreadable."""
+    filesystem, inner = open_filesystem(folder)
+    tables = []
+    for part in ("queries", "candidates"):
+        try:
+            tables.append(pq.read_table(f"{inner}/{part}.parquet", filesystem=filesystem).to_pylist())
+        except FileNotFoundError:
+            raise InputError(f"no collection at {folder}: {part}.parquet is missing") from None
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(f"{folder}/{part}.parquet cannot be read: {_one_line(error)}") from error
+    return Collection(
+        name,
+        [Query(**row) for row in tables[0]],
+        [Candidate(**{**row, "group_ids": tuple(row["group_ids"])}) for row in tables[1]],
+    )
+
+
+def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem of a path or URI, and the path inside it. Raises InputError for a scheme nobody serves."""
+    if "://" not in str(path):
+        return fs.LocalFileSystem(), str(Path(path).absolute())
+    try:
+        return fs.FileSystem.from_uri(str(path))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot open {path}: {_one_line(error)}") from error
+
+
+def key64(text: str) -> int:
+    """A 63-bit hash of an id: how passages are compared across workers."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,53 @@
+"""What a person sees: one console, quiet libraries, tables whose headers are measure names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+MEASURES = ("AP_mono", "AP_cross", "AP_multi", "R@1_mono", "R@1_cross", "R@10_multi", "rank_distance")
+
+
+def console() -> Console:
+    """Standard output; plain and unwrapped when it is not a terminal."""
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=160)
+
+
+def quiet_libraries() -> None:
+    """Silence what libraries say unasked: progress bars of loading, advice, warnings about themselves."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("sentence_transformers", "huggingface_hub", "ray", "ray.data", "ray.train", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def measures_table(title: str, rows: Mapping[str, Mapping[str, Any]], measures: Sequence[str] = MEASURES) -> Table:
+    """A row a run; columns are measures that can be pasted back into a config. The best of each column is bold."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("", style="bold")
+    for measure in measures:
+        table.add_column(measure, justify="right")
+    best = {}
+    for measure in measures:
+        values = [row[measure] for row in rows.values() if row.get(measure) is not None]
+        if len(values) > 1:
+            best[measure] = min(values) if measure == "rank_distance" else max(values)
+    for name, row in rows.items():
+        cells = []
+        for measure in measures:
+            value = row.get(measure)
+            text = "-" if value is None else f"{value:.1f}" if measure == "rank_distance" else f"{value:.3f}"
+            cells.append(f"[bold green]{text}[/]" if value is not None and value == best.get(measure) else text)
+        table.add_row(name, *cells)
+    return table

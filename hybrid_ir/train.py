@@ -1,0 +1,404 @@
+"""Train: a store in, a run folder out. Checks everything first, then launches Ray Train and keeps its books.
+
+    RUN/manifest.json    settings, store hash, versions, state (running, stopped, complete)
+    RUN/initial/         the encoder before training, when a preset made it
+    RUN/log.jsonl        a row every half second or so, a row a validation; RUN/tensorboard/ has the same
+    RUN/ray/             Ray Train's own storage: the resumable checkpoints
+    RUN/checkpoint/      the encoder that is kept, a sentence-transformers folder with a model card
+    RUN/ledger.json      asked and realised share of every kind and language pair
+    RUN/metrics.json     validation measures of the kept encoder, loss, speed
+
+Ctrl-C (or SIGTERM, which `ray job stop` sends) ends the step, saves and leaves; the same command resumes, on any number of
+workers. On several nodes RUN must be a folder that all of them see.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hybrid_ir
+from hybrid_ir.batches import plan_for
+from hybrid_ir.card import model_card
+from hybrid_ir.config import Experiment
+from hybrid_ir.encoder import PRESETS, create_encoder, load_encoder, resolve_precision
+from hybrid_ir.evaluate import read_log, write_json
+from hybrid_ir.plan import Plan
+from hybrid_ir.store import Store, open_store
+from hybrid_ir.types import InputError
+
+TOKENIZER_TEXTS = 200_000
+# What may differ between the start of a run and its resumption: where it runs, not what it computes.
+FREE_TO_CHANGE = {
+    "out", "store", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.threads_per_worker",
+    "train.feed", "train.data_actors", "train.cpus_per_data_actor", "train.max_failures", "train.checkpoint_every",
+    "train.tensorboard", "train.compile", "evaluate.precision", "evaluate.token_budget", "evaluate.bootstrap_rounds",
+}  # fmt: skip
+
+
+class Interrupted(Exception):
+    """The run was stopped by the user, and saved."""
+
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def train(experiment: Experiment, resources: dict[str, float], report: Report = lambda row: None) -> dict[str, Any]:
+    """Run or resume the training of `experiment.out`, and return the content of its metrics.json.
+
+    Ray must be connected; `resources` are its cluster's. `report` is called with each log row. Raises InputError before
+    anything starts for what cannot work, and Interrupted after a stop that saved.
+    """
+    run = Path(experiment.out)
+    store = open_store(experiment.store)
+    plan = plan_for(store, experiment)
+    check_resources(experiment, resources)
+    if is_complete(experiment, store):
+        return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write the run to {run}: {error.strerror}; choose another out=FOLDER") from error
+    model = _initial_model(experiment, store, run)
+    manifest = _manifest(experiment, store)
+    write_json(run / "manifest.json", {**manifest, "state": "running"})
+    progress, folder = _fit(experiment, store, plan, model, run, report)
+    if progress is None or not progress["finished"]:
+        write_json(run / "manifest.json", {**manifest, "state": "stopped", "steps": progress["done"] if progress else 0})
+        raise Interrupted(f"stopped after step {progress['done'] if progress else 0} of {experiment.train.steps}, saved in {run}")
+    assert folder is not None
+    metrics = _publish(experiment, store, plan, run, progress, Path(folder), model)
+    write_json(run / "manifest.json", {**manifest, "state": "complete", "steps": progress["done"]})
+    return metrics
+
+
+def check_resources(experiment: Experiment, resources: dict[str, float]) -> None:
+    """Raise InputError when workers and data actors do not fit the cluster together: Ray would wait for ever."""
+    settings = experiment.train
+    actors = settings.data_actors if settings.feed == "ray_data" else 0
+    cpus = settings.workers * settings.cpus_per_worker + actors * settings.cpus_per_data_actor
+    have = resources.get("CPU", 0)
+    if cpus > have:
+        raise InputError(
+            f"training needs {cpus:g} CPUs ({settings.workers} workers x {settings.cpus_per_worker:g} + {actors} data actors x "
+            f"{settings.cpus_per_data_actor:g}), the cluster has {have:g}; lower train.workers or train.cpus_per_worker "
+            "(fractions are allowed), or set train.feed=in_process"
+        )
+    gpus = settings.workers * settings.gpus_per_worker
+    if gpus > resources.get("GPU", 0):
+        raise InputError(
+            f"training needs {gpus:g} GPUs, the cluster has {resources.get('GPU', 0):g}; "
+            "lower train.workers, or set train.gpus_per_worker=0"
+        )
+
+
+def is_complete(experiment: Experiment, store: Store) -> bool:
+    """Whether `experiment.out` holds this very training, finished. Raises InputError if it holds another one."""
+    path = Path(experiment.out) / "manifest.json"
+    if not path.is_file():
+        if Path(experiment.out).is_dir() and any(Path(experiment.out).iterdir()):
+            raise InputError(f"{experiment.out} holds something that is not a run, so it is left alone; choose another out=FOLDER")
+        return False
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before["store"]["content_hash"] != store.content_hash:
+        raise InputError(
+            f"{experiment.out} was trained on another store (content {before['store']['content_hash'][:12]}, "
+            f"{experiment.store} has {store.content_hash[:12]}); choose another out=FOLDER or the store it came from"
+        )
+    then, now = _flat(before["settings"]), _flat(experiment.model_dump(mode="json"))
+    changed = [
+        f"{key}: {then.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key) and key not in FREE_TO_CHANGE and not key.startswith("prepare.")
+    ]
+    if changed:
+        raise InputError(
+            f"{experiment.out} holds a run with other settings ({'; '.join(changed[:4])}); choose another out=FOLDER, or restore them to resume"
+        )
+    return before["state"] == "complete" and (Path(experiment.out) / "metrics.json").is_file()
+
+
+def _initial_model(experiment: Experiment, store: Store, run: Path) -> str:
+    """Folder or hub name of the encoder to start from; a preset is made once and kept."""
+    section = experiment.encoder
+    if section.name not in PRESETS:
+        return section.name
+    folder = run / "initial"
+    if not (folder / "config.json").is_file():
+        partial = run / ".initial.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        create_encoder(
+            section.name,
+            sample_texts(store, TOKENIZER_TEXTS),
+            partial,
+            vocabulary=section.vocabulary,
+            max_tokens=section.max_tokens,
+            seed=experiment.seed,
+        )
+        os.replace(partial, folder)
+    return str(folder.absolute())
+
+
+def sample_texts(store: Store, limit: int) -> Iterator[str]:
+    """Up to `limit` training texts, the same number from every language of every partition (the store is shuffled)."""
+    columns = [(i, f"{half}_{x}") for i, p in enumerate(store.partitions) for x in p.languages for half in "qp"]
+    each = max(1, limit // len(columns))
+    for partition, column in columns:
+        yield from store.take(partition, np.arange(min(each, store.partitions[partition].rows)), column)
+
+
+def _manifest(experiment: Experiment, store: Store) -> dict[str, Any]:
+    import ray
+    import sentence_transformers
+    import torch
+    import transformers
+
+    device = "cuda" if experiment.train.gpus_per_worker else "cpu"
+    return {
+        "version": hybrid_ir.__version__,
+        "settings": experiment.model_dump(mode="json"),
+        "store": {"path": experiment.store, "content_hash": store.content_hash},
+        "precision": resolve_precision(experiment.train.precision, device),
+        "versions": {
+            "python": platform.python_version(),
+            "ray": ray.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "sentence-transformers": sentence_transformers.__version__,
+        },
+    }
+
+
+class _Monitor:
+    """Actor between rank 0 and the driver: rows one way, the wish to stop the other."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+        self._stop = False
+
+    def row(self, row: dict[str, Any]) -> bool:
+        self._rows.append(row)
+        return self._stop
+
+    def drain(self) -> list[dict[str, Any]]:
+        rows, self._rows = self._rows, []
+        return rows
+
+    def stop(self) -> None:
+        self._stop = True
+
+
+def _fit(
+    experiment: Experiment, store: Store, plan: Plan, model: str, run: Path, report: Report
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Progress and folder of the last checkpoint; (None, None) if it was stopped before the first."""
+    import ray
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from hybrid_ir.job import Job, enter_worker
+
+    settings = experiment.train
+    section = experiment.encoder
+    tokenizer = load_encoder(model, pooling=section.pooling, max_tokens=section.max_tokens).tokenizer
+    monitor = ray.remote(_Monitor).options(num_cpus=0).remote()
+    gpu = settings.gpus_per_worker > 0
+    per_worker = {"CPU": settings.cpus_per_worker, **({"GPU": settings.gpus_per_worker} if gpu else {})}
+    trainer = TorchTrainer(
+        enter_worker,
+        train_loop_config=Job(experiment, store, plan, model, tokenizer, monitor),  # type: ignore[arg-type]
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(num_workers=settings.workers, use_gpu=gpu, resources_per_worker=per_worker),
+        run_config=ray.train.RunConfig(
+            name="train",
+            storage_path=str((run / "ray").absolute()),
+            failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    outcome: list[Any] = []
+
+    def fit() -> None:
+        try:
+            outcome.append(trainer.fit())
+        except BaseException as error:  # raised again below, in the main thread
+            outcome.append(error)
+
+    log = _Log(run, settings.tensorboard)
+    # In a thread, so that Ctrl-C is ours to handle: Ray's own handler would kill the workers at once.
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    with _stop_signals() as stop_wanted, log:
+        thread.start()
+        asked = False
+        while thread.is_alive():
+            thread.join(timeout=0.3)
+            if stop_wanted.is_set() and not asked:
+                asked = True
+                report({"stopping": True})
+                ray.get(monitor.stop.remote())
+            for row in ray.get(monitor.drain.remote()):
+                log.write(row)
+                report(row)
+        for row in ray.get(monitor.drain.remote()):
+            log.write(row)
+            report(row)
+    result = outcome[0]
+    if isinstance(result, BaseException):
+        raise _cause(result)
+    if result.checkpoint is None:
+        return None, None
+    folder = result.checkpoint.to_directory(str(run / ".last"))
+    return json.loads((Path(folder) / "progress.json").read_text(encoding="utf-8")), folder
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What the user can mend, dug out of Ray's wrapping; else the error itself."""
+    from ray.train import WorkerGroupError
+
+    todo: list[Any] = [error]
+    while todo:
+        e = todo.pop()
+        if isinstance(e, InputError):
+            return InputError(str(e))
+        if isinstance(e, FloatingPointError):
+            return InputError(f"training diverged: {e}")
+        if isinstance(e, WorkerGroupError):
+            todo += list(e.worker_failures.values())
+        todo += [x for x in (getattr(e, "cause", None), getattr(e, "base_exc", None), e.__cause__) if isinstance(x, BaseException)]
+    return error
+
+
+class _stop_signals:
+    """Context in which the first SIGINT or SIGTERM sets an event, and a second raises KeyboardInterrupt."""
+
+    def __enter__(self) -> threading.Event:
+        event = threading.Event()
+
+        def handle(number: int, frame: Any) -> None:
+            if event.is_set():
+                raise KeyboardInterrupt
+            event.set()
+
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return event
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class _Log:
+    """RUN/log.jsonl and, if wanted, RUN/tensorboard."""
+
+    def __init__(self, run: Path, tensorboard: bool) -> None:
+        self._run, self._tensorboard = run, tensorboard
+
+    def __enter__(self) -> _Log:
+        self._file = (self._run / "log.jsonl").open("a", encoding="utf-8")
+        self._writer = None
+        if self._tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._run / "tensorboard"))
+        return self
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            group = "train" if "loss" in row else "validation"
+            for key, value in row.items():
+                if isinstance(value, int | float) and key != "step":
+                    self._writer.add_scalar(f"{group}/{key}", value, row["step"])
+
+    def __exit__(self, *_: Any) -> None:
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def make_ledger(plan: Plan, progress: dict[str, Any]) -> dict[str, Any]:
+    """Asked and realised shares: kinds as shares of batches, pairs as shares of all rows."""
+    asked = plan.asked()
+    batches = max(sum(progress["kinds"].values()), 1)
+    rows = batches * plan.batch_size
+    kinds, pairs = {}, {}
+    for kind, shares in asked.items():
+        realised = progress["pairs"].get(kind, {})
+        count = progress["kinds"].get(kind, 0)
+        kinds[kind] = {"asked": sum(shares.values()), "realised": count / batches, "batches": count}
+        pairs[kind] = {
+            "-".join(pair): {
+                "asked": share,
+                "realised": realised.get("-".join(pair), 0) / rows,
+                "rows": realised.get("-".join(pair), 0),
+            }
+            for pair, share in shares.items()
+        }
+    return {
+        "steps": progress["done"],
+        "batch_size": plan.batch_size,
+        "kinds": kinds,
+        "pairs": pairs,
+        "epochs": plan.epochs(progress["done"]),
+        "unused_partitions": [{"name": p.name, "languages": list(p.languages), "rows": p.rows} for p in plan.unused],
+    }
+
+
+def _publish(
+    experiment: Experiment, store: Store, plan: Plan, run: Path, progress: dict[str, Any], folder: Path, model: str
+) -> dict[str, Any]:
+    """Write what a finished run leaves, the checkpoint in one move, metrics last."""
+    ledger = make_ledger(plan, progress)
+    write_json(run / "ledger.json", ledger)
+    kept = folder / "best" if (folder / "best").is_dir() else folder / "encoder"
+    seconds = max(progress["seconds"], 1e-9)
+    metrics = {
+        "validation": progress["best"],
+        "best_step": progress["best_step"] or progress["done"],
+        "steps": progress["done"],
+        "loss": progress["loss"],
+        "pairs_per_s": progress["done"] * plan.batch_size / seconds,
+        "input_wait": progress["waited_s"] / seconds,
+        "seconds": progress["seconds"],
+        "startup_s": progress["startup_s"],
+        "peak_memory_mb": progress["peak_memory_mb"],
+    }
+    languages = sorted({x for pairs in plan.asked().values() for pair in pairs for x in pair})
+    encoder = load_encoder(str(kept))
+    (kept / "README.md").write_text(
+        model_card(
+            name=run.name,
+            base=experiment.encoder.name,
+            languages=languages,
+            store=store.manifest,
+            ledger=ledger,
+            settings=experiment.model_dump(mode="json"),
+            metrics=metrics,
+            dimension=encoder.get_embedding_dimension() or 0,
+        ),
+        encoding="utf-8",
+    )
+    shutil.rmtree(run / "checkpoint", ignore_errors=True)
+    os.replace(kept, run / "checkpoint")
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(run / "metrics.json", metrics)
+    return metrics
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {path: tree}
+    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{path}.{key}" if path else key).items()} or {path: {}}

@@ -1,0 +1,84 @@
+"""The nouns that every stage shares: groups, passages, candidates, collections, and the error a user can mend.
+
+A *language* is a BCP 47 primary subtag, which is the ISO 639-1 code where there is one (`en`, `zh`, `yue`).
+A *document* is what a train/test split must not cut: an article, a news item, a held-out fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong. The message says what was wrong, what was found, and what to do.
+
+    The command line prints it alone and exits with 2; anything else that is raised is a defect of ours and keeps
+    its traceback. It has one string argument, so that it pickles when a Ray worker raises it.
+    """
+
+
+class Passage(NamedTuple):
+    """A text that can answer a query. Two passages with one `doc_id` are the same passage."""
+
+    doc_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One question with its answer passage, in one or more languages: a row of the store.
+
+    `passages` has exactly the languages of `queries`; `negatives` (hard negatives of a triplet) has a subset of them.
+    """
+
+    group_id: str
+    document: str
+    queries: Mapping[str, str]
+    passages: Mapping[str, Passage]
+    negatives: Mapping[str, Passage] = field(default_factory=dict)
+
+
+class Rejected(NamedTuple):
+    """A record that could not become a `Group`: where it stood, why, and (shortened) what it was."""
+
+    where: str
+    reason: str
+    record: str
+
+
+class Query(NamedTuple):
+    """One language version of a test question. Its relevant passages are the candidates that name its `group_id`."""
+
+    query_id: str
+    group_id: str
+    language: str
+    text: str
+
+
+class Candidate(NamedTuple):
+    """One passage of the pool that is ranked. `group_ids` are the questions it answers: none for a distractor."""
+
+    doc_id: str
+    group_ids: tuple[str, ...]
+    language: str
+    text: str
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A retrieval test: queries and candidate passages in several languages, relevance by shared group."""
+
+    name: str
+    queries: Sequence[Query]
+    candidates: Sequence[Candidate]
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Languages that have both queries and candidates, sorted."""
+        return tuple(sorted({q.language for q in self.queries} & {c.language for c in self.candidates}))
+
+
+Records = Iterator[Group | Rejected]

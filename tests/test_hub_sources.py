@@ -1,0 +1,326 @@
+"""Readers of the hub's data sets, on small local folders of the upstream layout, and on MIRACL's real judgements."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hybrid_ir.hub_sources import (
+    open_texts,
+    read_miracl,
+    read_mmarco,
+    read_mr_tydi,
+    read_squadshifts,
+    resolve_files,
+)
+from hybrid_ir.types import Group, InputError, Passage, Rejected
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.exists(), reason="real benchmark files are not here")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+
+
+def parted(records) -> tuple[list[Group], list[Rejected]]:
+    records = list(records)
+    return [r for r in records if isinstance(r, Group)], [r for r in records if isinstance(r, Rejected)]
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = text.encode() if isinstance(text, str) else text
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def json_lines(*records) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def test_importing_the_readers_does_not_import_datasets():
+    code = "import hybrid_ir.hub_sources, sys; sys.exit('datasets' in sys.modules or 'huggingface_hub' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+
+
+# Files
+
+
+def test_a_star_crosses_folders_and_any_pattern_may_match(tmp_path):
+    for name in ("a/b/x.tsv", "x.json", "y.json"):
+        write(tmp_path / name, "")
+    assert resolve_files(tmp_path, "*x.tsv", "x.*") == [tmp_path / "a/b/x.tsv", tmp_path / "x.json"]
+
+
+def test_a_file_that_is_missing_is_named_with_what_was_found(tmp_path):
+    write(tmp_path / "a.tsv", "")
+    with pytest.raises(InputError, match=r"no file data/x\.tsv in .*; found a\.tsv; set the path of a copy"):
+        resolve_files(tmp_path, "data/x.tsv")
+    with pytest.raises(InputError, match="no folder .*nowhere; set the path of a local copy"):
+        resolve_files(tmp_path / "nowhere", "x")
+
+
+@pytest.mark.parametrize("name", ["hub:owner/no-such-set", "hub:owner/no-such-set@revision", "hub:not a name"])
+def test_a_hub_that_cannot_be_reached_says_to_set_a_local_path(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        InputError, match=r"cannot get x\.tsv of hub:.*; connect to the hub, or set the path of a local"
+    ):
+        resolve_files(name, "x.tsv")
+
+
+def test_only_the_wanted_files_of_the_hub_are_downloaded(tmp_path, monkeypatch):
+    asked = {}
+
+    def snapshot_download(name, **options):
+        asked.update(name=name, **options)
+        return str(tmp_path)
+
+    write(tmp_path / "amazon" / "test" / "0000.parquet", "")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert resolve_files("hub:owner/name@refs/convert/parquet", "*amazon/*.parquet")
+    assert asked == {
+        "name": "owner/name",
+        "repo_type": "dataset",
+        "revision": "refs/convert/parquet",
+        "allow_patterns": ["*amazon/*.parquet"],
+    }
+
+
+# mMARCO
+
+
+@pytest.fixture
+def small_mmarco(tmp_path):
+    """Queries 1 and 2 share passage 10, so they are one document; French lacks passage 12 and German query 3."""
+    write(
+        tmp_path / "data/triples.train.ids.small.tsv",
+        "1\t10\t11\n2\t10\t12\n3\t11\t10\n2\t13\t11\nx\t1\t2\n9\t13\t10\n",
+    )
+    google = tmp_path / "data/google"
+    write(google / "queries/train/french_queries.train.tsv", "1\tun\n2\tdeux\n3\ttrois\n")
+    write(google / "queries/train/german_queries.train.tsv", "2\tzwei\n1\teins\n")
+    write(google / "collections/french_collection.tsv", '10\tle "dix\n11\tonze\r\n13\ttreize\n')
+    write(google / "collections/german_collection.tsv", "10\tzehn\n11\tnull\n12\tzwölf\n13\tdreizehn\n")
+    return tmp_path
+
+
+def test_a_triple_is_a_group_with_its_negative_in_every_language(small_mmarco):
+    groups, _ = parted(read_mmarco(small_mmarco, ["fr", "de"]))
+    assert groups[0] == Group(
+        "1/10/11",
+        "10",
+        {"de": "eins", "fr": "un"},
+        {"de": Passage("de/10", "zehn"), "fr": Passage("fr/10", 'le "dix')},
+        {"de": Passage("de/11", "null"), "fr": Passage("fr/11", "onze")},
+    )
+
+
+def test_a_text_that_a_language_lacks_leaves_only_it_out(small_mmarco):
+    groups, rejected = parted(read_mmarco(small_mmarco, ["fr", "de"]))
+    assert [(g.group_id, list(g.queries), list(g.negatives)) for g in groups] == [
+        ("1/10/11", ["de", "fr"], ["de", "fr"]),
+        ("2/10/12", ["de", "fr"], ["de"]),
+        ("3/11/10", ["fr"], ["fr"]),
+        ("2/13/11", ["de", "fr"], ["de", "fr"]),
+    ]
+    assert [(r.where.split(":")[1], r.reason) for r in rejected] == [
+        ("5", "not three ids"),
+        ("3", "one language left out: no query"),
+        ("3", "negative left out: its language has no good pair"),
+        ("6", "no query"),
+        ("6", "no query"),
+    ]
+
+
+def test_queries_and_passages_that_triples_connect_are_one_document(small_mmarco):
+    groups, _ = parted(read_mmarco(small_mmarco, ["fr"]))
+    document_of = {g.group_id: g.document for g in groups}
+    assert document_of["1/10/11"] == document_of["2/10/12"] == document_of["2/13/11"] != document_of["3/11/10"]
+
+
+def test_the_limit_counts_triples(small_mmarco):
+    assert [g.group_id for g in read_mmarco(small_mmarco, ["fr"], limit=2)] == ["1/10/11", "2/10/12"]
+
+
+def test_a_language_that_mmarco_lacks_is_named(small_mmarco):
+    with pytest.raises(InputError, match="no file data/google/collections/greek_collection.tsv"):
+        list(read_mmarco(small_mmarco, ["el"]))
+
+
+@pytest.mark.parametrize("content", ["", "1\ta\tb\n", "one\ttext\n"])
+def test_a_collection_of_another_layout_is_named(tmp_path, content):
+    with pytest.raises(InputError, match=r"c\.tsv is not lines of an id, a tab and a text"):
+        open_texts(write(tmp_path / "c.tsv", content))
+
+
+def test_texts_are_found_by_id_whatever_the_order_of_the_file(tmp_path):
+    texts_of = open_texts(write(tmp_path / "[c].tsv", b"7\tseven\n3\tthr\xff\n5\t\n"))
+    assert texts_of([3, 9, 7, 5, 0, 3]) == ["thr\ufffd", None, "seven", "", None, "thr\ufffd"]
+
+
+# MIRACL
+
+
+@pytest.fixture
+def small_miracl(tmp_path):
+    """q1 finds articles A and B relevant, q2 article B: one document. q3's passage is not in the corpus; q4 has none."""
+    folder = tmp_path / "miracl-v1.0-sw"
+    write(folder / "topics/topics.miracl-v1.0-sw-dev.tsv", 'q1\tNini "hii?\nq2\tNani?\nq3\tWapi?\nq4\tLini?\nbad\n')
+    qrels = (
+        "q1\tQ0\tB#0\t1\nq1\tQ0\tA#1\t1\nq1\tQ0\tC#0\t0\nq2\tQ0\tB#2\t1\nq3\tQ0\tZ#0\t1\nq4\tQ0\tC#0\t0\nq4 Q0 C#0 1\n"
+    )
+    write(folder / "qrels/qrels.miracl-v1.0-sw-dev.tsv", qrels)
+    corpus = tmp_path / "corpus" / "miracl-corpus-v1.0-sw"
+    a = {"docid": "A#1", "title": "A", "text": "alpha"}
+    b = [{"docid": "B#0", "title": "B", "text": "beta"}, {"docid": "B#2", "title": "", "text": "bee"}]
+    write(corpus / "docs-0.jsonl.gz", json_lines(a, *b) + "{\n")
+    write(corpus / "docs-1.jsonl.gz", json_lines({"docid": "C#0", "title": "C", "text": "gamma"}))
+    return tmp_path
+
+
+def test_a_topic_has_its_first_relevant_and_first_irrelevant_passage(small_miracl):
+    groups, rejected = parted(read_miracl(small_miracl, ["swh"], "dev", small_miracl / "corpus"))
+    assert groups == [
+        Group(
+            "sw/q1",
+            "sw/A",
+            {"sw": 'Nini "hii?'},
+            {"sw": Passage("sw/A#1", "A alpha")},
+            {"sw": Passage("sw/C#0", "C gamma")},
+        ),
+        Group("sw/q2", "sw/A", {"sw": "Nani?"}, {"sw": Passage("sw/B#2", "bee")}),
+    ]
+    assert [r.reason for r in rejected] == [
+        "not a judgement: query_id, Q0, docid, 0 or 1",
+        "not a JSON object",
+        "its relevant passages are not in the corpus",
+        "no passage is judged relevant",
+        "not a topic: query_id, query",
+    ]
+
+
+def test_a_split_that_is_not_there_says_what_is(small_miracl):
+    with pytest.raises(
+        InputError, match=r"no file \*topics.miracl-v1.0-sw-train.tsv .*found .*topics.miracl-v1.0-sw-dev"
+    ):
+        list(read_miracl(small_miracl, ["sw"], "train", small_miracl / "corpus"))
+
+
+@needs_data
+def test_the_real_topics_and_judgements_of_miracl_meet_a_corpus_of_their_passages(tmp_path):
+    languages = ["bn", "sw", "te", "yo"]
+    for language in languages:
+        lines = (DATA / "miracl" / f"qrels.miracl-v1.0-{language}-dev.tsv").read_text().splitlines()
+        corpus = [
+            {"docid": d, "title": "T", "text": f"text of {d}"} for d in sorted({line.split("\t")[2] for line in lines})
+        ]
+        write(tmp_path / f"miracl-corpus-v1.0-{language}" / "docs-0.jsonl.gz", json_lines(*corpus))
+    groups, rejected = parted(read_miracl(DATA / "miracl", languages, "dev", tmp_path))
+    assert not rejected
+    counts = {language: sum(g.group_id.startswith(f"{language}/") for g in groups) for language in languages}
+    assert counts == {"bn": 411, "sw": 482, "te": 828, "yo": 119}
+    kenya = next(g for g in groups if g.group_id == "sw/6")
+    assert kenya.queries == {"sw": "Bandari kubwa nchini Kenya iko wapi?"}
+    # Relevant: 32589#0 and 93957#6.
+    assert kenya.passages == {"sw": Passage("sw/32589#0", "T text of 32589#0")}
+    # No relevant article is in two documents.
+    article_of = {}
+    for g in groups:
+        (passage,) = g.passages.values()
+        assert article_of.setdefault(passage.doc_id.split("#")[0], g.document) == g.document
+
+
+# Mr. TyDi
+
+
+def test_mr_tydi_questions_have_their_first_passages_with_a_text(tmp_path):
+    passage = {"docid": "5#1", "title": "Sayari", "text": "Dunia."}
+    lines = [
+        {"query_id": "1", "query": "Nini?", "positive_passages": [passage], "negative_passages": []},
+        {
+            "query_id": "2",
+            "query": "Nani?",
+            "positive_passages": [passage],
+            "negative_passages": [{**passage, "docid": "6#0", "title": "", "text": "Mwezi."}],
+        },
+        {"query_id": "3", "query": "Wapi?", "positive_passages": [{"docid": "7#0", "title": "", "text": ""}]},
+        {"query_id": "4", "query": "Lini?", "positive_passages": [{"docid": "7#0"}]},
+        {"query": "Lini?", "positive_passages": 3},
+    ]
+    write(tmp_path / "mrtydi-v1.1-swahili" / "train.jsonl.gz", json_lines(*lines) + "nonsense\n")
+    groups, rejected = parted(read_mr_tydi(tmp_path, ["sw"], "train"))
+    assert groups == [
+        Group("sw/1", "sw/5", {"sw": "Nini?"}, {"sw": Passage("sw/5#1", "Sayari Dunia.")}),
+        Group(
+            "sw/2",
+            "sw/5",
+            {"sw": "Nani?"},
+            {"sw": Passage("sw/5#1", "Sayari Dunia.")},
+            {"sw": Passage("sw/6#0", "Mwezi.")},
+        ),
+    ]
+    missing = "no query_id, query or positive passage with its text"
+    assert [(r.where, r.reason) for r in rejected] == [
+        ("train.jsonl.gz:3", "empty passage"),
+        ("train.jsonl.gz:4", missing),
+        ("train.jsonl.gz:5", missing),
+        ("train.jsonl.gz:6", "not a JSON object"),
+    ]
+
+
+# SQuADShifts
+
+
+def squad_json(*titles: str) -> str:
+    data = [
+        {
+            "title": title,
+            "paragraphs": [
+                {"context": f"{title} {p}", "qas": [{"id": f"{i}{p}", "question": "Why?", "answers": []}]} for p in "ab"
+            ],
+        }
+        for i, title in enumerate(titles)
+    ]
+    return json.dumps({"data": data})
+
+
+def test_a_document_is_an_article_if_a_subset_names_more_than_one_else_a_paragraph(tmp_path):
+    write(tmp_path / "nyt_v1.0.json", squad_json("One", "Two"))
+    write(tmp_path / "amazon_reviews_v1.0.json", squad_json("Amazon"))
+    groups, rejected = parted(read_squadshifts(tmp_path, ["nyt", "amazon"]))
+    assert not rejected
+    assert [g.group_id for g in groups] == ["nyt/0a", "nyt/0b", "nyt/1a", "nyt/1b", "amazon/0a", "amazon/0b"]
+    assert [g.document for g in groups[:4]] == ["nyt/One", "nyt/One", "nyt/Two", "nyt/Two"]
+    assert groups[4].document != groups[5].document
+    assert groups[4].passages["en"].text == "Amazon a"
+
+
+def test_the_parquet_conversion_is_read_as_well(tmp_path):
+    rows = {"id": ["1", "2"], "title": ["A", "B"], "context": ["C.", None], "question": ["Q?", "R?"], "answers": [1, 2]}
+    (tmp_path / "reddit" / "test").mkdir(parents=True)
+    pq.write_table(pa.table(rows), tmp_path / "reddit/test/0000.parquet")
+    groups, rejected = parted(read_squadshifts(tmp_path, ["reddit"]))
+    assert [(g.group_id, g.document, g.passages["en"].text) for g in groups] == [("reddit/1", "reddit/A", "C.")]
+    assert [(r.where, r.reason) for r in rejected] == [("reddit:2", "empty passage")]
+
+
+@pytest.mark.parametrize("broken", [b"PAR1 no", None])
+def test_a_parquet_file_that_is_broken_or_lacks_a_column_is_named(tmp_path, broken):
+    path = write(tmp_path / "nyt" / "0000.parquet", broken or b"")
+    if broken is None:
+        pq.write_table(pa.table({"id": ["1"], "text": ["T"]}), path)
+    with pytest.raises(InputError, match=r"0000\.parquet has no readable id, title, context and question"):
+        list(read_squadshifts(tmp_path, ["nyt"]))
