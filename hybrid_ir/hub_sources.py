@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -222,8 +222,9 @@ def open_texts(path: Path) -> Callable[[Sequence[int]], list[str | None]]:
             lineterminator="\n",
             encoding_errors="replace",
         )
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise InputError(f"{path} is not lines of an id, a tab and a text: {str(error.__cause__)[:200]}") from error
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:  # ValueError: an empty file
+        reason = str(error.__cause__ or error)[:200]
+        raise InputError(f"{path} is not lines of an id, a tab and a text ({reason}); copy it again") from error
     ids = table.data.column("id").to_numpy()
     order = np.argsort(ids, kind="stable")
     ids = ids[order]
@@ -278,7 +279,7 @@ def _read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         yield where, record if isinstance(record, dict) else Rejected(where, "not a JSON object", line[:200])
 
 
-def _corpus_texts(corpus: Sequence[Path], wanted: set[str]) -> Iterator[Rejected]:
+def _corpus_texts(corpus: Sequence[Path], wanted: set[str]) -> Generator[Rejected, None, dict[str, str]]:
     """Yields the corpus lines that cannot be read; returns {docid: title and text} of the wanted ones."""
     texts: dict[str, str] = {}
     for path in corpus:

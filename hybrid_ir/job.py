@@ -1,5 +1,4 @@
-"""What a training worker is given, and where it enters. Light to import: Ray Train's controller imports it too, and
-sentence-transformers alone takes ten seconds of a small machine."""
+"""What a training worker is given. Light to import, as Ray Train's controller imports it too."""
 
 from __future__ import annotations
 
@@ -23,9 +22,3 @@ class Job:
     tokenizer: Any
     monitor: Any
     """Actor that takes rows for the log and answers whether to stop."""
-
-
-def enter_worker(job: Job) -> None:
-    from hybrid_ir.worker import train_worker
-
-    train_worker(job)

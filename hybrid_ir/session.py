@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +15,10 @@ from hybrid_ir.types import InputError
 @contextmanager
 def ray_session(verbose: bool) -> Iterator[dict[str, float]]:
     """Yield the cluster's resources. Joins the cluster of RAY_ADDRESS, else starts one here and ends it afterwards."""
-    # Ray reads these when it is imported or started. Token authentication stays on; naming it drops a warning.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Token authentication stays on; naming it drops a warning. Ray reads it at import, and set any later it would
+    # reach the servers that Ray starts but not this process, which they then refuse.
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     # report() waits for the controller's next look, 2 s apart by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from hybrid_ir import atlas, sources
+from hybrid_ir import atlas, hub_sources, sources
 from hybrid_ir.config import Source
 from hybrid_ir.prepare import Input
 from hybrid_ir.types import Group, InputError, Records

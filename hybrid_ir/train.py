@@ -206,7 +206,14 @@ def _fit(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from hybrid_ir.job import Job, enter_worker
+    from hybrid_ir.job import Job
+
+    def enter_worker(job: Job) -> None:
+        # Pickled by value, and importing where it runs: the controller unpickles it too, and would spend ten seconds of a
+        # small machine on importing what only workers need.
+        from hybrid_ir.worker import train_worker
+
+        train_worker(job)
 
     settings = experiment.train
     section = experiment.encoder

@@ -68,7 +68,7 @@ def test_a_file_that_is_missing_is_named_with_what_was_found(tmp_path):
     write(tmp_path / "a.tsv", "")
     with pytest.raises(InputError, match=r"no file data/x\.tsv in .*; found a\.tsv; set the path of a copy"):
         resolve_files(tmp_path, "data/x.tsv")
-    with pytest.raises(InputError, match="no folder .*nowhere; set the path of a local copy"):
+    with pytest.raises(InputError, match=r"no folder .*nowhere; set the path of a local copy"):
         resolve_files(tmp_path / "nowhere", "x")
 
 
@@ -156,7 +156,7 @@ def test_the_limit_counts_triples(small_mmarco):
 
 
 def test_a_language_that_mmarco_lacks_is_named(small_mmarco):
-    with pytest.raises(InputError, match="no file data/google/collections/greek_collection.tsv"):
+    with pytest.raises(InputError, match=r"no file data/google/collections/greek_collection.tsv"):
         list(read_mmarco(small_mmarco, ["el"]))
 
 
@@ -176,7 +176,7 @@ def test_texts_are_found_by_id_whatever_the_order_of_the_file(tmp_path):
 
 @pytest.fixture
 def small_miracl(tmp_path):
-    """q1 finds articles A and B relevant, q2 article B: one document. q3's passage is not in the corpus; q4 has none."""
+    """q1 finds articles A and B relevant, q2 B: one document. q3's passage is not in the corpus; q4 has none."""
     folder = tmp_path / "miracl-v1.0-sw"
     write(folder / "topics/topics.miracl-v1.0-sw-dev.tsv", 'q1\tNini "hii?\nq2\tNani?\nq3\tWapi?\nq4\tLini?\nbad\n')
     qrels = (

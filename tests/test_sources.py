@@ -97,6 +97,26 @@ def test_every_sentence_is_a_candidate_and_names_the_questions_it_answers(small_
     ]
 
 
+def test_articles_that_share_a_question_are_one_document_wherever_they_stand(tmp_path):
+    """As in MLQA-R: the German file has the articles in another order, and one article for two English ones."""
+    en = [
+        (title, [paragraph([f"{title}."], qa(question_id, "?"))])
+        for title, question_id in (("A", "1"), ("B", "2"), ("C", "3"))
+    ]
+    write_squad(tmp_path / "en.json", *en)
+    cc, ab = paragraph(["Z."], qa("3", "?")), paragraph(["X."], qa("1", "?"), qa("2", "?"))
+    write_squad(tmp_path / "de.json", ("Z", [cc]), ("X", [ab]))
+    groups, _ = parted(read_lareqa(tmp_path))
+    assert {g.group_id: g.document for g in groups} == {"1": "A", "2": "A", "3": "C"}
+    assert {c.doc_id: c.document for c in lareqa_collection(tmp_path, "x").candidates} == {
+        "en/0/0/0": "A",
+        "en/1/0/0": "A",
+        "en/2/0/0": "C",
+        "de/0/0/0": "C",
+        "de/1/0/0": "A",
+    }
+
+
 def test_a_question_without_an_answer_sentence_is_rejected_in_that_language_only(tmp_path):
     write_squad(tmp_path / "en.json", ("A", [paragraph(["One."], qa("q1", "Q?", 99))]))
     write_squad(tmp_path / "de.json", ("A", [paragraph(["Eins."], qa("q1", "F?"))]))

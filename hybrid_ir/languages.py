@@ -1,0 +1,87 @@
+"""What we know about a language: its canonical code, English name, family and script.
+
+Codes, names and scripts are CLDR's, through the `babel` package. Families are Glottolog 5's (glottolog.org), at the
+level that this field reports: branches of Indo-European and of the Niger-Congo languages, whole families elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+
+from babel.core import Locale, get_global
+
+from hybrid_ir.types import InputError
+
+OTHER_FAMILY = "other"
+
+_LANGUAGES_OF_FAMILY = {
+    "Austroasiatic": "km vi",
+    "Austronesian": "ceb fil id jv mg mi ms su",
+    "Baltic": "lt lv",
+    "Bantu": "lg ln rn rw sn st sw tn ts xh zu",
+    "Basque (isolate)": "eu",
+    "Celtic": "br cy ga gd",
+    "Dravidian": "kn ml ta te",
+    "Germanic": "af da de en fo is lb nb nl nn no sv yi",
+    "Hellenic": "el",
+    "Indo-Aryan": "as bn gu hi mr ne pa sd si ur",
+    "Iranian": "ckb fa ku ps tg",
+    "Japonic": "ja",
+    "Kartvelian": "ka",
+    "Koreanic": "ko",
+    "Kra-Dai": "lo th",
+    "Mongolic": "mn",
+    "Quechuan": "qu",
+    # Glottolog files Haitian under French (Circum-Caribbean French), not under a group of creoles.
+    "Romance": "ca es fr gl ht it oc pt ro",
+    "Semitic": "am ar he mt ti",
+    "Sino-Tibetan": "bo my yue zh",
+    "Slavic": "be bg bs cs hr mk pl ru sk sl sr uk",
+    "Turkic": "az ba kk ky tk tr tt ug uz",
+    "Uralic": "et fi hu",
+    "Yoruboid": "yo",
+}
+
+FAMILY: Mapping[str, str] = MappingProxyType(
+    {code: family for family, codes in _LANGUAGES_OF_FAMILY.items() for code in codes.split()}
+)
+"""Family of a language, by code."""
+
+# A primary subtag, an optional "extended language" (zh-yue is yue), then anything: script, region, variants.
+_TAG = re.compile(r"([a-z]{2,3})(?:[-_]([a-z]{3}))?(?:[-_][a-z0-9]{1,8})*", re.IGNORECASE)
+_NOT_LANGUAGES = frozenset({"mul", "root", "und", "zxx"})
+
+
+@lru_cache(maxsize=4096)
+def language_code(tag: str) -> str:
+    """The one code this project uses for the language of a BCP 47 or ISO 639 tag: arb, ara and ar-EG are all `ar`.
+
+    Script and region are dropped. Raises InputError for what is not a tag, or a language CLDR has no English name for.
+    """
+    match = _TAG.fullmatch(tag.strip())
+    code = ""
+    if match:
+        primary = (match[2] or match[1]).lower()
+        code = get_global("language_aliases").get(primary, primary).partition("_")[0]
+    if code in _NOT_LANGUAGES or code not in Locale("en").languages:
+        raise InputError(f"unknown language {tag!r}; use an ISO 639 code such as en, zh or yue")
+    return code
+
+
+def language_name(code: str) -> str:
+    """English name: `Greek` for `el`."""
+    return Locale("en").languages[language_code(code)]
+
+
+def language_family(code: str) -> str:
+    """Family of the language, `OTHER_FAMILY` where `FAMILY` has no entry."""
+    return FAMILY.get(language_code(code), OTHER_FAMILY)
+
+
+def language_script(code: str) -> str:
+    """ISO 15924 code of the script that the language is mostly written in: `Grek` for `el`; `Zzzz` if CLDR has none."""
+    likely = get_global("likely_subtags").get(language_code(code), "")
+    return next((part for part in likely.split("_")[1:] if len(part) == 4), "Zzzz")
