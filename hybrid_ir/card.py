@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -26,14 +28,16 @@ def model_card(
         "language": languages,
         "tags": ["sentence-transformers", "feature-extraction", "multilingual", "hybrid-batch-training"],
     }
-    if "/" in base and not base.startswith(("/", ".")):
+    # A hub name, whose page the card links to, and not a folder.
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", base) and not Path(base).exists():
         header["base_model"] = base
     sources = "\n".join(
         f"| {source} | {counts['groups']:,} | {counts.get('train', 0):,} | {sum(counts['rejected'].values()):,} |"
         for source, counts in store["sources"].items()
     )
     mix = "\n".join(
-        f"| {kind} | {row['asked']:.4f} | {row['realised']:.4f} | {row['batches']:,} |" for kind, row in ledger["kinds"].items()
+        f"| {kind} | {row['asked']:.4f} | {row['realised']:.4f} | {row['batches']:,} |"
+        for kind, row in ledger["kinds"].items()
     )
     measures = metrics.get("validation") or {}
     table = "\n".join(f"| {key} | {value:.4f} |" for key, value in measures.items()) or "| none | no validation split |"

@@ -17,7 +17,7 @@ from hybrid_ir.encoder import encode, resolve_precision
 from hybrid_ir.languages import FAMILY
 from hybrid_ir.metrics import Evaluation, evaluate_collection
 from hybrid_ir.report import write_report
-from hybrid_ir.sources import lareqa_collection
+from hybrid_ir.squad import lareqa_collection
 from hybrid_ir.store import open_store
 from hybrid_ir.types import Collection, InputError
 
@@ -51,7 +51,7 @@ def measure(
     collection: Collection,
     *,
     precision: str,
-    token_budget: int,
+    token_budget: int | None,
     bootstrap_rounds: int,
     seed: int,
     progress: Callable[[int], None] = lambda texts: None,
@@ -76,7 +76,7 @@ def evaluate(
     out: Path,
     *,
     precision: str,
-    token_budget: int,
+    token_budget: int | None,
     bootstrap_rounds: int,
     seed: int,
     progress: Callable[[int], None] = lambda texts: None,

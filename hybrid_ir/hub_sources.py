@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from hybrid_ir.groups import checked_group, connect_documents, passage_id
 from hybrid_ir.languages import language_code, language_name
-from hybrid_ir.sources import checked_group, connect_documents, load_squad, passage_id, read_lines
+from hybrid_ir.squad import load_squad
+from hybrid_ir.text_files import read_lines
 from hybrid_ir.types import InputError, Passage, Records, Rejected
 
 TRIPLES_AT_ONCE = 1024
@@ -207,6 +209,7 @@ def resolve_files(root: str | Path, *patterns: str) -> list[Path]:
 def open_texts(path: Path) -> Callable[[Sequence[int]], list[str | None]]:
     """A look-up of texts by id (None: no such id) in a file of `id TAB text` lines, memory-mapped by `datasets`."""
     import datasets
+    from datasets.exceptions import DatasetGenerationError
 
     try:
         table = datasets.load_dataset(
@@ -222,7 +225,7 @@ def open_texts(path: Path) -> Callable[[Sequence[int]], list[str | None]]:
             lineterminator="\n",
             encoding_errors="replace",
         )
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:  # ValueError: an empty file
+    except (DatasetGenerationError, ValueError) as error:  # ValueError: an empty file
         reason = str(error.__cause__ or error)[:200]
         raise InputError(f"{path} is not lines of an id, a tab and a text ({reason}); copy it again") from error
     ids = table.data.column("id").to_numpy()

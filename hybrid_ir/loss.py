@@ -102,7 +102,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_BD: Tensor) -> tuple[Tensor, None]:
         # Every rank's loss depends on our rows: their gradients add up.
-        total = grad_BD.contiguous()
+        total = grad_BD.clone(memory_format=torch.contiguous_format)  # autograd may hand the same tensor to others
         dist.all_reduce(total)
         start = sum(ctx.sizes[: dist.get_rank()])
         return total[start : start + ctx.sizes[dist.get_rank()]], None

@@ -3,9 +3,9 @@
 No sampler state anywhere. `Plan.batch(step)` costs the same for step 3 and step 3 million, so any worker, restart or
 test can ask for any step, and nothing depends on how many workers there are.
 
-The mix is exact, not drawn: a `Schedule` deals out kinds, then language pairs, then partitions so that after any number of
-turns each has had its share to within one turn. Rows are dealt from a fresh permutation each epoch; a group is used at
-most once an epoch of its partition, and never twice in one batch.
+The mix is exact, not drawn: a `Schedule` deals out kinds, then language pairs, then partitions so that after any number
+of turns each has had its share to within one turn. Rows are dealt from a fresh permutation each epoch; a group is used
+at most once an epoch of its partition, and never twice in one batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from math import lcm
 
 import numpy as np
 
-from hybrid_ir.config import KINDS, Kind
+from hybrid_ir.config import Kind
 from hybrid_ir.types import InputError
 
 Pair = tuple[str, str]
@@ -51,54 +51,59 @@ class BatchPlan:
 
 
 class Schedule:
-    """Deals turns to items in proportion to whole-number weights; after every turn each item is within one turn of its share.
+    """Deals turns to items in proportion to whole-number weights: every item is always within one turn of its share.
 
-    The order is Tijdeman's ("The chairman assignment problem", 1980): of the items that are owed a turn, the one whose next
-    turn is due first. It repeats after sum(weights) turns, so a table of one period answers any turn at once.
-    (Giving each turn to the item with the largest deficit, the obvious rule, does not keep the bound for skewed weights.)
+    The order is Tijdeman's ("The chairman assignment problem", 1980): of the items that are owed a turn, the one whose
+    next turn is due first. It repeats after sum(weights) turns, so a table of one period answers any turn at once.
+    (To give each turn to the item with the largest deficit, the obvious rule, breaks the bound for skewed weights.)
     """
 
     def __init__(self, weights: Sequence[int]) -> None:
         parts = np.asarray(weights, dtype=np.int64)
-        assert len(parts) and (parts >= 0).all() and parts.sum() > 0
+        assert len(parts)
+        assert (parts >= 0).all()
+        assert parts.sum() > 0
         parts = parts // np.gcd.reduce(parts)
         self.parts = parts
         self.period = int(parts.sum())
-        self._items, self._before = _tijdeman(tuple(int(p) for p in parts))
+        # Equal weights take turns: what Tijdeman's rule comes to, without its n * n steps (128 languages: n = 16,256).
+        self._items = np.arange(len(parts)) if (parts == 1).all() else _tijdeman(tuple(int(p) for p in parts))
 
     def item(self, turns: np.ndarray) -> np.ndarray:
         """Item that has each of `turns` (counted from 0). Same shape as `turns`."""
         return self._items[turns % self.period]
 
-    def counts(self, turns: np.ndarray) -> np.ndarray:
-        """How many of the first `turns` turns each item had: shape (*turns.shape, items)."""
-        whole, rest = np.divmod(turns, self.period)
-        return whole[..., None] * self.parts + self._before[rest]
+    def counts(self, turns: int | np.ndarray) -> np.ndarray:
+        """How many of the first `turns` turns each item had, shape (items,). Of several `turns`, the sum."""
+        whole, rest = np.divmod(np.atleast_1d(turns), self.period)
+        beyond = len(rest) - np.searchsorted(np.sort(rest), np.arange(self.period), side="right")
+        started = np.bincount(self._items, weights=beyond, minlength=len(self.parts))
+        return whole.sum() * self.parts + started.astype(np.int64)
 
 
 @lru_cache(maxsize=4096)
-def _tijdeman(parts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _tijdeman(parts: tuple[int, ...]) -> np.ndarray:
+    """Item of each turn of one period."""
     weights = np.asarray(parts, dtype=np.int64)
     period, n = int(weights.sum()), len(weights)
-    items = np.zeros(period, dtype=np.int32)
-    before = np.zeros((period, n), dtype=np.int32)
+    items = np.zeros(period, dtype=np.int64)
     given = np.zeros(n, dtype=np.int64)
     slack = max(2 * n - 2, 1)
     for turn in range(period):
-        before[turn] = given
         owed = weights * (turn + 1) - period * given  # in units of 1 / period
         due = (period * (slack - 1) - slack * owed) / np.maximum(weights, 1)
         due[(owed * slack < period) | (weights == 0)] = np.inf
         items[turn] = choice = int(np.argmin(due)) if n > 1 else 0
         given[choice] += 1
     assert (given == weights).all()
-    return items, before
+    return items
 
 
 def whole_parts(weights: Sequence[float], most: int) -> list[int]:
     """Whole numbers in proportion to `weights`: exactly if a common denominator up to `most` exists, else rounded to
     `most` parts by largest remainder. Positive weights keep at least one part."""
-    fractions = [Fraction(str(w)).limit_denominator(10**9) for w in weights]
+    least = Fraction(1, 10**9)
+    fractions = [max(Fraction(str(w)).limit_denominator(10**9), least) if w > 0 else Fraction(0) for w in weights]
     total = sum(fractions)
     shares = [f / total for f in fractions]
     denominator = lcm(*(s.denominator for s in shares))
@@ -161,9 +166,7 @@ class Plan:
         turns = nth * self.batch_size + np.arange(self.batch_size) if deal.per_row else np.full(self.batch_size, nth)
         pair_B = deal.schedule.item(turns)
         # How many rows of its pair came before each row, over the whole training.
-        turn_B = np.take_along_axis(deal.schedule.counts(turns), pair_B[:, None].astype(np.int64), axis=1)[:, 0]
-        if not deal.per_row:
-            turn_B = turn_B * self.batch_size + np.arange(self.batch_size)
+        turn_B = self._pair_rows(deal, int(nth))[pair_B] + _earlier_equals(pair_B)
         partition_B = np.empty(self.batch_size, dtype=np.int64)
         row_B = np.empty(self.batch_size, dtype=np.int64)
         for serving in deal.serving:
@@ -175,7 +178,7 @@ class Plan:
         return BatchPlan(step, deal.kind, partition_B, row_B, tuple(deal.pairs[p] for p in pair_B))
 
     def realised(self, steps: int) -> dict[Kind, dict[Pair, int]]:
-        """Rows that the first `steps` batches give to each language pair of each kind (in closed form, nothing is run)."""
+        """Rows that the first `steps` batches give to each language pair of each kind, in closed form."""
         return {
             deal.kind: {pair: int(n) for pair, n in zip(deal.pairs, self._pair_rows(deal, int(nth)), strict=True)}
             for deal, nth in zip(self._deals, self._kind_counts(steps), strict=True)
@@ -202,13 +205,13 @@ class Plan:
         return {p.name: float(rows[i] / p.rows) for i, p in enumerate(self.partitions)}
 
     def _kind_counts(self, steps: int) -> np.ndarray:
-        return self._kind_schedule.counts(np.asarray(steps))
+        return self._kind_schedule.counts(steps)
 
     def _pair_rows(self, deal: _Deal, batches: int) -> np.ndarray:
         """Rows that each pair of `deal` has had in the kind's first `batches` batches."""
         if deal.per_row:
-            return deal.schedule.counts(np.asarray(batches * self.batch_size))
-        return deal.schedule.counts(np.asarray(batches)) * self.batch_size
+            return deal.schedule.counts(batches * self.batch_size)
+        return deal.schedule.counts(batches) * self.batch_size
 
     def _rows_before(self, step: int) -> np.ndarray:
         """Rows that each partition has given before `step`."""
@@ -216,7 +219,7 @@ class Plan:
         for deal, nth in zip(self._deals, self._kind_counts(step), strict=True):
             rows = self._pair_rows(deal, int(nth))
             for serving in deal.serving:
-                cursor[serving.partitions] += serving.schedule.counts(rows[serving.pairs]).sum(axis=0)
+                cursor[serving.partitions] += serving.schedule.counts(rows[serving.pairs])
         return cursor
 
     def _permuted(self, partition: int, positions: np.ndarray) -> np.ndarray:
@@ -240,35 +243,42 @@ def make_plan(
 ) -> Plan:
     """Check that the data can serve the mix, and lay out its schedules.
 
-    With `languages` given, every one of them, and for cross-lingual batches every ordered pair, must be in the data; without,
-    the mix covers what is there. A partition too small to keep a group out of a batch twice is left `unused`.
+    With `languages` given, every one of them, and for cross-lingual batches every ordered pair, must be in the data;
+    without, the mix covers what is there. A partition too small to keep a group out of a batch twice is left `unused`.
     Raises InputError for a language or pair that cannot be served, before anything is trained.
     """
     present = sorted({language for p in partitions for language in p.languages})
     for language in languages or ():
         if language not in present:
             raise InputError(f"batch.languages names {language!r}, which the store lacks; it has {', '.join(present)}")
-    chosen = tuple(languages) if languages else tuple(present)
+    chosen = tuple(dict.fromkeys(languages)) if languages else tuple(present)
     usable, unused = list(partitions), []
     while True:
         deals = [
             _deal(kind, usable, chosen, bool(languages), cross_lingual, language_temperature, batch_size)
             for kind in weights
         ]
-        small = [p for i, p in enumerate(usable) if _most_rows(deals, i, batch_size) > p.rows - first_half(p.rows)]
+        small = [
+            p
+            for i, p in enumerate(usable)
+            if _most_rows(deals, i, batch_size) > min(first_half(p.rows), p.rows - first_half(p.rows))
+        ]
         if not small:
             break
         if len(small) == len(usable):
             counts = ", ".join(f"{p.rows} in {'+'.join(p.languages)}" for p in small[:4])
+            enough = 2 * (
+                batch_size if batch_size <= 4 * ROWS_PER_BLOCK else -(-batch_size // ROWS_PER_BLOCK) * ROWS_PER_BLOCK
+            )
             raise InputError(
-                f"batch.size={batch_size} needs at least {2 * batch_size} groups that share their languages, found {counts}; "
+                f"batch.size={batch_size} needs at least {enough} groups that share their languages, found {counts}; "
                 "lower batch.size or prepare more data"
             )
         unused += small
         usable = [p for p in usable if p not in small]
     used = {int(i) for deal in deals for serving in deal.serving for i in serving.partitions}
     unused += [p for i, p in enumerate(usable) if i not in used]
-    parts = whole_parts(list(weights.values()), 10_000)
+    parts = whole_parts(list(weights.values()), 100_000)  # exact for an alpha of up to five decimals
     return Plan(usable, unused, list(weights), Schedule(parts), deals, batch_size, seed)
 
 
@@ -301,8 +311,9 @@ def _deal(
         have = ", ".join(sorted({"+".join(p.languages) for p in partitions})[:6])
         wanted = " ".join("-".join(dict.fromkeys(pair)) for pair in missing[:6])
         raise InputError(
-            f"the store cannot serve {kind} batches of {batch_size}{': ' + wanted if wanted else ''}; its groups come in "
-            f"{have or 'no usable languages'}. Set batch.mix.{kind}=0, choose other batch.languages, or prepare parallel data"
+            f"the store cannot serve {kind} batches of {batch_size}{': ' + wanted if wanted else ''}; its groups come "
+            f"in {have or 'no usable languages'}. Set batch.mix.{kind}=0, choose other batch.languages, or prepare "
+            "parallel data"
         )
     if temperature is None:
         parts = [1] * len(served)
@@ -314,10 +325,20 @@ def _deal(
         schedule=Schedule(parts),
         per_row=kind == "multilingual" or (kind == "cross_lingual" and cross_lingual == "per_row"),
         serving=tuple(
-            _Serving(np.asarray(members), np.asarray(able), Schedule(whole_parts([partitions[i].rows for i in able], 1024)))
+            _Serving(
+                np.asarray(members), np.asarray(able), Schedule(whole_parts([partitions[i].rows for i in able], 1024))
+            )
             for able, members in by_partitions.items()
         ),
     )
+
+
+def _earlier_equals(values: np.ndarray) -> np.ndarray:
+    """How often each value occurs before its place: [7, 8, 7, 7] -> [0, 0, 1, 2]."""
+    order = np.argsort(values, kind="stable")
+    earlier = np.empty_like(values)
+    earlier[order] = np.arange(len(values)) - np.searchsorted(values[order], values[order], side="left")
+    return earlier
 
 
 def _most_rows(deals: Sequence[_Deal], partition: int, batch_size: int) -> int:
@@ -340,9 +361,9 @@ def epoch_order(positions: np.ndarray, n: int, key: tuple[int, int, int]) -> np.
     """Rows at `positions` of the order in which an epoch visits rows 0..n-1. A bijection; nothing of size n is made.
 
     The first half of the rows always comes before the second (which rows those are is already random: the store is
-    shuffled). So a batch that straddles two epochs takes the end of one half and the start of the other, and cannot hold
-    a group twice as long as it takes no more than the second half's rows. Within a half, blocks are visited in a random order and
-    rows within a block too; the short block of a half comes last.
+    shuffled). So a batch that straddles two epochs takes the end of one half and the start of the other, and cannot
+    hold a group twice as long as it takes no more rows than either half has. Within a half, blocks are visited in a
+    random order and rows within a block too; the short block of a half comes last.
     """
     half = first_half(n)
     rows = np.empty_like(positions)
@@ -371,8 +392,9 @@ def first_half(n: int) -> int:
 
 
 def permute(values: np.ndarray, n: int, key: Sequence[int]) -> np.ndarray:
-    """A keyed pseudo-random bijection of 0..n-1, evaluated at `values`: six Feistel rounds on the smallest even number of
-    bits that holds n, walked until the value falls below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002)."""
+    """A keyed pseudo-random bijection of 0..n-1, evaluated at `values`: six Feistel rounds on the smallest even number
+    of bits that holds n, walked until the value falls below n (Black and Rogaway, "Ciphers with arbitrary finite
+    domains", 2002)."""
     if n <= 1:
         return values.copy()
     half_bits = np.uint64(max(1, (int(n - 1).bit_length() + 1) // 2))

@@ -1,8 +1,8 @@
-"""Prepare: sources in, a shuffled, partitioned, split store out. Streams; memory holds one bucket of the data at a time.
+"""Prepare: sources in, a shuffled, partitioned, split store out. Streams; memory holds one bucket of the data.
 
 Two passes: the first scatters groups over buckets by a hash of their id and learns the documents and language
-signatures; the second sorts each bucket by another hash (a global shuffle that does not depend on the order of the input),
-splits by document, and writes. The same sources and seed give the same store, byte order of the input aside.
+signatures; the second sorts each bucket by another hash (a global shuffle that does not depend on the order of the
+input), splits by document, and writes. The same sources and seed give the same store, byte order of the input aside.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +27,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 import hybrid_ir
+from hybrid_ir.groups import shorten
 from hybrid_ir.store import FORMAT, PartitionWriter, open_filesystem, write_collection
 from hybrid_ir.types import Candidate, Collection, Group, InputError, Query, Records, Rejected
 
@@ -32,11 +36,15 @@ BUCKETS = 64
 SMALL_PARTITION = 256
 """Groups below which a signature is folded into one with fewer languages, if that one keeps at least two."""
 
+FACTS_TO_HOLD_OUT = 4
+"""Facts that a source with subjects must state of one before any of them is held out."""
+
 
 @dataclass(frozen=True)
 class Input:
-    """One source. `collection` gives its own candidates (sentences that answer nothing included); without it the pool of a
-    held-out split is the held-out passages, plus what `subject_of` finds: train passages about a held-out subject."""
+    """One source. `collection` gives its own candidates (sentences that answer nothing included); without it the pool
+    of a held-out split is the held-out passages, plus what `subject_of` finds: train passages about a held-out subject.
+    """
 
     name: str
     records: Callable[[], Records]
@@ -65,14 +73,13 @@ def prepare(
         try:
             scattered = _scatter(inputs, Path(scratch), root, progress)
             split_of = assign_splits(scattered.documents, seed, validation_fraction, test_fraction)
-            manifest = _write(inputs, scattered, split_of, Path(scratch), root, seed)
+            manifest = _write(inputs, scattered, split_of, Path(scratch), root, seed) | {"settings": settings}
+            filesystem, inner = open_filesystem(root)
+            with filesystem.open_output_stream(f"{inner}/manifest.json") as stream:
+                stream.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
         except BaseException:
             publish(None)
             raise
-    manifest["settings"] = settings
-    filesystem, inner = open_filesystem(root)
-    with filesystem.open_output_stream(f"{inner}/manifest.json") as stream:
-        stream.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
     publish(path)
     return manifest
 
@@ -97,8 +104,8 @@ def assign_splits(
 
 
 def partition_signatures(counts: Counter[tuple[tuple[str, ...], bool]]) -> dict[tuple, tuple]:
-    """Partition (languages, negatives) of each signature that was seen: its own, or, for a rare one, the largest subset of
-    its languages that another signature has (so that odd groups are used rather than stranded)."""
+    """Partition (languages, negatives) of each signature that was seen: its own, or, for a rare one, the largest subset
+    of its languages that another signature has (so that odd groups are used rather than stranded)."""
     target = {signature: signature for signature in counts}
     sizes = Counter(counts)
     for signature in sorted(counts, key=lambda s: (-len(s[0]), s)):
@@ -108,8 +115,11 @@ def partition_signatures(counts: Counter[tuple[tuple[str, ...], bool]]) -> dict[
         fits = [
             s
             for s in sizes
-            if len(s[0]) >= 2 and (set(s[0]), s[1]) != (set(languages), negatives) and set(s[0]) <= set(languages)
-            and (negatives or not s[1]) and sizes[s] > 0
+            if len(s[0]) >= 2
+            and (set(s[0]), s[1]) != (set(languages), negatives)
+            and set(s[0]) <= set(languages)
+            and (negatives or not s[1])
+            and sizes[s] > 0
         ]
         if fits:
             best = max(fits, key=lambda s: (len(s[0]), s[1], sizes[s], s))
@@ -123,12 +133,13 @@ class _Scattered:
     documents: list[tuple[str, bool]]
     signatures: Counter[tuple[tuple[str, ...], bool]]
     report: dict[str, dict[str, Any]]
-    rejects: dict[str, Any]  # open files, by source name
+    rejects: _Rejects
 
 
 def _scatter(inputs: Sequence[Input], scratch: Path, root: str, progress: Callable[[str, int], None]) -> _Scattered:
     buckets = [(scratch / f"bucket-{i:02d}").open("wb") for i in range(BUCKETS)]
     documents: dict[str, bool] = {}
+    subjects: dict[str, str] = {}
     signatures: Counter[tuple[tuple[str, ...], bool]] = Counter()
     report: dict[str, dict[str, Any]] = {}
     rejects = _Rejects(root)
@@ -146,6 +157,8 @@ def _scatter(inputs: Sequence[Input], scratch: Path, root: str, progress: Callab
                     document=f"{source.name}:{record.document}",
                 )
                 documents.setdefault(group.document, source.train_only)
+                if source.subject_of:
+                    subjects[group.document] = f"{source.name}:{source.subject_of(record.group_id)}"
                 signatures[_signature(group)] += 1
                 pickle.dump((source.name, group), buckets[int(_order(0, "bucket", group.group_id)[:8], 16) % BUCKETS])
                 read += 1
@@ -156,13 +169,21 @@ def _scatter(inputs: Sequence[Input], scratch: Path, root: str, progress: Callab
                 reasons = "; ".join(f"{n} x {reason}" for reason, n in rejected.most_common(3))
                 raise InputError(
                     f"source {source.name!r} has no good group"
-                    + (f"; all {sum(rejected.values())} records were rejected: {reasons}" if rejected else "; it is empty")
+                    + (
+                        f"; all {sum(rejected.values())} records were rejected: {reasons}"
+                        if rejected
+                        else "; it is empty"
+                    )
                 )
             report[source.name] = {"groups": read, "rejected": dict(rejected), "train_only": source.train_only}
     finally:
         for bucket in buckets:
             bucket.close()
-    return _Scattered(list(documents.items()), signatures, report, rejects)
+    # A subject that little else is said about stays in training: held out, its names would be seen for the first time.
+    facts = Counter(subjects.values())
+    rare = {document for document, subject in subjects.items() if facts[subject] < FACTS_TO_HOLD_OUT}
+    free = [(document, train_only or document in rare) for document, train_only in documents.items()]
+    return _Scattered(free, signatures, report, rejects)
 
 
 def _write(
@@ -220,24 +241,31 @@ def _shuffled(scratch: Path, seed: int, scattered: _Scattered) -> Iterator[tuple
         with (scratch / f"bucket-{i:02d}").open("rb") as file:
             while file.peek(1):
                 source, group = pickle.load(file)
-                rows.append((_order(seed, "shuffle", group.group_id), len(rows), source, group))
-        rows.sort(key=lambda row: row[:2])
-        for position, (order, _, source, group) in enumerate(rows):
-            if position and rows[position - 1][0] == order:
+                rows.append((_order(seed, "shuffle", group.group_id), source, group))
+        rows.sort(key=itemgetter(0))
+        for _, equals in groupby(rows, key=itemgetter(0)):
+            same = list(equals)
+            if len(same) > 1:
+                # The one that is kept must not depend on the order of the input either.
+                same.sort(key=lambda row: _fingerprint(row[2]))
+            for _, source, group in same[1:]:
                 report = scattered.report[source]
                 report["groups"] -= 1
                 report["rejected"]["duplicate group_id"] = report["rejected"].get("duplicate group_id", 0) + 1
-                scattered.rejects.add(source, Rejected(group.group_id, "duplicate group_id", json.dumps(dict(group.queries))))
-            else:
-                yield source, group
+                shown = shorten(dict(group.queries))
+                scattered.rejects.add(source, Rejected(group.group_id, "duplicate group_id", shown))
+            _, source, group = same[0]
+            yield source, group
 
 
 def _collection(
     inputs: Sequence[Input], groups: list[Group], split: Split, split_of: dict[str, Split], scratch: Path
 ) -> tuple[list[Query], list[Candidate]]:
-    """Queries and the pool of a split. Candidates of one doc_id and language are one candidate that answers all its groups."""
+    """Queries and the pool of a split. Candidates of one doc_id and language are one, which answers all its groups."""
     queries = [
-        Query(f"{g.group_id}/{language}", g.group_id, language, text) for g in groups for language, text in g.queries.items()
+        Query(f"{g.group_id}/{language}", g.group_id, language, text)
+        for g in groups
+        for language, text in g.queries.items()
     ]
     pool: dict[tuple[str, str], Candidate] = {}
 
@@ -277,6 +305,12 @@ def _signature(group: Group) -> tuple[tuple[str, ...], bool]:
     return tuple(sorted(group.queries)), bool(group.negatives) and set(group.negatives) == set(group.queries)
 
 
+def _fingerprint(group: Group) -> str:
+    return repr(
+        (group.document, sorted(group.queries.items()), sorted(group.passages.items()), sorted(group.negatives.items()))
+    )
+
+
 def _order(seed: int, purpose: str, text: str) -> str:
     return hashlib.blake2b(f"{seed}/{purpose}/{text}".encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
@@ -293,7 +327,8 @@ class _Rejects:
             self._filesystem.create_dir(f"{self._inner}/rejected", recursive=True)
             self._files[source] = self._filesystem.open_output_stream(f"{self._inner}/rejected/{source}.jsonl")
         line = json.dumps(record._asdict(), ensure_ascii=False)
-        self._files[source].write((line + "\n").encode("utf-8", "surrogatepass"))
+        # A byte that was not UTF-8 came as a lone surrogate; its backslash escape is JSON.
+        self._files[source].write((line + "\n").encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:
         for file in self._files.values():
@@ -308,14 +343,16 @@ def _write_splits(root: str, split_of: dict[str, Split]) -> None:
 
 
 def _staging(path: str) -> tuple[str, Callable[[str | None], None]]:
-    """Where to write, and how to publish: a local folder is built beside its place and moved there in one step."""
+    """Where to write, and how to publish (None: give up): a local folder is built beside its place and moved there."""
     filesystem, inner = open_filesystem(path)
     occupied = filesystem.get_file_info(inner)
-    is_store = filesystem.get_file_info(f"{inner}/manifest.json").type == fs.FileType.File
     if occupied.type == fs.FileType.File:
         raise InputError(f"{path} is a file; choose another folder with store=FOLDER")
+    is_store = _holds_a_store(filesystem, inner)
     if occupied.type == fs.FileType.Directory and not is_store and filesystem.get_file_info(fs.FileSelector(inner)):
-        raise InputError(f"{path} holds something that is not a store, so it is left alone; choose another store=FOLDER")
+        raise InputError(
+            f"{path} holds something that is not a store, so it is left alone; choose another store=FOLDER"
+        )
     if not isinstance(filesystem, fs.LocalFileSystem):
         if is_store:
             filesystem.delete_dir_contents(inner)
@@ -325,16 +362,35 @@ def _staging(path: str) -> tuple[str, Callable[[str | None], None]]:
                 filesystem.delete_dir_contents(inner, missing_dir_ok=True)
 
         return path, publish_remote
-    stage = f"{inner}.partial-{os.getpid()}"
+    place = Path(inner).resolve()  # a link to a folder stays, and leads to the new store
+    stage = place.with_name(f"{place.name}.partial-{os.getpid()}")
+    new_parents = [parent for parent in place.parents if not parent.exists()]
     try:
-        Path(stage).mkdir(parents=True)
+        stage.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"cannot write a store at {path}: {error.strerror}; choose another store=FOLDER") from error
 
     def publish(target: str | None) -> None:
-        if target is not None:
-            shutil.rmtree(inner, ignore_errors=True)
-            os.replace(stage, inner)
-        shutil.rmtree(stage, ignore_errors=True)
+        if target is None:
+            shutil.rmtree(stage, ignore_errors=True)
+            for parent in new_parents:
+                with suppress(OSError):
+                    parent.rmdir()
+            return
+        old = place.with_name(f"{place.name}.old-{os.getpid()}")
+        if place.exists():
+            place.rename(old)
+        stage.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
 
-    return stage, publish
+    return str(stage), publish
+
+
+def _holds_a_store(filesystem: fs.FileSystem, inner: str) -> bool:
+    """A run and a checkpoint have a manifest.json too: they are not to be overwritten."""
+    try:
+        with filesystem.open_input_stream(f"{inner}/manifest.json") as stream:
+            manifest = json.loads(stream.read())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and {"format", "partitions"} <= manifest.keys()

@@ -13,8 +13,9 @@ from hybrid_ir.types import InputError
 
 
 @contextmanager
-def ray_session(verbose: bool) -> Iterator[dict[str, float]]:
-    """Yield the cluster's resources. Joins the cluster of RAY_ADDRESS, else starts one here and ends it afterwards."""
+def ray_session(verbose: bool, cpus: int | None = None) -> Iterator[dict[str, float]]:
+    """Yield the cluster's resources. Joins the cluster of RAY_ADDRESS, else starts one here, with `cpus` of the machine's
+    CPUs (None = all), and ends it afterwards."""
     # Token authentication stays on; naming it drops a warning. Ray reads it at import, and set any later it would
     # reach the servers that Ray starts but not this process, which they then refuse.
     if "ray" not in sys.modules:
@@ -28,7 +29,7 @@ def ray_session(verbose: bool) -> Iterator[dict[str, float]]:
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
-    arguments: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    arguments: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False, "num_cpus": cpus}
     try:
         ray.init(
             **arguments,

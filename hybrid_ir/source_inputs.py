@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from hybrid_ir import atlas, hub_sources, sources
+from hybrid_ir import atlas, hub_sources, parallel_text, records, squad
 from hybrid_ir.config import Source
 from hybrid_ir.prepare import Input
 from hybrid_ir.types import Group, InputError, Records
@@ -32,16 +32,16 @@ def _input(name: str, source: Any) -> Input:
         case "lareqa":
             return Input(
                 **common,
-                records=partial(sources.read_lareqa, source.path, source.languages),
-                collection=partial(sources.lareqa_collection, source.path, name, source.languages),
+                records=partial(squad.read_lareqa, source.path, source.languages),
+                collection=partial(squad.lareqa_collection, source.path, name, source.languages),
             )
         case "squad":
             return Input(**common, records=partial(_squad, source.files, source.exclude))
         case "ntrex":
-            read = partial(sources.read_ntrex, source.path, source.languages, source.pairing)
+            read = partial(parallel_text.read_ntrex, source.path, source.languages, source.pairing)
             return Input(**common, records=read)
         case "tatoeba":
-            return Input(**common, records=partial(sources.read_tatoeba, source.path, source.languages))
+            return Input(**common, records=partial(parallel_text.read_tatoeba, source.path, source.languages))
         case "mmarco":
             read = partial(hub_sources.read_mmarco, source.path, source.languages, limit=source.max_groups)
             return Input(**common, records=read)
@@ -49,16 +49,17 @@ def _input(name: str, source: Any) -> Input:
             read = partial(hub_sources.read_miracl, source.path, source.languages, source.split, source.corpus_path)
             return Input(**common, records=read)
         case "mr_tydi":
-            return Input(**common, records=partial(hub_sources.read_mr_tydi, source.path, source.languages, source.split))
+            read = partial(hub_sources.read_mr_tydi, source.path, source.languages, source.split)
+            return Input(**common, records=read)
         case "squadshifts":
             return Input(**common, records=partial(hub_sources.read_squadshifts, source.path, source.subsets))
         case "records":
-            return Input(**common, records=partial(sources.read_records, source.path))
+            return Input(**common, records=partial(records.read_records, source.path))
     raise AssertionError(source.kind)
 
 
 def _squad(files: dict[str, str], exclude: str | None) -> Records:
-    return sources.read_squad(files, sources.squad_question_ids(exclude) if exclude else frozenset())
+    return squad.read_squad(files, squad.squad_question_ids(exclude) if exclude else frozenset())
 
 
 def _atlas(languages: Sequence[str] | None) -> Records:

@@ -25,7 +25,9 @@ class LossSettings:
     cached: bool
 
 
-def backward(embedder: Embedder | DistributedDataParallel, batch: Batch, settings: LossSettings, rank: int, workers: int) -> float:
+def backward(
+    embedder: Embedder | DistributedDataParallel, batch: Batch, settings: LossSettings, rank: int, workers: int
+) -> float:
     """Put the gradient of the global batch's mean loss into the parameters; return this rank's share of that loss
     (the mean over ranks is the loss). Under DDP every rank must call it for the same step; it makes one all-reduce
     of the gradient."""
@@ -68,9 +70,7 @@ def backward(embedder: Embedder | DistributedDataParallel, batch: Batch, setting
     return float(loss.detach())
 
 
-def _cached_backward(
-    embedder: nn.Module, module: Embedder, tokens: Sequence[np.ndarray], loss_of
-) -> float:
+def _cached_backward(embedder: nn.Module, module: Embedder, tokens: Sequence[np.ndarray], loss_of) -> float:
     """Gradient cache (Gao et al., arXiv 2101.06983), in its steps: embed without a graph, take the loss's gradient at the
     embeddings, then embed again micro-batch by micro-batch and push that gradient through. Dropout must repeat itself
     exactly, so the generator's state is kept for each micro-batch."""
@@ -136,7 +136,9 @@ def learning_rate_at(step: int, *, peak: float, warmup_steps: int, steps: int) -
     return peak * (steps - step) / max(steps - warmup_steps, 1)
 
 
-def update(optimizer: torch.optim.Optimizer, module: nn.Module, learning_rate: float, gradient_clip: float | None) -> float:
+def update(
+    optimizer: torch.optim.Optimizer, module: nn.Module, learning_rate: float, gradient_clip: float | None
+) -> float:
     """Clip, step, clear. Returns the gradient's norm before clipping. Raises FloatingPointError when it is not finite."""
     parameters = [p for p in module.parameters() if p.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip if gradient_clip is not None else float("inf"))

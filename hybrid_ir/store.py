@@ -1,4 +1,4 @@
-"""The store: parallel groups as wide Parquet rows, partitioned by the languages they have, plus the held-out collections.
+"""The store: parallel groups as wide Parquet rows, partitioned by their languages, plus the held-out collections.
 
     STORE/manifest.json                   what is in it, from what, content hash; written last
     STORE/train/p000/part-00000.parquet   group_id, document, and per language q_xx, p_xx, p_id_xx (n_xx, n_id_xx)
@@ -30,6 +30,10 @@ from hybrid_ir.types import Candidate, Collection, Group, InputError, Query
 FORMAT = 1
 BLOCKS_PER_FILE = 64
 CACHE_BYTES = 64 << 20
+OPEN_FILES = 8
+"""Files a reader keeps open: the footer of one is about a megabyte, and a large store has thousands."""
+# What pyarrow raises for a file whose bytes have changed: ValueError is a name in its footer that is not UTF-8.
+_DAMAGE = (OSError, ValueError, KeyError, IndexError, pa.ArrowException)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Store:
             StoredPartition(p["name"], tuple(p["languages"]), p["rows"], p["negatives"], tuple(p["files"]))
             for p in manifest["partitions"]
         )
-        self._files: dict[tuple[int, int], pq.ParquetFile] = {}
+        self._files: OrderedDict[tuple[int, int], pq.ParquetFile] = OrderedDict()
         self._cache: OrderedDict[tuple[int, int, str], pa.Array] = OrderedDict()
         self._cached_bytes = 0
 
@@ -81,7 +85,8 @@ class Store:
         folder = self.manifest["eval"].get(split)
         if not folder:
             raise InputError(
-                f"the store {self.path} holds out no {split!r} split; prepare it with prepare.{split}_fraction above 0"
+                f"the store {self.path} holds out no {split!r} split; "
+                f"prepare it with a larger prepare.{split}_fraction (it holds out whole documents)"
             )
         return read_collection(f"{self.path}/{folder}", f"{Path(self.path).name} {split}")
 
@@ -91,21 +96,32 @@ class Store:
             self._cache.move_to_end(key)
             return self._cache[key]
         file, group = divmod(block, BLOCKS_PER_FILE)
-        path = f"{self.path}/{self.partitions[partition].files[file]['path']}"
+        entry = self.partitions[partition].files[file]
+        path = f"{self.path}/{entry['path']}"
         try:
-            if (partition, file) not in self._files:
-                filesystem, inner = open_filesystem(path)
-                self._files[partition, file] = pq.ParquetFile(
-                    filesystem.open_input_file(inner), page_checksum_verification=True
-                )
-            array = self._files[partition, file].read_row_group(group, columns=[column])[column].combine_chunks()
-        except (OSError, pa.ArrowInvalid, KeyError, IndexError) as error:
+            opened = self._open(partition, file, path)
+            array = opened.read_row_group(group, columns=[column])[column].combine_chunks()
+            # Pages have checksums, the footer has none: what it says must be what was written.
+            rows = min(entry["rows"] - group * ROWS_PER_BLOCK, ROWS_PER_BLOCK)
+            if array.type != pa.string() or array.null_count or len(array) != rows:
+                raise ValueError(f"{column} has {len(array)} values of {array.type}, not {rows} texts")
+        except _DAMAGE as error:
             raise InputError(f"{path} cannot be read ({_one_line(error)}); prepare the store again") from error
         self._cache[key] = array
         self._cached_bytes += array.nbytes
         while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
             self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return array
+
+    def _open(self, partition: int, file: int, path: str) -> pq.ParquetFile:
+        key = (partition, file)
+        if key not in self._files:
+            filesystem, inner = open_filesystem(path)
+            self._files[key] = pq.ParquetFile(filesystem.open_input_file(inner), page_checksum_verification=True)
+            if len(self._files) > OPEN_FILES:
+                self._files.popitem(last=False)[1].close(force=True)
+        self._files.move_to_end(key)
+        return self._files[key]
 
 
 def open_store(path: str) -> Store:
@@ -119,9 +135,16 @@ def open_store(path: str) -> Store:
     except FileNotFoundError:
         raise InputError(f"no store at {path} (it has no manifest.json); run: hybrid-ir prepare store={path}") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}/manifest.json cannot be read ({_one_line(error)}); prepare the store again") from error
+        raise InputError(
+            f"{path}/manifest.json cannot be read ({_one_line(error)}); prepare the store again"
+        ) from error
+    if not isinstance(manifest, dict) or "partitions" not in manifest:
+        raise InputError(
+            f"{path} is not a store: its manifest.json lists no partitions; choose a folder that prepare wrote"
+        )
     if manifest.get("format") != FORMAT:
-        raise InputError(f"{path} is a store of format {manifest.get('format')}, this version reads {FORMAT}; prepare it again")
+        found = manifest.get("format")
+        raise InputError(f"{path} is a store of format {found}, this version reads {FORMAT}; prepare it again")
     for partition in manifest["partitions"]:
         for file in partition["files"]:
             info = filesystem.get_file_info(f"{inner}/{file['path']}")
@@ -136,7 +159,8 @@ def open_store(path: str) -> Store:
 
 
 class PartitionWriter:
-    """Writes the rows of one partition in the order it gets them: row groups of `ROWS_PER_BLOCK`, files of 64 of those."""
+    """Writes the rows of one partition in the order it gets them: row groups of `ROWS_PER_BLOCK`, `BLOCKS_PER_FILE` of
+    those a file."""
 
     def __init__(self, root: str, name: str, languages: Sequence[str], negatives: bool) -> None:
         self.name, self.languages, self.negatives = name, tuple(languages), negatives
@@ -217,27 +241,38 @@ def write_collection(folder: str, queries: Iterable[Query], candidates: Iterable
         ("queries", list(queries), Query._fields),
         ("candidates", list(candidates), Candidate._fields),
     ):
-        schema = pa.schema([(f, pa.list_(pa.string()) if f == "group_ids" else pa.string()) for f in fields])
-        table = pa.table({f: [getattr(row, f) for row in rows] for f in fields}, schema=schema)
-        pq.write_table(table, f"{inner}/{name}.parquet", filesystem=filesystem, compression="zstd")
+        table = pa.table({f: [getattr(row, f) for row in rows] for f in fields}, schema=_collection_schema(fields))
+        pq.write_table(
+            table, f"{inner}/{name}.parquet", filesystem=filesystem, compression="zstd", write_page_checksum=True
+        )
 
 
 def read_collection(folder: str, name: str) -> Collection:
     """What `write_collection` wrote. Raises InputError if it is missing or unreadable."""
     filesystem, inner = open_filesystem(folder)
     tables = []
-    for part in ("queries", "candidates"):
+    for part, fields in (("queries", Query._fields), ("candidates", Candidate._fields)):
         try:
-            tables.append(pq.read_table(f"{inner}/{part}.parquet", filesystem=filesystem).to_pylist())
+            with filesystem.open_input_file(f"{inner}/{part}.parquet") as file:
+                table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=list(fields))
+            if table.schema != _collection_schema(fields):
+                raise ValueError(f"its columns are {', '.join(table.schema.names)}")
+            tables.append(table.to_pylist())
         except FileNotFoundError:
-            raise InputError(f"no collection at {folder}: {part}.parquet is missing") from None
-        except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"{folder}/{part}.parquet cannot be read: {_one_line(error)}") from error
+            raise InputError(f"{folder}/{part}.parquet is missing; prepare the store again") from None
+        except _DAMAGE as error:
+            raise InputError(
+                f"{folder}/{part}.parquet cannot be read ({_one_line(error)}); prepare the store again"
+            ) from error
     return Collection(
         name,
         [Query(**row) for row in tables[0]],
         [Candidate(**{**row, "group_ids": tuple(row["group_ids"])}) for row in tables[1]],
     )
+
+
+def _collection_schema(fields: Sequence[str]) -> pa.Schema:
+    return pa.schema([(f, pa.list_(pa.string()) if f == "group_ids" else pa.string()) for f in fields])
 
 
 def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
@@ -246,8 +281,8 @@ def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), str(Path(path).absolute())
     try:
         return fs.FileSystem.from_uri(str(path))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot open {path}: {_one_line(error)}") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"cannot open {path} ({_one_line(error)}); use a folder, or a URI such as s3://") from error
 
 
 def key64(text: str) -> int:

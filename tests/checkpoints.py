@@ -1,0 +1,119 @@
+"""Small random checkpoints, one of each layout that the encoder must read. Tests make them; nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
+
+from hybrid_ir.encoder import create_encoder
+
+TEXTS = [
+    "What is the capital of France?",
+    "Paris is the capital of France, on the river Seine.",
+    "¿Cuál es la capital de España?",
+    "Die Hauptstadt von Deutschland ist Berlin.",
+    "東京は日本の首都です。",
+    "Москва — столица России.",
+    "ما هي عاصمة مصر؟",
+    "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย",
+]
+
+
+def make_preset(folder: Path, max_tokens: int = 32, seed: int = 0) -> Path:
+    create_encoder("tiny", TEXTS * 4, folder, vocabulary=400, max_tokens=max_tokens, seed=seed)
+    return folder
+
+
+def make_xlm_roberta(folder: Path, positions: int = 34, hidden: int = 32) -> Path:
+    """A plain Hugging Face folder of XLM-R's architecture, as FacebookAI/xlm-roberta-base is."""
+    make_preset(folder)
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    torch.manual_seed(1)
+    XLMRobertaModel(
+        XLMRobertaConfig(
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=2 * hidden,
+            max_position_embeddings=positions,
+            type_vocab_size=1,
+            pad_token_id=1,
+            bos_token_id=0,
+            eos_token_id=2,
+        )
+    ).save_pretrained(folder)
+    return folder
+
+
+def make_bert(folder: Path, positions: int = 40, hidden: int = 32) -> Path:
+    """A plain Hugging Face folder of BERT's architecture with a WordPiece tokenizer, as bert-base-multilingual-cased is."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=300, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS * 4, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+    ).save_pretrained(folder)  # fmt: skip
+    torch.manual_seed(2)
+    BertModel(
+        BertConfig(
+            vocab_size=tokenizer.get_vocab_size(),
+            hidden_size=hidden,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=2 * hidden,
+            max_position_embeddings=positions,
+        )
+    ).save_pretrained(folder)
+    return folder
+
+
+def make_labse(folder: Path, hidden: int = 32) -> Path:
+    """LaBSE's own files: BERT, pooling of the first token, a dense layer with tanh, normalising; the old class names."""
+    make_bert(folder, hidden=hidden)
+    kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"), ("3_Normalize", "Normalize"))
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds)
+    ]
+    files = {
+        "modules.json": modules,
+        "sentence_bert_config.json": {"max_seq_length": 20, "do_lower_case": False},
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": hidden,
+            "pooling_mode_cls_token": True,
+            "pooling_mode_mean_tokens": False,
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+        "2_Dense/config.json": {
+            "in_features": hidden,
+            "out_features": 24,
+            "bias": True,
+            "activation_function": "torch.nn.modules.activation.Tanh",
+        },
+    }
+    (folder / "3_Normalize").mkdir()
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    generator = torch.Generator().manual_seed(3)
+    weights = {
+        "linear.weight": torch.randn(24, hidden, generator=generator),
+        "linear.bias": torch.randn(24, generator=generator),
+    }
+    save_file(weights, folder / "2_Dense" / "model.safetensors")
+    return folder

@@ -1,0 +1,67 @@
+"""What tests share: an environment without network, and tiny groups in three languages with a store made of them."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports ray or a hub client: both read these when they are imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+from pathlib import Path
+
+import pytest
+
+from hybrid_ir.prepare import Input, prepare
+from hybrid_ir.store import Store, open_store
+from hybrid_ir.types import Group, Passage
+
+LANGUAGES = ("de", "en", "es")
+
+
+def make_group(number: int, languages=LANGUAGES, *, per_document: int = 4, negatives: bool = False) -> Group:
+    """Question `number`; `per_document` neighbours share a document. Every text names its language and number."""
+    return Group(
+        f"g{number}",
+        f"d{number // per_document}",
+        {x: f"what is {number} in {x}?" for x in languages},
+        {x: Passage(f"{x}/{number}", f"{number} in {x} is this.") for x in languages},
+        {x: Passage(f"{x}/not-{number}", f"{number} in {x} is not this.") for x in languages} if negatives else {},
+    )
+
+
+def write_store(path: Path, groups, *, seed=0, validation_fraction=0.1, test_fraction=0.2, **more) -> dict:
+    """Prepare a store of one source named "tiny"; returns the manifest."""
+    groups = list(groups)
+    return prepare(
+        [Input("tiny", lambda: iter(groups), **more)],
+        str(path),
+        seed=seed,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        settings={},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_groups() -> list[Group]:
+    """400 groups in German, English and Spanish, four to a document."""
+    return [make_group(n) for n in range(400)]
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tiny_groups, tmp_path_factory) -> Store:
+    """A store of `tiny_groups`: 70 of 100 documents to train on, 10 for validation, 20 for the test. Read only."""
+    path = tmp_path_factory.mktemp("tiny") / "store"
+    write_store(path, tiny_groups)
+    return open_store(str(path))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A Ray of its own on two CPUs, quiet; yields its resources. Shared by the slow tests of a session."""
+    from hybrid_ir.session import ray_session
+
+    os.environ.pop("RAY_ADDRESS", None)
+    with ray_session(verbose=False, cpus=2) as resources:
+        yield resources

@@ -1,0 +1,213 @@
+"""The config: one set of dotted paths for files and overrides, and errors that say what to write instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from hybrid_ir.config import AtlasSource, Batch, Experiment, LareqaSource, SquadSource, load_experiment
+from hybrid_ir.types import InputError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "tune_configs").glob("*.yaml"))
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def dotted(tree, prefix=""):
+    """Every (dotted path, value) of a nested mapping or list; empty ones are values."""
+    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    found = [leaf for key, child in children for leaf in dotted(child, f"{prefix}.{key}" if prefix else str(key))]
+    return found or [(prefix, tree)]
+
+
+# What is accepted
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda p: p.name)
+def test_every_config_of_the_repository_loads(file):
+    assert isinstance(load_experiment(file), Experiment)
+
+
+def test_there_is_a_quickstart_config():
+    assert "quickstart.yaml" in [p.name for p in CONFIGS]
+
+
+def test_nothing_given_is_the_defaults():
+    assert load_experiment(None) == Experiment()
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda p: p.name)
+def test_overrides_address_the_same_paths_as_a_file(file, tmp_path):
+    expected = load_experiment(file)
+    leaves = dotted(yaml.safe_load(file.read_text(encoding="utf-8")))
+    lists = [f"{path}={value}" for path, value in leaves if not any(part.isdigit() for part in path.split("."))]
+    # Lists must stand in a file before their entries can be addressed.
+    sources = {"prepare": {"sources": [s.model_dump(mode="json") for s in expected.prepare.sources]}}
+    start = write(tmp_path / "sources.yaml", yaml.safe_dump(sources))
+    scalars = [f"{p}={'null' if v is None else v}" for p, v in leaves if not any(x.isdigit() for x in p.split("."))]
+    assert len(lists) == len(scalars) > 0
+    assert load_experiment(start, scalars).model_dump(exclude={"batch": {"languages"}}) == expected.model_dump(
+        exclude={"batch": {"languages"}}
+    )
+
+
+def test_an_override_changes_one_value_and_the_last_one_wins(tmp_path):
+    file = write(tmp_path / "a.yaml", "seed: 3\nbatch: {size: 32}\ntrain:\n")
+    loaded = load_experiment(file, ["batch.alpha=0.25", "train.steps=7", "train.steps=8", "out=runs/b"])
+    expected = Experiment().model_dump() | {"seed": 3, "out": "runs/b"}
+    expected["batch"] |= {"size": 32, "alpha": 0.25}
+    expected["train"]["steps"] = 8
+    assert loaded.model_dump() == expected
+
+
+def test_overrides_reach_into_lists_of_a_file_and_of_the_defaults(tmp_path):
+    file = write(tmp_path / "a.yaml", "prepare: {sources: [{kind: atlas}, {kind: lareqa, path: x}]}")
+    sources = load_experiment(file, ["prepare.sources.1.path=y", "prepare.sources.0.train_only=true"]).prepare.sources
+    assert sources == (AtlasSource(kind="atlas", train_only=True), LareqaSource(kind="lareqa", path="y"))
+    sources = load_experiment(None, ["prepare.sources.0.languages=[en, de]"]).prepare.sources
+    assert sources == (AtlasSource(kind="atlas", languages=("en", "de")),)
+
+
+def test_values_are_yaml():
+    loaded = load_experiment(
+        None,
+        ["batch.languages=[en, de]", "batch.mix={multilingual: 1}", "train.learning_rate=1e-3", "loss.symmetric=true"],
+    )
+    assert loaded.batch.languages == ("en", "de")
+    assert loaded.batch.weights == {"multilingual": 1}
+    assert (loaded.train.learning_rate, loaded.loss.symmetric) == (0.001, True)
+    source = "prepare.sources=[{kind: squad, files: {en: a.json, es: b.json}}]"
+    assert load_experiment(None, [source]).prepare.sources == (
+        SquadSource(kind="squad", files={"en": "a.json", "es": "b.json"}),
+    )
+
+
+def test_alpha_is_the_share_of_monolingual_batches_and_a_mix_overrules_it():
+    assert Batch(alpha=0.25).weights == {"monolingual": 0.25, "cross_lingual": 0.75}
+    assert Batch(alpha=1).weights == {"monolingual": 1}
+    assert Batch(alpha=0).weights == {"cross_lingual": 1}
+    assert Batch(alpha=1, mix={"multilingual": 3, "cross_lingual": 1, "monolingual": 0}).weights == {
+        "cross_lingual": 0.25,
+        "multilingual": 0.75,
+    }
+
+
+def test_a_config_is_frozen():
+    experiment = load_experiment(None)
+    for section, field in ((experiment, "seed"), (experiment.batch, "size"), (experiment.prepare.sources[0], "languages")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, field, 1)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        # Unknown keys, at every depth.
+        ("sed=1", "unknown key 'sed'; did you mean 'seed'?"),
+        ("btach.size=8", "unknown key 'btach'; did you mean 'batch'?"),
+        ("batch.sise=8", "unknown key 'batch.sise'; did you mean 'batch.size'?"),
+        ("train.max_failure=1", "unknown key 'train.max_failure'; did you mean 'train.max_failures'?"),
+        (
+            "prepare.sources.0.langages=[en]",
+            "unknown key 'prepare.sources.0.langages'; did you mean 'prepare.sources.0.languages'?",
+        ),
+        # A key that belongs elsewhere.
+        ("alpha=0.5", "unknown key 'alpha'; did you mean 'batch.alpha'?"),
+        ("batch.learning_rate=1", "unknown key 'batch.learning_rate'; did you mean 'train.learning_rate'?"),
+        # Nothing is near: what there is.
+        ("loss.xyz=1", "known keys here: loss.temperature, loss.symmetric, loss.negatives, loss.cached"),
+        # Ranges and types.
+        ("batch.alpha=1.5", "batch.alpha: input should be less than or equal to 1, got 1.5"),
+        ("batch.alpha=-0.1", "batch.alpha: input should be greater than or equal to 0, got -0.1"),
+        ("batch.alpha=.nan", "batch.alpha: input should be a finite number, got nan"),
+        ("batch.alpha=half", "batch.alpha: input should be a valid number, .* got 'half'"),
+        ("batch.size=1", "batch.size: input should be greater than or equal to 2, got 1"),
+        ("batch.size=8.5", "batch.size: input should be a valid integer.* got 8.5"),
+        ("batch.languages=en", "batch.languages: input should be a valid tuple, got 'en'"),
+        ("batch.languages=[en, no]", "batch.languages.1: input should be a valid string, got False"),
+        ("batch.languages=[]", "batch.languages: tuple should have at least 1 item"),
+        ("seed=null", "seed: input should be a valid integer, got None"),
+        ("batch=null", "batch: input should be a valid dictionary.*, got None"),
+        ("loss.temperature=0", "loss.temperature: input should be greater than 0, got 0"),
+        ("train.precision=fp16", "train.precision: input should be 'auto', 'bf16' or 'fp32', got 'fp16'"),
+        # Mixes.
+        ("batch.mix={hybrid: 1}", "batch.mix.hybrid: input should be 'monolingual', 'cross_lingual' or 'multilingual'"),
+        ("batch.mix={monolingual: -1}", "batch.mix.monolingual: input should be greater than or equal to 0, got -1"),
+        ("batch.mix={monolingual: 0}", "batch: mix must have a positive weight, got {'monolingual': 0.0}"),
+        # Sources.
+        ("prepare.sources=[]", "prepare: sources is empty: name at least one"),
+        ("prepare.sources.0.kind=atlass", "prepare.sources.0: kind must be one of atlas, lareqa, .*, got 'atlass'"),
+        ("prepare.sources=[{path: x}]", "prepare.sources.0: kind must be one of atlas, .*, got None"),
+        ("prepare.sources=[{kind: lareqa}]", "prepare.sources.0.path: field required"),
+        ("prepare.sources=[atlas]", "prepare.sources.0: input should be a valid dictionary"),
+        ("prepare.test_fraction=0.97", "validation_fraction \\+ test_fraction must leave documents to train on"),
+        # Overrides that are none.
+        ("train.steps", "an override must look like train.steps=100, got 'train.steps'"),
+        ("=3", "an override must look like train.steps=100, got '=3'"),
+        ("batch.mix={", "the value of 'batch.mix={' is not YAML"),
+        ("prepare.sources.1.kind=atlas", "prepare.sources.1: the list has 1 entries, numbered from 0"),
+        ("prepare.sources.first.kind=atlas", "prepare.sources.first: the list has 1 entries, numbered from 0"),
+        ("seed.x=1", "seed is a value, it has no key 'x'|seed: input should be a valid integer"),
+    ],
+)
+def test_an_override_that_cannot_be_used_is_refused_in_words(override, message):
+    with pytest.raises(InputError, match=message) as raised:
+        load_experiment(None, [override])
+    assert "\n" not in str(raised.value)
+
+
+def test_every_mistake_is_named_with_the_file_it_came_from(tmp_path):
+    file = write(tmp_path / "mine.yaml", "batch: {sise: 3, alpha: 2}\n")
+    with pytest.raises(InputError) as raised:
+        load_experiment(file)
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 2
+    assert all(line.endswith(f"({file})") for line in lines)
+    with pytest.raises(InputError, match="mine.yaml \\+ command line\\)"):
+        load_experiment(file, ["seed=1"])
+    with pytest.raises(InputError, match="\\(command line\\)"):
+        load_experiment(None, ["seed=x"])
+
+
+def test_a_key_inside_a_value_of_the_file_is_refused(tmp_path):
+    file = write(tmp_path / "mine.yaml", "seed: 3\n")
+    with pytest.raises(InputError, match="seed is a value, it has no key 'x'"):
+        load_experiment(file, ["seed.x=1"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"seed: [1", "is not readable YAML: .* line 1"),
+        (b"\xff\xfe\x00", "is not readable YAML"),
+        (b"- seed", "must hold a mapping at its top, found list"),
+        (b"just words", "must hold a mapping at its top, found str"),
+        (b"1: 2", "unknown key '1'|config: keys should be strings|1: keys should be strings"),
+        (b"? [a, b]\n: 2", "is not readable YAML"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(tmp_path, content, message):
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load_experiment(file)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"no config file at .*nowhere.yaml; tune_configs/ has examples"):
+        load_experiment(tmp_path / "nowhere.yaml")
+    with pytest.raises(InputError, match="no config file at"):
+        load_experiment(tmp_path)
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    assert load_experiment(write(tmp_path / "empty.yaml", "# nothing\n")) == Experiment()

@@ -1,0 +1,244 @@
+"""InfoNCE by hand and by plain loops; masks against planted ids. Several ranks: test_step.py."""
+
+from __future__ import annotations
+
+from math import exp, log
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hybrid_ir.loss import contrastive_loss, false_negative_mask, false_positive_mask, gather_rows
+
+QUERIES = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+PASSAGES = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+NEGATIVES = torch.tensor([[0.8, 0.6], [-1.0, 0.0]])
+NONE_2 = torch.zeros(2, 2, dtype=torch.bool)
+
+
+def loss(queries: Tensor, passages: Tensor, negatives_bD: Tensor | None = None, **options) -> Tensor:
+    """The loss of a batch that one rank holds."""
+    B = len(queries)
+    none = torch.zeros(B, B, dtype=torch.bool)
+    arguments = {"false_positives_BB": none, "false_negatives_BB": none, "temperature": 1.0} | options
+    return contrastive_loss(queries, passages, negatives_bD, start=0, sizes=[B], **arguments)
+
+
+def loop_loss(
+    queries, passages, hard, positives_masked, hard_masked, temperature: float, symmetric: bool, negatives: str
+) -> float:
+    """The documented formula, one query at a time, in Python floats."""
+
+    def score(a, b) -> float:
+        return exp(sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True)) / temperature)
+
+    B = len(queries)
+    total = 0.0
+    for i in range(B):
+        candidates = [score(queries[i], passages[i])]
+        if negatives != "triplet":
+            candidates += [score(queries[i], passages[j]) for j in range(B) if j != i and not positives_masked[i][j]]
+        if negatives != "in_batch":
+            candidates += [score(queries[i], hard[j]) for j in range(B) if not hard_masked[i][j]]
+        forward = -log(candidates[0] / sum(candidates))
+        if symmetric:
+            others = [score(passages[i], queries[j]) for j in range(B) if j != i and not positives_masked[j][i]]
+            backward = -log(candidates[0] / (candidates[0] + sum(others)))
+            total += (forward + backward) / 2
+        else:
+            total += forward
+    return total / B
+
+
+# Cosines of the two queries (rows) with the two passages: 1, 0.6 and 0, 0.8; with the two hard negatives: 0.8, -1 and 0.6, 0.
+
+
+def test_two_queries_by_hand():
+    # log(1 + e^-0.4) = 0.513015, log(1 + e^-0.8) = 0.371101
+    assert float(loss(QUERIES, PASSAGES)) == pytest.approx(0.442058, abs=1e-6)
+
+
+def test_temperature_divides_the_cosines():
+    # log(1 + e^-0.8) = 0.371101, log(1 + e^-1.6) = 0.183901
+    assert float(loss(QUERIES, PASSAGES, temperature=0.5)) == pytest.approx(0.277501, abs=1e-6)
+
+
+def test_symmetric_averages_both_directions_by_hand():
+    # backward: log(1 + e^-1) = 0.313262, log(1 + e^-0.2) = 0.598139; mean 0.455700
+    assert float(loss(QUERIES, PASSAGES, symmetric=True)) == pytest.approx((0.442058 + 0.455700) / 2, abs=1e-6)
+
+
+def test_hard_negatives_of_all_rows_compete_by_hand():
+    # q0: log(1 + e^-0.4 + e^-0.2 + e^-2) = log 2.624386; q1: log(1 + e^-0.8 + e^-0.2 + e^-0.8) = log 2.717389
+    expected = (log(2.624386) + log(2.717389)) / 2
+    assert float(loss(QUERIES, PASSAGES, NEGATIVES, negatives="in_batch_and_hard")) == pytest.approx(expected, abs=1e-6)
+
+
+def test_triplet_competes_with_hard_negatives_alone_by_hand():
+    # q0: log(1 + e^-0.2 + e^-2) = log 1.954066; q1: log(1 + e^-0.2 + e^-0.8) = log 2.268060
+    expected = (log(1.954066) + log(2.268060)) / 2
+    assert float(loss(QUERIES, PASSAGES, NEGATIVES, negatives="triplet")) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_masked_passage_is_left_out_of_one_query_alone_by_hand():
+    mask = torch.tensor([[False, True], [False, False]])  # p1 answers q0 too: only q1's 0.371101 is left
+    assert float(loss(QUERIES, PASSAGES, false_positives_BB=mask)) == pytest.approx(0.371101 / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("negatives", ["in_batch", "in_batch_and_hard", "triplet"])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 0.05])
+def test_loss_equals_plain_loops(negatives: str, symmetric: bool, temperature: float):
+    generator = torch.Generator().manual_seed(7)
+    B = 9
+    queries, passages, hard = torch.nn.functional.normalize(
+        torch.randn(3, B, 6, generator=generator, dtype=torch.float64), dim=-1
+    )
+    positives = torch.rand(B, B, generator=generator) < 0.3
+    positives.fill_diagonal_(False)
+    hard_masked = torch.rand(B, B, generator=generator) < 0.3
+    ours = loss(
+        queries,
+        passages,
+        hard,
+        false_positives_BB=positives,
+        false_negatives_BB=hard_masked,
+        temperature=temperature,
+        symmetric=symmetric,
+        negatives=negatives,
+    )
+    expected = loop_loss(
+        queries, passages, hard, positives.tolist(), hard_masked.tolist(), temperature, symmetric, negatives
+    )
+    assert float(ours) == pytest.approx(expected, rel=1e-12)
+
+
+def test_everything_masked_is_no_loss_and_no_gradient():
+    queries, passages = QUERIES.clone().requires_grad_(), PASSAGES.clone().requires_grad_()
+    value = loss(queries, passages, false_positives_BB=~torch.eye(2, dtype=torch.bool), symmetric=True)
+    value.backward()
+    assert value == 0
+    assert queries.grad is not None
+    assert passages.grad is not None
+    assert queries.grad.abs().max() == passages.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("negatives", ["in_batch_and_hard", "triplet"])
+def test_a_hard_negative_masked_for_all_has_no_gradient_and_the_others_have(negatives: str):
+    hard = NEGATIVES.clone().requires_grad_()
+    mask = torch.tensor([[False, True], [False, True]])
+    loss(QUERIES, PASSAGES, hard, false_negatives_BB=mask, negatives=negatives).backward()
+    assert hard.grad is not None
+    assert hard.grad[1].abs().max() == 0
+    assert hard.grad[0].abs().min() > 0
+
+
+def test_a_masked_passage_gets_the_gradient_of_its_own_query_alone():
+    passages = PASSAGES.clone().requires_grad_()
+    mask = torch.tensor([[False, True], [False, False]])
+    loss(QUERIES, passages, false_positives_BB=mask).backward()
+    # q1's row: d/dp1 of -log softmax = -(1 - s) q1 with s = 1 / (1 + e^-0.8) = 0.689974, halved by the mean.
+    assert passages.grad is not None
+    torch.testing.assert_close(passages.grad[1], torch.tensor([0.0, -(1 - 0.689974) / 2]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [[], [2, 0]])
+def test_a_rank_without_rows_is_refused(sizes: list[int]):
+    with pytest.raises(ValueError, match=r"at least one row.*raise batch\.size"):
+        contrastive_loss(
+            QUERIES,
+            PASSAGES,
+            None,
+            start=0,
+            false_positives_BB=NONE_2,
+            false_negatives_BB=None,
+            sizes=sizes,
+            temperature=1.0,
+        )
+
+
+def test_one_rank_gathers_its_own_rows():
+    rows = torch.randn(3, 2, requires_grad=True)
+    assert gather_rows(rows, [3]) is rows
+
+
+# Masks. Languages are columns: 0 = en, 1 = de.
+
+
+def true_cells(mask: Tensor) -> set[tuple[int, int]]:
+    return {(i, j) for i, j in mask.nonzero().tolist()}
+
+
+def test_nothing_shared_masks_nothing():
+    ids = torch.tensor([[1, 2], [3, 4], [5, 6]])
+    assert true_cells(false_positive_mask(ids, torch.tensor([0, 1, 0]))) == set()
+
+
+def test_two_questions_on_one_passage_mask_each_other():
+    ids = torch.tensor([[10, 20], [30, 40], [10, 20]])
+    assert true_cells(false_positive_mask(ids, torch.tensor([0, 0, 0]))) == {(0, 2), (2, 0)}
+
+
+def test_a_passage_shared_in_another_language_is_masked():
+    # Rows 0 and 1 ask about one paragraph. Row 0's passage is its English version, row 1's the German one: neither id is
+    # in the batch twice, and still each answers the other's query.
+    ids = torch.tensor([[10, 20], [10, 20], [30, 40]])
+    assert true_cells(false_positive_mask(ids, torch.tensor([0, 1, 1]))) == {(0, 1), (1, 0)}
+
+
+def test_a_group_without_the_others_language_is_masked_one_way():
+    # Row 1 has no German passage, so it cannot know that row 0's (in German) is its own; row 0 has both languages.
+    ids = torch.tensor([[10, 20], [10, -1]])
+    assert true_cells(false_positive_mask(ids, torch.tensor([1, 0]))) == {(0, 1)}
+
+
+def test_two_missing_passages_are_not_the_same_passage():
+    ids = torch.tensor([[10, -1], [30, -1], [-1, 20]])
+    assert true_cells(false_positive_mask(ids, torch.tensor([0, 0, 1]))) == set()
+
+
+def test_one_id_in_two_languages_is_two_passages():
+    # Row 0 has passage 10 in English, row 1 passage 10 in German: not compared across columns.
+    ids = torch.tensor([[10, 20], [30, 10]])
+    assert true_cells(false_positive_mask(ids, torch.tensor([0, 1]))) == set()
+
+
+def test_a_hard_negative_that_answers_another_query_is_masked_for_it_alone():
+    ids = torch.tensor([[10, 20], [30, 40], [50, 60]])
+    languages = torch.tensor([0, 1, 0])
+    # Row 1's negative (German) is row 0's German passage; row 2's negative is its own passage; row 0's nobody's.
+    negatives = torch.tensor([99, 20, 50])
+    assert true_cells(false_negative_mask(ids, negatives, languages)) == {(0, 1), (2, 2)}
+
+
+def test_a_hard_negative_of_another_language_is_not_masked():
+    ids = torch.tensor([[10, 20], [30, 40]])
+    assert true_cells(false_negative_mask(ids, torch.tensor([99, 20]), torch.tensor([0, 0]))) == set()
+
+
+def test_a_missing_passage_is_no_hard_negative():
+    ids = torch.tensor([[10, -1], [30, 40]])
+    assert true_cells(false_negative_mask(ids, torch.tensor([99, 98]), torch.tensor([0, 1]))) == set()
+
+
+@st.composite
+def planted_batches(draw):
+    """Groups with passages from a small pool in some of three languages, each batched in one that it has."""
+    groups = draw(st.lists(st.dictionaries(st.integers(0, 2), st.integers(0, 4), min_size=1), min_size=2, max_size=8))
+    languages = [draw(st.sampled_from(sorted(group))) for group in groups]
+    negatives = draw(st.lists(st.integers(0, 4), min_size=len(groups), max_size=len(groups)))
+    return groups, languages, negatives
+
+
+@settings(max_examples=200, deadline=None)
+@given(planted_batches())
+def test_masked_are_the_planted_ones_and_no_others(batch):
+    groups, languages, negatives = batch
+    ids = torch.tensor([[group.get(language, -1) for language in range(3)] for group in groups])
+    B = range(len(groups))
+    shared = {(i, j) for i in B for j in B if i != j and groups[i].get(languages[j]) == groups[j][languages[j]]}
+    answered = {(i, j) for i in B for j in B if groups[i].get(languages[j]) == negatives[j]}
+    assert true_cells(false_positive_mask(ids, torch.tensor(languages))) == shared
+    assert true_cells(false_negative_mask(ids, torch.tensor(negatives), torch.tensor(languages))) == answered

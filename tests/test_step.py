@@ -1,0 +1,329 @@
+"""One optimiser step: the gradient of 1, 2 and 4 ranks is the gradient of one big batch, dropout and all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from checkpoints import make_bert
+from sentence_transformers import SentenceTransformer
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from hybrid_ir.batches import Batch
+from hybrid_ir.encoder import Embedder, freeze_unused, load_encoder
+from hybrid_ir.step import LossSettings, backward, learning_rate_at, make_optimizer, update
+
+BUDGET = 48  # padded tokens of a micro-batch
+SCENARIOS = [
+    LossSettings(temperature=0.1, symmetric=symmetric, negatives=negatives, cached=cached)
+    for negatives, symmetric, cached in product(
+        ("in_batch", "in_batch_and_hard", "triplet"), (False, True), (False, True)
+    )
+]
+NAMES = [f"{s.negatives}{'-symmetric' if s.symmetric else ''}{'-cached' if s.cached else ''}" for s in SCENARIOS]
+# What is planted in the seven rows of both batches: (i, j) = passage, or hard negative, j answers query i.
+PLANTED_POSITIVES = {(0, 4), (4, 0), (1, 6), (6, 1)}
+PLANTED_NEGATIVES = {(2, 3), (5, 5)}
+
+
+def make_batch(step: int, rows: int = 7) -> Batch:
+    """Seven rows in two languages, texts of 3 to 20 tokens. Rows 0 and 4 share a passage in one language, 1 and 6 across
+    the two; the hard negative of row 3 is row 2's passage, that of row 5 its own."""
+    random = np.random.default_rng(step)
+
+    def texts() -> list[np.ndarray]:
+        return [random.integers(5, 60, size=n).astype(np.int32) for n in random.integers(3, 21, size=rows)]
+
+    languages = np.asarray([0, 1, 0, 0, 0, 1, 0])
+    ids = np.asarray([[10 * i, 10 * i + 1] for i in range(1, rows + 1)])
+    ids[4, 0] = ids[0, 0]
+    ids[6] = ids[1]
+    ids[2, 1] = -1
+    negatives = np.asarray([900 + i for i in range(rows)])
+    negatives[3], negatives[5] = ids[2, 0], ids[5, 1]
+    return Batch(
+        step=step,
+        kind="multilingual",
+        pairs=tuple(("en", "de" if x else "en") for x in languages),
+        group_ids_B=np.arange(rows),
+        query_tokens=texts(),
+        passage_tokens=texts(),
+        negative_tokens=texts(),
+        passage_ids_BL=ids,
+        passage_language_B=languages,
+        negative_ids_B=negatives,
+    )
+
+
+def load(folder: str | Path, budget: int = BUDGET) -> Embedder:
+    """A real BERT in float64, in training mode: dropout 0.1 in attention and outside."""
+    model = load_encoder(str(folder)).double()
+    embedder = Embedder(model, precision="fp32", micro_batch_tokens=budget)
+    freeze_unused(embedder)
+    return embedder.train()
+
+
+def seed_of(step: int, rank: int) -> int:
+    return 1000 * step + rank
+
+
+def gradient(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+# The second implementation: no slices of a mask, no gather, no DDP, no cache.
+
+
+def plain_embed(model: SentenceTransformer, texts: Sequence[np.ndarray]) -> torch.Tensor:
+    """Shortest texts first, as many together as the budget allows; rows in the order of `texts`."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    chunks: list[list[int]] = []
+    for i in order:
+        if chunks and len(texts[i]) * (len(chunks[-1]) + 1) <= BUDGET:
+            chunks[-1].append(i)
+        else:
+            chunks.append([i])
+    rows: dict[int, torch.Tensor] = {}
+    for chunk in chunks:
+        padded = nn.utils.rnn.pad_sequence([torch.from_numpy(texts[i]).long() for i in chunk], batch_first=True)
+        attention = torch.tensor([[int(k < len(texts[i])) for k in range(padded.shape[1])] for i in chunk])
+        vectors = model({"input_ids": padded, "attention_mask": attention})["sentence_embedding"]
+        rows |= dict(zip(chunk, vectors, strict=True))
+    return torch.stack([rows[i] for i in range(len(texts))])
+
+
+def one_big_batch(model: SentenceTransformer, batch: Batch, settings: LossSettings, workers: int) -> float:
+    """Every rank's rows are embedded under that rank's dropout; then one cross-entropy over all rows, one backward."""
+    parts: list[list[torch.Tensor]] = []
+    bounds = np.cumsum([0] + [len(x) for x in np.array_split(np.arange(batch.size), workers)])
+    assert batch.negative_tokens is not None
+    for rank in range(workers):
+        rows = range(bounds[rank], bounds[rank + 1])
+        texts = [batch.query_tokens[i] for i in rows] + [batch.passage_tokens[i] for i in rows]
+        if settings.negatives != "in_batch":
+            texts += [batch.negative_tokens[i] for i in rows]
+        torch.manual_seed(seed_of(batch.step, rank))
+        parts.append(list(plain_embed(model, texts).split(len(rows))))
+    queries, passages, *hard = (torch.cat(rows) for rows in zip(*parts, strict=True))
+    minus_infinity = torch.zeros(batch.size, batch.size, dtype=torch.float64)
+    for i, j in PLANTED_POSITIVES:
+        minus_infinity[i, j] = -torch.inf
+    logits = queries @ passages.T / settings.temperature + minus_infinity
+    target = torch.arange(batch.size)
+    if hard:
+        masked = torch.zeros(batch.size, batch.size, dtype=torch.float64)
+        for i, j in PLANTED_NEGATIVES:
+            masked[i, j] = -torch.inf
+        others = queries @ hard[0].T / settings.temperature + masked
+        if settings.negatives == "triplet":
+            forward = F.cross_entropy(torch.cat([logits.diagonal()[:, None], others], dim=1), torch.zeros_like(target))
+        else:
+            forward = F.cross_entropy(torch.cat([logits, others], dim=1), target)
+    else:
+        forward = F.cross_entropy(logits, target)
+    loss = (forward + F.cross_entropy(logits.T, target)) / 2 if settings.symmetric else forward
+    loss.backward()
+    return float(loss.detach())
+
+
+def process_main(rank: int, folder: str) -> None:
+    """One of four processes, which are ranks of a group of one, then of two, then of four: starting them is what costs."""
+    torch.set_num_threads(1)
+    for workers in (1, 2, 4):
+        if rank < workers:
+            rank_main(rank, workers, folder)
+
+
+def rank_main(rank: int, workers: int, folder: str) -> None:
+    """Two steps of every scenario; the losses, numbers of reductions and gradients go to a file."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous-{workers}", rank=rank, world_size=workers,
+        timeout=timedelta(seconds=90),
+    )  # fmt: skip
+    embedder = load(f"{folder}/bert")
+    wrapped = DistributedDataParallel(embedder)
+    reductions = 0
+
+    def count(state, bucket):
+        nonlocal reductions
+        reductions += 1
+        return allreduce_hook(state, bucket)
+
+    wrapped.register_comm_hook(None, count)
+    results = []
+    for settings in SCENARIOS:
+        for step in (1, 2):
+            reductions = 0
+            torch.manual_seed(seed_of(step, rank))
+            loss = backward(wrapped, make_batch(step), settings, rank, workers)
+            results.append((loss, reductions, gradient(embedder)))
+            embedder.zero_grad(set_to_none=True)
+    torch.save(results, f"{folder}/result-{workers}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("step")
+    make_bert(folder / "bert", hidden=16)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def embedder(folder: Path) -> Embedder:
+    return load(folder / "bert")
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Path:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    mp.spawn(process_main, args=(str(folder),), nprocs=4)
+    return folder
+
+
+@pytest.fixture(params=[1, 2, 4])
+def ranks(request: pytest.FixtureRequest, trained: Path) -> list[list[tuple[float, int, dict[str, torch.Tensor]]]]:
+    """What each rank of a group of 1, 2 or 4 got: of each scenario and step its loss, number of reductions, gradient."""
+    return [torch.load(trained / f"result-{request.param}-{rank}.pt") for rank in range(request.param)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", range(len(SCENARIOS)), ids=NAMES)
+def test_ranks_give_the_gradient_of_one_big_batch(ranks, embedder: Embedder, scenario: int):
+    for step in (1, 2):
+        embedder.zero_grad(set_to_none=True)
+        expected = one_big_batch(embedder.model, make_batch(step), SCENARIOS[scenario], len(ranks))
+        ours = [rank[2 * scenario + step - 1] for rank in ranks]
+        assert np.mean([loss for loss, _, _ in ours]) == pytest.approx(expected, abs=1e-12)
+        big = gradient(embedder)
+        assert max(float(g.abs().max()) for g in big.values()) > 1e-3
+        for _, _, small in ours:
+            assert small.keys() == big.keys()
+            for name in big:
+                torch.testing.assert_close(small[name], big[name], atol=1e-10, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+def test_a_step_reduces_the_gradient_once_cached_or_not(ranks, embedder: Embedder):
+    batch = make_batch(1)
+    assert len(embedder.micro_batches(batch.query_tokens[:2] + batch.passage_tokens[:2])) > 1  # even a rank of four
+    assert {reductions for rank in ranks for _, reductions, _ in rank} == {1}
+
+
+def test_the_slices_of_four_ranks_are_uneven_and_so_are_their_micro_batches(embedder: Embedder):
+    batch = make_batch(1)
+    texts = [batch.query_tokens[i : i + 2] + batch.passage_tokens[i : i + 2] for i in (0, 2, 4, 6)]
+    assert [len(x) for x in texts] == [4, 4, 4, 2]
+    assert len({len(embedder.micro_batches(x)) for x in texts}) > 1
+
+
+def test_dropout_changes_the_gradient(embedder: Embedder):
+    """Else the tests above would show nothing about it."""
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(backward(embedder, make_batch(1), SCENARIOS[0], 0, 1))
+        embedder.zero_grad(set_to_none=True)
+    assert abs(found[0] - found[1]) > 1e-4
+
+
+@pytest.mark.parametrize("budget", [16, BUDGET, 10_000])
+def test_cached_equals_plain_and_leaves_the_generator_where_plain_does(folder: Path, budget: int):
+    embedder = load(folder / "bert", budget)
+    found = []
+    for cached in (False, True):
+        torch.manual_seed(5)
+        settings = LossSettings(temperature=0.1, symmetric=True, negatives="in_batch_and_hard", cached=cached)
+        loss = backward(embedder, make_batch(1), settings, 0, 1)
+        found.append((loss, gradient(embedder), torch.get_rng_state()))
+        embedder.zero_grad(set_to_none=True)
+    (loss, plain, state), (cached_loss, cached_gradient, cached_state) = found
+    assert cached_loss == pytest.approx(loss, abs=1e-12)
+    for name in plain:
+        torch.testing.assert_close(cached_gradient[name], plain[name], atol=1e-11, rtol=0, msg=name)
+    assert torch.equal(state, cached_state)
+
+
+def test_unused_hard_negatives_are_not_embedded(embedder: Embedder):
+    batch = make_batch(1)
+    seen = 0
+
+    def count(module: nn.Module, arguments: tuple) -> None:
+        nonlocal seen
+        seen += len(arguments[0]["input_ids"])
+
+    handle = embedder.model[0].register_forward_pre_hook(count)
+    backward(embedder, batch, LossSettings(0.1, False, "in_batch", False), 0, 1)
+    handle.remove()
+    embedder.zero_grad(set_to_none=True)
+    assert seen == 2 * batch.size
+
+
+# The optimiser.
+
+
+def test_biases_and_norms_are_not_decayed_and_the_frozen_not_trained(embedder: Embedder):
+    optimizer = make_optimizer(embedder, learning_rate=1e-3, weight_decay=0.01)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    found = {name: decay.get(id(p)) for name, p in embedder.named_parameters()}
+    assert {name for name, value in found.items() if value is None} == {
+        "model.0.model.pooler.dense.weight",
+        "model.0.model.pooler.dense.bias",
+    }
+    not_decayed = {name for name, value in found.items() if value == 0}
+    assert not_decayed == {n for n in found if n.endswith(("bias", "LayerNorm.weight")) and ".pooler." not in n}
+    assert {value for value in found.values() if value} == {0.01}
+
+
+def line(gradient: Sequence[float]) -> tuple[nn.Linear, torch.optim.SGD]:
+    """A line of weights 0, 0 with this gradient, and plain gradient descent at a rate that `update` must replace."""
+    module = nn.Linear(2, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    module.weight.grad = torch.tensor([gradient])
+    return module, torch.optim.SGD(module.parameters(), lr=100.0)
+
+
+@pytest.mark.parametrize(
+    ("clip", "weights"),
+    [(1.0, [-0.3, -0.4]), (None, [-1.5, -2.0]), (10.0, [-1.5, -2.0])],
+    ids=["clipped", "off", "below the limit"],
+)
+def test_update_clips_steps_and_clears(clip: float | None, weights: list[float]):
+    module, optimizer = line([3.0, 4.0])
+    norm = update(optimizer, module, learning_rate=0.5, gradient_clip=clip)
+    assert norm == pytest.approx(5)
+    assert module.weight.detach().flatten().tolist() == pytest.approx(weights, abs=1e-5)
+    assert module.weight.grad is None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_a_gradient_that_is_not_finite_raises_and_changes_nothing(bad: float, clip: float | None):
+    module, optimizer = line([bad, 1.0])
+    with pytest.raises(FloatingPointError, match="lower train.learning_rate"):
+        update(optimizer, module, learning_rate=0.5, gradient_clip=clip)
+    assert module.weight.detach().flatten().tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("step", "warmup", "rate"),
+    [
+        (0, 4, 0.5), (1, 4, 1.0), (3, 4, 2.0),  # warm-up: quarters of the peak
+        (4, 4, 2.0), (7, 4, 1.0), (9, 4, 1 / 3),  # decay: sixths of it
+        (0, 0, 2.0), (9, 0, 0.2),  # no warm-up
+        (0, 10, 0.2), (9, 10, 2.0), (9, 20, 1.0),  # nothing but warm-up
+    ],
+)  # fmt: skip
+def test_learning_rate_by_hand(step: int, warmup: int, rate: float):
+    assert learning_rate_at(step, peak=2.0, warmup_steps=warmup, steps=10) == pytest.approx(rate)

@@ -1,0 +1,230 @@
+"""Training end to end on a small store: what a run leaves, the same on any number of workers, stopped and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybrid_ir.config import Experiment, load_experiment
+from hybrid_ir.types import InputError
+from training_store import make_store
+
+pytestmark = pytest.mark.slow
+
+STEPS = 60
+COMMAND = [sys.executable, "-m", "hybrid_ir.cli"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("training") / "store"
+    make_store(path)
+    return path
+
+
+def experiment(store: Path, out: Path, *overrides: str) -> Experiment:
+    return load_experiment(
+        None,
+        [
+            f"store={store}", f"out={out}", "encoder.vocabulary=600", "encoder.max_tokens=32", "batch.size=18",
+            f"train.steps={STEPS}", "train.learning_rate=1e-3", "train.warmup_steps=4", "train.evaluate_every=10",
+            "train.precision=fp32", "train.cpus_per_worker=0.4", "train.cpus_per_data_actor=0.2", *overrides,
+        ],
+    )  # fmt: skip
+
+
+def losses(run: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def weights(run: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(run / "checkpoint" / "model.safetensors")
+
+
+def assert_same_training(a: Path, b: Path) -> None:
+    """Losses of common steps, ledgers and final weights agree to what float32 sums in another order allow."""
+    left, right = losses(a), losses(b)
+    common = left.keys() & right.keys()
+    assert STEPS in common
+    for step in common:
+        assert left[step] == pytest.approx(right[step], rel=2e-3), step
+    assert json.loads((a / "ledger.json").read_text()) == json.loads((b / "ledger.json").read_text())
+    first, second = weights(a), weights(b)
+    for name in first:
+        np.testing.assert_allclose(first[name], second[name], atol=2e-3, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def unbroken(store, tmp_path_factory, ray_cluster) -> Path:
+    from hybrid_ir.train import train
+
+    out = tmp_path_factory.mktemp("runs") / "unbroken"
+    train(experiment(store, out), ray_cluster)
+    return out
+
+
+def test_a_run_leaves_a_checkpoint_ledger_measures_log_and_manifest(unbroken):
+    ledger = json.loads((unbroken / "ledger.json").read_text())
+    for kind in ("monolingual", "cross_lingual"):
+        assert ledger["kinds"][kind]["asked"] == pytest.approx(0.5)
+        assert abs(ledger["kinds"][kind]["batches"] - STEPS / 2) <= 1
+    assert set(ledger["pairs"]["cross_lingual"]) == {f"{a}-{b}" for a in ("de", "en", "es") for b in ("de", "en", "es") if a != b}
+    metrics = json.loads((unbroken / "metrics.json").read_text())
+    assert metrics["steps"] == STEPS
+    assert 0 <= metrics["validation"]["AP_mono"] <= 1
+    manifest = json.loads((unbroken / "manifest.json").read_text())
+    assert manifest["state"] == "complete"
+    assert manifest["settings"]["batch"]["size"] == 18
+    assert any((unbroken / "tensorboard").iterdir())
+    card = (unbroken / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    assert "cross_lingual | 0.5000 | 0.5000" in card
+
+
+def test_the_checkpoint_loads_in_sentence_transformers_and_gives_identical_vectors(unbroken):
+    from sentence_transformers import SentenceTransformer
+
+    from hybrid_ir.encoder import encode, load_encoder
+
+    texts = ["wo ist haus7?", "dónde está casa12?", "where is house3?"]
+    plain = SentenceTransformer(str(unbroken / "checkpoint"), device="cpu").encode_query(texts)
+    ours = encode(load_encoder(str(unbroken / "checkpoint")), texts, role="query", precision="fp32")
+    np.testing.assert_allclose(ours, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize(("workers", "feed"), [(2, "ray_data"), (4, "in_process")])
+def test_the_same_training_on_more_workers(unbroken, store, tmp_path, ray_cluster, workers, feed):
+    from hybrid_ir.train import train
+
+    out = tmp_path / "run"
+    train(experiment(store, out, f"train.workers={workers}", f"train.feed={feed}", "train.threads_per_worker=1"), ray_cluster)
+    assert_same_training(unbroken, out)
+
+
+def test_a_finished_run_is_not_trained_again(unbroken, store, ray_cluster):
+    from hybrid_ir.train import train
+
+    before = (unbroken / "checkpoint" / "model.safetensors").stat().st_mtime_ns
+    train(experiment(store, unbroken), ray_cluster)
+    assert (unbroken / "checkpoint" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_setting_or_another_store_does_not_resume_a_run(unbroken, store, tmp_path, ray_cluster):
+    from hybrid_ir.train import train
+
+    with pytest.raises(InputError, match=r"other settings .*train\.learning_rate"):
+        train(experiment(store, unbroken, "train.learning_rate=5e-4"), ray_cluster)
+    make_store(tmp_path / "other", n=280)
+    with pytest.raises(InputError, match="another store"):
+        train(experiment(tmp_path / "other", unbroken), ray_cluster)
+
+
+def test_too_few_cpus_for_workers_and_data_actors_is_said_before_anything_starts(store, tmp_path, ray_cluster):
+    from hybrid_ir.train import train
+
+    with pytest.raises(InputError, match=r"needs 8\.2 CPUs .* the cluster has 2; lower train\.workers"):
+        train(experiment(store, tmp_path / "run", "train.workers=2", "train.cpus_per_worker=4"), ray_cluster)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_name_that_is_not_a_model_is_refused(store, tmp_path, ray_cluster):
+    from hybrid_ir.train import train
+
+    with pytest.raises(InputError, match=r"'no/such-model' is not a model"):
+        train(experiment(store, tmp_path / "run", "encoder.name=no/such-model"), ray_cluster)
+
+
+def test_a_killed_worker_is_replaced_and_the_training_ends_the_same(unbroken, store, tmp_path, ray_cluster):
+    from hybrid_ir.train import train
+
+    killed = []
+
+    def kill_once(row: dict) -> None:
+        # After the first validation there is a checkpoint to come back to; the worker is the process that trains.
+        if "AP_mono" in row and not killed:
+            time.sleep(1.5)  # let the report reach the controller
+            found = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker"], capture_output=True, text=True).stdout.split()
+            killed.extend(found)
+            for pid in found:
+                os.kill(int(pid), signal.SIGKILL)
+
+    out = tmp_path / "run"
+    # Slow enough that the kill comes before the end.
+    train(experiment(store, out, "train.max_failures=2", "train.steps=600", "train.evaluate_every=100"), ray_cluster, kill_once)
+    assert killed
+    assert json.loads((out / "metrics.json").read_text())["steps"] == 600
+    ledger = json.loads((out / "ledger.json").read_text())
+    assert sum(row["batches"] for row in ledger["kinds"].values()) == 600
+
+
+def test_ctrl_c_saves_and_the_same_command_resumes_on_another_number_of_workers(unbroken, store, tmp_path):
+    out = tmp_path / "run"
+    overrides = [
+        f"store={store}", f"out={out}", "encoder.vocabulary=600", "encoder.max_tokens=32", "batch.size=18",
+        "train.steps=1500", "train.learning_rate=1e-3", "train.precision=fp32", "train.cpus_per_worker=0.4",
+        "train.cpus_per_data_actor=0.2",
+    ]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    first = subprocess.Popen(
+        [*COMMAND, "train", *overrides], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 180
+    while not (out / "log.jsonl").is_file() or len((out / "log.jsonl").read_text().splitlines()) < 3:
+        assert first.poll() is None, first.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGINT)  # what a terminal's Ctrl-C does: the whole group gets it
+    stdout, stderr = first.communicate(timeout=120)
+    assert first.returncode == 130, (stdout, stderr)
+    assert "stopped after step" in stderr
+    assert "Traceback" not in stdout + stderr
+    stopped = json.loads((out / "manifest.json").read_text())
+    assert stopped["state"] == "stopped"
+    assert 0 < stopped["steps"] < 1500
+
+    second = subprocess.run(
+        [*COMMAND, "train", *overrides, "train.workers=2", "train.threads_per_worker=1"],
+        capture_output=True, text=True, env=environment, timeout=400,
+    )  # fmt: skip
+    assert second.returncode == 0, (second.stdout, second.stderr)
+    steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+    resumed = next(b for a, b in zip(steps, steps[1:], strict=False) if b > stopped["steps"] >= a)
+    assert resumed == stopped["steps"] + 1, "it goes on with the step after the one it stopped at"
+    ledger = json.loads((out / "ledger.json").read_text())
+    assert sum(row["batches"] for row in ledger["kinds"].values()) == 1500
+    for pairs in ledger["pairs"].values():
+        for name, row in pairs.items():
+            # Within one batch of the ask, over the stop.
+            assert abs(row["realised"] - row["asked"]) * 1500 <= 1, name
+
+
+def test_a_run_that_is_stopped_and_resumed_equals_the_unbroken_one(unbroken, store, tmp_path, ray_cluster):
+    """Stop exactly in the middle, on one worker; resume on two; losses, ledger and weights are the unbroken run's."""
+    import hybrid_ir.train as launcher
+
+    out = tmp_path / "run"
+    stops = []
+
+    def stop_in_the_middle(row: dict) -> None:
+        if "AP_mono" in row and not stops:
+            os.kill(os.getpid(), signal.SIGINT)
+            stops.append(row)
+
+    with pytest.raises(launcher.Interrupted):
+        launcher.train(experiment(store, out), ray_cluster, stop_in_the_middle)
+    done = json.loads((out / "manifest.json").read_text())["steps"]
+    assert 0 < done < STEPS
+    launcher.train(experiment(store, out, "train.workers=2", "train.threads_per_worker=1"), ray_cluster)
+    assert_same_training(unbroken, out)
+    assert losses(out)[done] == losses(unbroken).get(done, losses(out)[done])
