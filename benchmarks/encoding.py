@@ -1,6 +1,6 @@
 """Encoding speed beside SentenceTransformer.encode: same model, texts, threads; alternating runs, medians.
 
-    python benchmarks/encoding.py --xquad DIR --peer PEERS/encode_peer.py
+python benchmarks/encoding.py --xquad DIR --peer PEERS/encode_peer.py
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import torch
+from pairs import alternate, make_inputs, print_table
 
 from hybrid_ir.encoder import encode, load_encoder, resolve_precision
 from hybrid_ir.terminal import quiet_libraries
-from pairs import alternate, make_inputs, print_table
 
 
 def ours(model_dir: str, texts_file: str, threads: int, precision: str) -> None:

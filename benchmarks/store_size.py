@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from pairs import run_json
+
 from hybrid_ir.batches import builder_for, plan_for
 from hybrid_ir.config import parse_experiment
 from hybrid_ir.encoder import create_encoder, load_encoder
@@ -24,7 +26,6 @@ from hybrid_ir.prepare import Input, prepare
 from hybrid_ir.store import open_store
 from hybrid_ir.terminal import quiet_libraries
 from hybrid_ir.types import Group, Passage
-from pairs import run_json
 
 LANGUAGES = ("de", "en", "es")
 
@@ -35,7 +36,10 @@ def made_up(n: int):
     for i in range(n):
         text = {x: " ".join(rng.choices(words, k=20)) for x in LANGUAGES}
         yield Group(
-            str(i), str(i), {x: " ".join(text[x].split()[:8]) for x in LANGUAGES}, {x: Passage(f"{i}", text[x]) for x in LANGUAGES}
+            str(i),
+            str(i),
+            {x: " ".join(text[x].split()[:8]) for x in LANGUAGES},
+            {x: Passage(f"{i}", text[x]) for x in LANGUAGES},
         )
 
 
@@ -46,13 +50,17 @@ def resident_mb() -> float:
 
 def one(folder: str, steps: int) -> None:
     quiet_libraries()
-    experiment = parse_experiment({"store": f"{folder}/store", "batch": {"size": 64}, "encoder": {"max_tokens": 64}}, "")
+    experiment = parse_experiment(
+        {"store": f"{folder}/store", "batch": {"size": 64}, "encoder": {"max_tokens": 64}}, ""
+    )
     store = open_store(experiment.store)
     plan = plan_for(store, experiment)
     build = builder_for(experiment, store, plan, load_encoder(f"{folder}/model").tokenizer).build
     rows = sum(p.rows for p in store.partitions)
     stride = max(8, rows // 64 // (steps // 8))
-    order = [s + i for s in range(0, steps // 8 * stride, stride) for i in range(8)]  # chunks of 8, as the feed reads them
+    order = [
+        s + i for s in range(0, steps // 8 * stride, stride) for i in range(8)
+    ]  # chunks of 8, as the feed reads them
     for step in order[: steps // 4]:
         build(step)
     start = time.perf_counter()

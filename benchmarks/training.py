@@ -1,6 +1,6 @@
 """Training speed beside sentence-transformers' own trainer: same model, pairs, batch, threads; alternating runs, medians.
 
-    python benchmarks/training.py --xquad DIR --peer PEERS/train_peer.py
+python benchmarks/training.py --xquad DIR --peer PEERS/train_peer.py
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from pairs import alternate, make_inputs, print_table
 
 from hybrid_ir.batches import Batch, tokenize
 from hybrid_ir.encoder import Embedder, freeze_unused, load_encoder
 from hybrid_ir.step import LossSettings, backward, make_optimizer, update
 from hybrid_ir.terminal import quiet_libraries
-from pairs import alternate, make_inputs, print_table
 
 
-def ours(model_dir: str, pairs: str, batch_size: int, steps: int, threads: int, precision: str, warmup_steps: int = 3) -> None:
+def ours(
+    model_dir: str, pairs: str, batch_size: int, steps: int, threads: int, precision: str, warmup_steps: int = 3
+) -> None:
     """Our step over the same pairs, tokenising included. Prints one JSON line."""
     quiet_libraries()
     torch.set_num_threads(threads)

@@ -148,7 +148,7 @@ def _speakers(territory: str) -> dict[str, float]:
     """Share of the population, in percent, by language; the largest first. Scripts and varieties are merged."""
     share: dict[str, float] = {}
     for code, info in get_global("territory_languages").get(territory, {}).items():
-        language = code.partition("_")[0]
+        language = str(code).partition("_")[0]
         language = _PART_OF.get(language, language)
         share[language] = max(share.get(language, 0.0), info["population_percent"])
     return dict(sorted(share.items(), key=lambda item: (-item[1], item[0])))
@@ -168,7 +168,7 @@ def _language_facts(territories: list[str]) -> Iterator[_Fact]:
     for territory in territories:
         status = {}
         for code, info in get_global("territory_languages").get(territory, {}).items():
-            language = code.partition("_")[0]
+            language = str(code).partition("_")[0]
             if info["official_status"] in {"official", "de_facto_official"}:
                 status[_PART_OF.get(language, language)] = info["official_status"]
         if len(status) == 1 and set(status.values()) == {"official"} and territory not in _DISPUTED_OFFICIAL:
@@ -182,12 +182,14 @@ _SUMMER_TIME_UNNAMED_CITIES = frozenset({"Europe/London", "Europe/Dublin", "Anta
 
 def _zone_region(zone: str, table: str) -> str | None:
     """CLDR keeps old zone identifiers ("America/Buenos_Aires") and babel's tables the new ones."""
-    regions = get_global(table)
+    regions = get_global(table)  # pyright: ignore[reportArgumentType]
     return regions.get(zone) or regions.get(get_global("zone_aliases").get(zone, ""))
 
 
 def _cities() -> list[str]:
-    return sorted(zone for zone in _locale("ru").time_zones if zone.count("/") >= 1 and not zone.startswith("Etc/"))
+    return sorted(
+        zone for zone in map(str, _locale("ru").time_zones) if zone.count("/") >= 1 and not zone.startswith("Etc/")
+    )
 
 
 def _time_zone_facts(territories: list[str]) -> Iterator[_Fact]:
@@ -217,7 +219,9 @@ def _first_day_facts(territories: list[str]) -> Iterator[_Fact]:
 
 
 def _languages() -> list[str]:
-    return sorted(code for code in _locale("en").languages if code.isalpha() and code not in _MISNAMED | _NO_LANGUAGE)
+    return sorted(
+        code for code in map(str, _locale("en").languages) if code.isalpha() and code not in _MISNAMED | _NO_LANGUAGE
+    )
 
 
 def _script_facts() -> Iterator[_Fact]:
@@ -241,7 +245,7 @@ def _home_facts(territories: list[str]) -> Iterator[_Fact]:
     share = defaultdict(dict)
     for territory in territories:
         for code, info in get_global("territory_languages").get(territory, {}).items():
-            language = code.partition("_")[0]
+            language = str(code).partition("_")[0]
             percent = info["population_percent"]
             share[language][territory] = max(share[language].get(territory, 0.0), percent)
     for language in _languages():
@@ -354,6 +358,8 @@ def _bare_name(entity: _Entity, lang: str) -> str | None:
         case "city":
             # CLDR leaves out a city whose name is the identifier's, which only Latin scripts can share.
             name = locale.time_zones.get(key, {}).get("city") or key.rpartition("/")[2].replace("_", " ")
+        case _:
+            raise AssertionError(kind)
     if not name or name == key or (lang in _OTHER_SCRIPTS and _LATIN.search(name)):
         return None
     return name
@@ -482,7 +488,7 @@ def _locative(territory: str, lang: str) -> str:
         case "el":
             return f"στη χώρα ή περιοχή «{name}»"
         case "es":
-            article = next((f"{word} " for word, names in _SPANISH_ARTICLE.items() if re.match(names, name)), "")
+            article = next((f"{word} " for word, names in _SPANISH_ARTICLE.items() if re.match(names, str(name))), "")
             return f"en {article}{name}"
         case "hi":
             return f"{name} में"

@@ -48,7 +48,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str], prefix: str, max_tokens: int)
     if not texts:
         return []
     ids = tokenizer(
-        [(prefix + text).strip() for text in texts],
+        [prefix + text for text in texts],
         truncation=True,
         max_length=max_tokens,
         return_attention_mask=False,
@@ -77,7 +77,9 @@ def plan_for(store: Store, experiment: Experiment) -> Plan:
         language_temperature=experiment.batch.language_temperature,
     )
     if experiment.batch.size < experiment.train.workers:
-        raise InputError(f"batch.size={experiment.batch.size} cannot be split over train.workers={experiment.train.workers}")
+        raise InputError(
+            f"batch.size={experiment.batch.size} cannot be split over train.workers={experiment.train.workers}"
+        )
     return plan
 
 

@@ -48,8 +48,8 @@ def model_card(
 ---
 # {name}
 
-A multilingual dense retrieval encoder ({dimension} dimensions, cosine similarity), fine-tuned from `{base}` by hybrid batch
-training (arXiv 2408.10536): each batch is monolingual, cross-lingual or multilingual.
+A multilingual dense retrieval encoder ({dimension} dimensions, cosine similarity), trained from `{base}` by hybrid
+batch training (arXiv 2408.10536): each batch is monolingual, cross-lingual or multilingual.
 
 ## How to load it
 
@@ -80,7 +80,8 @@ Every language pair's share is in the run's `ledger.json`.
 
 ## Training
 
-{metrics["steps"]:,} steps of {settings["batch"]["size"]} groups (weights of step {metrics["best_step"]:,}), learning rate \
+{metrics["steps"]:,} steps of {settings["batch"]["size"]} groups (weights of step {metrics["best_step"]:,}), \
+learning rate \
 {train["learning_rate"]:g}, {train["warmup_steps"]} warm-up steps, weight decay {train["weight_decay"]:g}, \
 InfoNCE at temperature {loss["temperature"]:g} with {loss["negatives"]} negatives, seed {settings["seed"]}, \
 texts cut to {encoder["max_tokens"]} tokens.

@@ -21,8 +21,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Train and evaluate multilingual retrieval encoders with hybrid batches. Start with: make quickstart",
 )
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; see tune_configs/base.yaml for every key.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example train.steps=100 out=runs/a")]
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file; see tune_configs/base.yaml for every key.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example train.steps=100 out=runs/a")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Ray and of the libraries.")]
 
 
@@ -58,12 +62,14 @@ def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose
 def train(config: Config = None, overrides: Overrides = None, verbose: Verbose = False) -> None:
     """Fine-tune the encoder on the store. Ctrl-C saves; the same command resumes."""
     from hybrid_ir.config import load_experiment
+
+    experiment = load_experiment(config, overrides or ())
+    _check_store(experiment)
+
     from hybrid_ir.session import ray_session
     from hybrid_ir.terminal import console, measures_table, quiet_libraries
     from hybrid_ir.train import train as run_training
 
-    experiment = load_experiment(config, overrides or ())
-    _check_before_ray(experiment)
     if not verbose:
         quiet_libraries()
     with ray_session(verbose) as resources, _TrainingProgress(experiment.train.steps) as progress:
@@ -72,10 +78,15 @@ def train(config: Config = None, overrides: Overrides = None, verbose: Verbose =
     out = console()
     out.print(f"run written to {experiment.out} (checkpoint: {experiment.out}/checkpoint, step {metrics['best_step']})")
     out.print(
-        f"{metrics['steps']} steps, {metrics['pairs_per_s']:.0f} pairs/s, input wait {metrics['input_wait']:.1%}, loss {metrics['loss']:.3f}"
+        f"{metrics['steps']} steps, {metrics['pairs_per_s']:.0f} pairs/s, "
+        f"input wait {metrics['input_wait']:.1%}, loss {metrics['loss']:.3f}"
     )
     if metrics["validation"]:
-        out.print(measures_table("validation", {Path(experiment.out).name: metrics["validation"]}, tuple(metrics["validation"])))
+        out.print(
+            measures_table(
+                "validation", {Path(experiment.out).name: metrics["validation"]}, tuple(metrics["validation"])
+            )
+        )
 
 
 @app.command()
@@ -85,26 +96,30 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder to write metrics.json, per_query.parquet and report.html to.")],
     collection: Annotated[str, typer.Option(help="xquad-r, mlqa-r or store.")] = "store",
     split: Annotated[str, typer.Option(help="test or validation, of a store.")] = "test",
-    languages: Annotated[str | None, typer.Option(help="Comma-separated; all that the collection has by default.")] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Comma-separated; all that the collection has by default.")
+    ] = None,
     config: Config = None,
     overrides: Overrides = None,
     verbose: Verbose = False,
 ) -> None:
     """Rank every candidate of a test collection for every query, and measure."""
     from hybrid_ir.config import load_experiment
+
+    experiment = load_experiment(config, overrides or ())
+
     from hybrid_ir.encoder import load_encoder
     from hybrid_ir.evaluate import evaluate as run_evaluation
     from hybrid_ir.evaluate import load_collection
     from hybrid_ir.terminal import console, measures_table, quiet_libraries
 
-    experiment = load_experiment(config, overrides or ())
     if not verbose:
         quiet_libraries()
     wanted = [x.strip() for x in languages.split(",") if x.strip()] if languages else None
     tests = load_collection(collection, path, split=split, languages=wanted)
     model = load_encoder(checkpoint, pooling=experiment.encoder.pooling, device=_device())
-    if "query" not in model.prompts or model.prompts["query"] is None:
-        # A model that was not trained here and declares no prefixes gets the config's.
+    if config is not None and not any(model.prompts.values()):
+        # The model declares no prefixes of its own, and the user gave a config that does.
         model.prompts |= {"query": experiment.encoder.query_prefix, "document": experiment.encoder.passage_prefix}
     section = experiment.evaluate
     with _counter("encoding", len(tests.queries) + len(tests.candidates)) as count:
@@ -138,20 +153,21 @@ def compare(
     verbose: Verbose = False,
 ) -> None:
     """Train and evaluate the same experiment under several mixes; print the table of all."""
-    from hybrid_ir.compare import compare as run_comparison
-    from hybrid_ir.compare import mix_experiments
-    from hybrid_ir.config import load_experiment
-    from hybrid_ir.session import ray_session
+    from hybrid_ir.config import load_experiment, mix_experiments
     from hybrid_ir.store import open_store
-    from hybrid_ir.terminal import console, measures_table, quiet_libraries
 
     experiment = load_experiment(config, overrides or ())
     experiments = mix_experiments(experiment, [m.strip() for m in mixes.split(",") if m.strip()])
     for each in experiments.values():
-        _check_before_ray(each)
+        _check_store(each)
+    tests = open_store(experiment.store).collection("test")
+
+    from hybrid_ir.compare import compare as run_comparison
+    from hybrid_ir.session import ray_session
+    from hybrid_ir.terminal import console, measures_table, quiet_libraries
+
     if not verbose:
         quiet_libraries()
-    tests = open_store(experiment.store).collection("test")
     begun = time.perf_counter()
     with ray_session(verbose) as resources, _TrainingProgress(experiment.train.steps) as progress:
         summaries = run_comparison(
@@ -187,12 +203,11 @@ def main() -> None:
         sys.exit(130)
 
 
-def _check_before_ray(experiment: Any) -> None:
-    """What can be refused without starting anything is refused first."""
+def _check_store(experiment: Any) -> None:
+    """Refuse in a second, before the libraries of training are loaded, what the store or the run folder rule out."""
     from hybrid_ir.batches import plan_for
-    from hybrid_ir.encoder import PRESETS, load_encoder
+    from hybrid_ir.run_folder import is_complete
     from hybrid_ir.store import open_store
-    from hybrid_ir.train import is_complete
 
     store = open_store(experiment.store)
     plan_for(store, experiment)
@@ -212,7 +227,11 @@ def _store_table(manifest: dict[str, Any]) -> Any:
     for name in ("source", "groups", "train", "validation", "test", "rejected"):
         table.add_column(name, justify="left" if name == "source" else "right")
     for name, row in manifest["sources"].items():
-        cells = [row["groups"], *(row.get(split, 0) for split in ("train", "validation", "test")), sum(row["rejected"].values())]
+        cells = [
+            row["groups"],
+            *(row.get(split, 0) for split in ("train", "validation", "test")),
+            sum(row["rejected"].values()),
+        ]
         table.add_row(name, *(f"{n:,}" for n in cells))
     table.caption = f"{len(manifest['languages'])} languages: {' '.join(manifest['languages'])}"
     table.caption_justify = "left"
@@ -289,7 +308,9 @@ class _TrainingProgress:
                 self._printed_at = time.monotonic()
                 self._console.print(f"{self._name}: step {row['step']}/{self._steps}  {figures}")
         else:
-            shown = "  ".join(f"{k} {v:.1f}" if k == "rank_distance" else f"{k} {v:.3f}" for k, v in row.items() if k != "step")
+            shown = "  ".join(
+                f"{k} {v:.1f}" if k == "rank_distance" else f"{k} {v:.3f}" for k, v in row.items() if k != "step"
+            )
             self._console.print(f"{self._name}: step {row['step']}  validation  {shown}")
 
 

@@ -6,32 +6,18 @@ Every run has the store, seed, steps and batch size of the others, so that only 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hybrid_ir.config import NAMED_MIXES, Experiment
+from hybrid_ir.config import Experiment
 from hybrid_ir.encoder import load_encoder
-from hybrid_ir.evaluate import evaluate, read_log, write_json
+from hybrid_ir.evaluate import evaluate
 from hybrid_ir.metrics import MEASURES
 from hybrid_ir.report import heat_map_png, write_comparison
+from hybrid_ir.run_folder import read_log, write_json
 from hybrid_ir.train import train
-from hybrid_ir.types import Collection, InputError
-
-
-def mix_experiments(base: Experiment, mixes: Sequence[str]) -> dict[str, Experiment]:
-    """One experiment a named mix, each in its own folder under `base.out`. Raises InputError for an unknown name."""
-    for name in mixes:
-        if name not in NAMED_MIXES:
-            raise InputError(f"unknown mix {name!r}; there are {', '.join(NAMED_MIXES)}")
-    if len(set(mixes)) != len(mixes) or not mixes:
-        raise InputError(f"mixes must be named once each, got {', '.join(mixes) or 'none'}")
-    return {
-        name: base.model_copy(
-            update={"out": f"{base.out}/{name}", "batch": base.batch.model_copy(update={"mix": NAMED_MIXES[name]})}
-        )
-        for name in mixes
-    }
+from hybrid_ir.types import Collection
 
 
 def compare(
@@ -80,6 +66,9 @@ def compare(
     heat_map_png(out / "heat_map.png", {name: summary["matrix"] for name, summary in summaries.items()})
     write_json(
         out / "compare.json",
-        {name: {m: summary[m] for m in MEASURES} | {"intervals": summary["intervals"]} for name, summary in summaries.items()},
+        {
+            name: {m: summary[m] for m in MEASURES} | {"intervals": summary["intervals"]}
+            for name, summary in summaries.items()
+        },
     )
     return summaries

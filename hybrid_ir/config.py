@@ -306,6 +306,21 @@ def load_experiment(file: str | Path | None, overrides: Sequence[str] = ()) -> E
     return parse_experiment(tree, " + ".join(origins) or "defaults")
 
 
+def mix_experiments(base: Experiment, mixes: Sequence[str]) -> dict[str, Experiment]:
+    """One experiment a named mix, each in its own folder under `base.out`. Raises InputError for an unknown name."""
+    for name in mixes:
+        if name not in NAMED_MIXES:
+            raise InputError(f"unknown mix {name!r}; there are {', '.join(NAMED_MIXES)}")
+    if len(set(mixes)) != len(mixes) or not mixes:
+        raise InputError(f"mixes must be named once each, got {', '.join(mixes) or 'none'}")
+    return {
+        name: base.model_copy(
+            update={"out": f"{base.out}/{name}", "batch": base.batch.model_copy(update={"mix": NAMED_MIXES[name]})}
+        )
+        for name in mixes
+    }
+
+
 def parse_experiment(tree: dict[str, Any], origin: str) -> Experiment:
     """Validate a nested mapping. `origin` is named in the error."""
     try:
@@ -353,8 +368,8 @@ def _explain(error: Any, origin: str) -> str:
         found = error["input"].get("kind") if isinstance(error["input"], dict) else error["input"]
         return f"{path}: kind must be one of {', '.join(_SOURCES)}, got {found!r} ({origin})"
     message = error["msg"].removeprefix("Value error, ")
-    found = error.get("input")
-    shown = "" if isinstance(found, dict | Section) else f", got {found!r}"
+    # Where a whole section is at fault its message names the field, and the input is all of it.
+    shown = "" if error["type"] in ("missing", "value_error") else f", got {error['input']!r:.80}"
     return f"{path or 'config'}: {message[0].lower() + message[1:]}{shown} ({origin})"
 
 

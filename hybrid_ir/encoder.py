@@ -1,7 +1,7 @@
-"""The encoder: any sentence-transformers or Hugging Face model, or a small one made from scratch; texts in, unit vectors out.
+"""The encoder: a sentence-transformers or Hugging Face model, or a small one from scratch; texts in, unit vectors out.
 
-Its container is `SentenceTransformer` (transformer, pooling, optional dense, normalise), so that hub models keep their own
-pooling and a checkpoint loads in everything that reads that format. No Ray.
+Its container is `SentenceTransformer` (transformer, pooling, optional dense, normalise), so that hub models keep their
+own pooling and a checkpoint loads in everything that reads that format. No Ray.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hybrid_ir.batches import tokenize
 from hybrid_ir.types import InputError
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     # About 1 and 7 million parameters besides the vocabulary's: for laptops, tests and the quickstart.
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512},
     "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024},
@@ -31,7 +31,7 @@ SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # in XLM-R's order
 def load_encoder(
     name: str,
     *,
-    pooling: str = "mean",
+    pooling: Literal["mean", "cls", "max"] = "mean",
     query_prefix: str | None = None,
     passage_prefix: str | None = None,
     max_tokens: int | None = None,
@@ -59,8 +59,9 @@ def load_encoder(
     ) as error:  # a broken file is a SafetensorError, UnpicklingError, RuntimeError, ... : no common class
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
-            f"{name!r} is not a model that can be loaded: {reason[:200].rstrip(' .')}. Give a preset ({', '.join(PRESETS)}), a folder, "
-            "or the name of a Hugging Face model (and check the network or HF_HUB_OFFLINE)"
+            f"{name!r} is not a model that can be loaded: {reason[:200].rstrip(' .')}. Give a preset "
+            f"({', '.join(PRESETS)}), a folder, or the name of a Hugging Face model (and check the network or "
+            "HF_HUB_OFFLINE)"
         ) from error
     fault = _fault(model)
     if fault:
@@ -72,8 +73,9 @@ def load_encoder(
         if prefix is not None:
             model.prompts[role] = prefix
     if max_tokens is None:
+        own = model.max_seq_length
         # Tokenizers of models with relative positions (T5) name no length: theirs is 1e30.
-        max_tokens = model.max_seq_length if model.max_seq_length < 2**31 else 512
+        max_tokens = own if own is not None and own < 2**31 else 512
     longest = _positions(model[0])
     model.max_seq_length = max_tokens if longest is None else min(max_tokens, longest)
     return model
@@ -93,7 +95,7 @@ def _fault(model: SentenceTransformer) -> str | None:
     if model.tokenizer.pad_token_id is None:
         return "its tokenizer has no pad token; set pad_token in tokenizer_config.json"
     if any(isinstance(module, Pooling) and not module.include_prompt for module in model):
-        return "its pooling leaves the prompt out, which is not supported; set include_prompt to true in its pooling config"
+        return "its pooling leaves the prompt out, which is not supported; set include_prompt in its pooling config"
     return None
 
 
@@ -189,7 +191,7 @@ class Embedder(nn.Module):
         return micro_batches(np.fromiter(map(len, tokens), dtype=np.int64, count=len(tokens)), self.micro_batch_tokens)
 
     def forward(self, tokens: Sequence[np.ndarray], batches: Sequence[np.ndarray] | None = None) -> Tensor:
-        """(len(tokens), D) float32 in the order of `tokens`. `batches` are index arrays that together cover them once."""
+        """(len(tokens), D) float32 in the order of `tokens`. `batches` are index arrays that cover them once."""
         batches = self.micro_batches(tokens) if batches is None else batches
         vectors = torch.cat([self._embed([tokens[i] for i in batch]) for batch in batches])
         return vectors[torch.from_numpy(np.argsort(np.concatenate(list(batches)))).to(vectors.device)]
@@ -227,7 +229,7 @@ def encode(
     token_budget: int | None = None,
     progress: Callable[[int], None] = lambda texts: None,
 ) -> np.ndarray:
-    """(len(texts), D) float32 unit vectors, in the order of `texts`. `role` is "query" or "document": it picks the prefix.
+    """(len(texts), D) float32 unit vectors, in the order of `texts`. `role` ("query" or "document") picks the prefix.
 
     Texts are sorted by length over windows, so that memory does not grow with their number.
     """
@@ -236,10 +238,13 @@ def encode(
     token_budget = token_budget or (4096 if model.device.type == "cpu" else 65536)
     embedder = Embedder(model, precision=precision, micro_batch_tokens=token_budget)
     dimension = model.get_embedding_dimension()
+    max_tokens = model.max_seq_length
+    assert dimension is not None
+    assert max_tokens is not None
     out = np.empty((len(texts), dimension), dtype=np.float32)
     for start in range(0, len(texts), WINDOW):
         part = list(texts[start : start + WINDOW])
-        tokens = tokenize(model.tokenizer, part, model.prompts.get(role) or "", model.max_seq_length)
+        tokens = tokenize(model.tokenizer, part, model.prompts.get(role) or "", max_tokens)
         for batch in embedder.micro_batches(tokens):
             out[start + batch] = embedder._embed([tokens[i] for i in batch]).float().cpu().numpy()
             progress(len(batch))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from hybrid_ir.encoder import encode, resolve_precision
 from hybrid_ir.languages import FAMILY
 from hybrid_ir.metrics import Evaluation, evaluate_collection
 from hybrid_ir.report import write_report
+from hybrid_ir.run_folder import read_log, write_json
 from hybrid_ir.squad import lareqa_collection
 from hybrid_ir.store import open_store
 from hybrid_ir.types import Collection, InputError
@@ -112,25 +111,3 @@ def evaluate(
     # Last, so that a folder with measures has everything else too.
     write_json(out / "metrics.json", summary)
     return summary
-
-
-def read_log(path: Path) -> list[dict[str, Any]] | None:
-    """Rows of a run's `log.jsonl`; None when there is none. A resumed run's log may hold a step twice: the last counts."""
-    if not path.is_file():
-        return None
-    rows: dict[tuple[int, bool], dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # a line that a killed run was in the middle of
-        rows[row["step"], "loss" in row] = row
-    return [rows[key] for key in sorted(rows)]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write, then rename into place: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -101,9 +101,7 @@ def chunks(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    items = [
-        {"first_step": s, "end_step": min(s + STEPS_PER_CHUNK, end)} for s in range(start, end, STEPS_PER_CHUNK)
-    ]
+    items = [{"first_step": s, "end_step": min(s + STEPS_PER_CHUNK, end)} for s in range(start, end, STEPS_PER_CHUNK)]
     # from_items has no read tasks: ray.data.range asks one CPU for each of its own, and hung on a machine of two.
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         BuildChunk,
@@ -174,10 +172,10 @@ class ChunkIndex:
 def ray_data_feed(index: Any, rank: int, start: int, end: int) -> Iterator[Batch]:
     """Batches of steps start..end-1 for one rank, from the `ChunkIndex` actor `index`; the next chunk is asked for early."""
     count = -(-(end - start) // STEPS_PER_CHUNK)
-    ahead = index.block.remote(rank, 0) if count else None
+    ahead: Any = index.block.remote(rank, 0) if count else None
     for number in range(count):
         (reference,) = ray.get(ahead)
-        block = ray.get(reference)
+        block: Any = ray.get(reference)
         ahead = index.block.remote(rank, number + 1) if number + 1 < count else None
         first = start + number * STEPS_PER_CHUNK
         for offset, (step, payload) in enumerate(zip(block["step"].to_pylist(), block["batch"], strict=True)):

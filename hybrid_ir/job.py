@@ -1,4 +1,5 @@
-"""What a training worker is given. Light to import, as Ray Train's controller imports it too."""
+"""What a training worker is given, and how it talks to the driver. Light to import: Ray's controller and actors import it,
+and sentence-transformers alone takes ten seconds of a small machine."""
 
 from __future__ import annotations
 
@@ -22,3 +23,22 @@ class Job:
     tokenizer: Any
     monitor: Any
     """Actor that takes rows for the log and answers whether to stop."""
+
+
+class Monitor:
+    """Actor between rank 0 and the driver: rows one way, the wish to stop the other."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+        self._stop = False
+
+    def row(self, row: dict[str, Any]) -> bool:
+        self._rows.append(row)
+        return self._stop
+
+    def drain(self) -> list[dict[str, Any]]:
+        rows, self._rows = self._rows, []
+        return rows
+
+    def stop(self) -> None:
+        self._stop = True

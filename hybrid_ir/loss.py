@@ -28,9 +28,10 @@ def contrastive_loss(
 ) -> Tensor:
     """This rank's part of the mean InfoNCE loss of the global batch; embeddings are unit length.
 
-    Rank r holds `sizes[r]` rows, ours start at `start`. `false_positives_BB[i, j]`: passage j answers query i too (i != j);
-    `false_negatives_BB[i, j]`: hard negative j answers query i. Both are left out of i's denominator.
-    The mean over ranks of the returned values, which is what DDP makes of their gradients, is the mean over all B rows of
+    Rank r holds `sizes[r]` rows, ours start at `start`. `false_positives_BB[i, j]`: passage j answers query i too
+    (i != j); `false_negatives_BB[i, j]`: hard negative j answers query i. Both are left out of i's denominator.
+    The mean over ranks of the returned values, which is what DDP makes of their gradients, is the mean over all B rows
+    of
 
         -log( exp(q_i.p_i / t) / sum_j exp(q_i.c_j / t) )
 
@@ -43,13 +44,14 @@ def contrastive_loss(
         raise ValueError(f"every rank needs at least one row, got slices of {list(sizes)}; raise batch.size")
     ours = torch.arange(start, start + b, device=queries_bD.device)
     own = torch.arange(b, device=queries_bD.device)
-    # Only rows of one and the same step are gathered: rows of another batch would put other languages among the negatives.
+    # Only rows of one and the same step are gathered: another batch's would put other languages among the negatives.
     passages_BD = gather_rows(passages_bD, sizes)
     positives_bB = (queries_bD @ passages_BD.T / temperature).masked_fill(false_positives_BB[ours], -torch.inf)
     if negatives == "in_batch":
         logits, target_b = positives_bB, ours
     else:
-        assert negatives_bD is not None and false_negatives_BB is not None
+        assert negatives_bD is not None
+        assert false_negatives_BB is not None
         hard_bB = queries_bD @ gather_rows(negatives_bD, sizes).T / temperature
         hard_bB = hard_bB.masked_fill(false_negatives_BB[ours], -torch.inf)
         if negatives == "triplet":
@@ -89,7 +91,7 @@ def gather_rows(local_bD: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 class _GatherRows(torch.autograd.Function):
-    """torch's own differentiable all_gather needs equal shapes and has no backward on gloo; slices here may differ by a row."""
+    """torch's own differentiable all_gather needs equal shapes and has no backward on gloo; slices may differ."""
 
     @staticmethod
     def forward(ctx, local_bD: Tensor, sizes: tuple[int, ...]) -> Tensor:
@@ -100,7 +102,7 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([rows[:size] for rows, size in zip(gathered, sizes, strict=True)])
 
     @staticmethod
-    def backward(ctx, grad_BD: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, grad_BD: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # Every rank's loss depends on our rows: their gradients add up.
         total = grad_BD.clone(memory_format=torch.contiguous_format)  # autograd may hand the same tensor to others
         dist.all_reduce(total)

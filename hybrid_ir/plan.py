@@ -315,9 +315,8 @@ def _deal(
             f"in {have or 'no usable languages'}. Set batch.mix.{kind}=0, choose other batch.languages, or prepare "
             "parallel data"
         )
-    if temperature is None:
-        parts = [1] * len(served)
-    else:
+    parts = [1] * len(served)
+    if temperature is not None:
         parts = whole_parts([(size / max(sizes)) ** (1 / temperature) for size in sizes], 10_000)
     return _Deal(
         kind=kind,

@@ -105,7 +105,9 @@ def _write_page(
         name: {language: row["rank_distance"] for language, row in summary["per_language"].items()}
         for name, summary in summaries.items()
     }
-    curves = {key: {name: _column(log, key) for name, log in logs.items()} for key in ("loss", *HEADLINE, "learning_rate")}
+    curves = {
+        key: {name: _column(log, key) for name, log in logs.items()} for key in ("loss", *HEADLINE, "learning_rate")
+    }
     curves = {key: lines for key, lines in curves.items() if any(steps for steps, _ in lines.values())}
     with _drawing():
         heat_map = _svg(_draw_heat_maps(matrices, ink=INK, paper=PAPER, empty=LINE), "heat-map")

@@ -29,7 +29,9 @@ def ray_session(verbose: bool, cpus: int | None = None) -> Iterator[dict[str, fl
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
-    arguments: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False, "num_cpus": cpus}
+    arguments: dict[str, Any] = (
+        {"address": address} if address else {"address": "local", "include_dashboard": False, "num_cpus": cpus}
+    )
     try:
         ray.init(
             **arguments,
@@ -40,6 +42,6 @@ def ray_session(verbose: bool, cpus: int | None = None) -> Iterator[dict[str, fl
     except ConnectionError as error:
         raise InputError(f"no Ray cluster answers at RAY_ADDRESS={address}; start one or unset it ({error})") from error
     try:
-        yield ray.cluster_resources()
+        yield dict(ray.cluster_resources())
     finally:
         ray.shutdown()

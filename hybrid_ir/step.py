@@ -1,5 +1,5 @@
-"""One optimiser step in pure torch: a rank's slice of a batch in, gradients and an update out. No Ray, so that it can be
-benchmarked, tested and reused alone."""
+"""One optimiser step in pure torch: a rank's slice of a batch in, gradients and an update out. No Ray, so that it can
+be benchmarked, tested and reused alone."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def backward(
 
 
 def _cached_backward(embedder: nn.Module, module: Embedder, tokens: Sequence[np.ndarray], loss_of) -> float:
-    """Gradient cache (Gao et al., arXiv 2101.06983), in its steps: embed without a graph, take the loss's gradient at the
-    embeddings, then embed again micro-batch by micro-batch and push that gradient through. Dropout must repeat itself
-    exactly, so the generator's state is kept for each micro-batch."""
+    """Gradient cache (Gao et al., arXiv 2101.06983), in its steps: embed without a graph, take the loss's gradient at
+    the embeddings, then embed again micro-batch by micro-batch and push that gradient through. Dropout must repeat
+    itself exactly, so the generator's state is kept for each micro-batch."""
     batches = module.micro_batches(tokens)
     device = module.model.device
 
@@ -94,7 +94,7 @@ def _cached_backward(embedder: nn.Module, module: Embedder, tokens: Sequence[np.
     cache = vectors.grad
     assert cache is not None
 
-    # 3. Forward again with a graph. DDP reduces once, with the last micro-batch: ranks may have different numbers of them.
+    # 3. Forward again with a graph. DDP reduces once, with the last micro-batch: ranks may differ in their number.
     after = _random_state(device)
     for n, (batch, state) in enumerate(zip(batches, states, strict=True)):
         last = n == len(batches) - 1
@@ -139,7 +139,7 @@ def learning_rate_at(step: int, *, peak: float, warmup_steps: int, steps: int) -
 def update(
     optimizer: torch.optim.Optimizer, module: nn.Module, learning_rate: float, gradient_clip: float | None
 ) -> float:
-    """Clip, step, clear. Returns the gradient's norm before clipping. Raises FloatingPointError when it is not finite."""
+    """Clip, step, clear. Returns the gradient's norm before clipping. Raises FloatingPointError if it is not finite."""
     parameters = [p for p in module.parameters() if p.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip if gradient_clip is not None else float("inf"))
     value = float(norm)

@@ -20,7 +20,6 @@ import platform
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,18 +31,12 @@ from hybrid_ir.batches import plan_for
 from hybrid_ir.card import model_card
 from hybrid_ir.config import Experiment
 from hybrid_ir.encoder import PRESETS, create_encoder, load_encoder, resolve_precision
-from hybrid_ir.evaluate import read_log, write_json
 from hybrid_ir.plan import Plan
+from hybrid_ir.run_folder import is_complete, write_json
 from hybrid_ir.store import Store, open_store
 from hybrid_ir.types import InputError
 
 TOKENIZER_TEXTS = 200_000
-# What may differ between the start of a run and its resumption: where it runs, not what it computes.
-FREE_TO_CHANGE = {
-    "out", "store", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.threads_per_worker",
-    "train.feed", "train.data_actors", "train.cpus_per_data_actor", "train.max_failures", "train.checkpoint_every",
-    "train.tensorboard", "train.compile", "evaluate.precision", "evaluate.token_budget", "evaluate.bootstrap_rounds",
-}  # fmt: skip
 
 
 class Interrupted(Exception):
@@ -74,8 +67,12 @@ def train(experiment: Experiment, resources: dict[str, float], report: Report = 
     write_json(run / "manifest.json", {**manifest, "state": "running"})
     progress, folder = _fit(experiment, store, plan, model, run, report)
     if progress is None or not progress["finished"]:
-        write_json(run / "manifest.json", {**manifest, "state": "stopped", "steps": progress["done"] if progress else 0})
-        raise Interrupted(f"stopped after step {progress['done'] if progress else 0} of {experiment.train.steps}, saved in {run}")
+        write_json(
+            run / "manifest.json", {**manifest, "state": "stopped", "steps": progress["done"] if progress else 0}
+        )
+        raise Interrupted(
+            f"stopped after step {progress['done'] if progress else 0} of {experiment.train.steps}, saved in {run}"
+        )
     assert folder is not None
     metrics = _publish(experiment, store, plan, run, progress, Path(folder), model)
     write_json(run / "manifest.json", {**manifest, "state": "complete", "steps": progress["done"]})
@@ -100,32 +97,6 @@ def check_resources(experiment: Experiment, resources: dict[str, float]) -> None
             f"training needs {gpus:g} GPUs, the cluster has {resources.get('GPU', 0):g}; "
             "lower train.workers, or set train.gpus_per_worker=0"
         )
-
-
-def is_complete(experiment: Experiment, store: Store) -> bool:
-    """Whether `experiment.out` holds this very training, finished. Raises InputError if it holds another one."""
-    path = Path(experiment.out) / "manifest.json"
-    if not path.is_file():
-        if Path(experiment.out).is_dir() and any(Path(experiment.out).iterdir()):
-            raise InputError(f"{experiment.out} holds something that is not a run, so it is left alone; choose another out=FOLDER")
-        return False
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before["store"]["content_hash"] != store.content_hash:
-        raise InputError(
-            f"{experiment.out} was trained on another store (content {before['store']['content_hash'][:12]}, "
-            f"{experiment.store} has {store.content_hash[:12]}); choose another out=FOLDER or the store it came from"
-        )
-    then, now = _flat(before["settings"]), _flat(experiment.model_dump(mode="json"))
-    changed = [
-        f"{key}: {then.get(key)!r} -> {now.get(key)!r}"
-        for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key) and key not in FREE_TO_CHANGE and not key.startswith("prepare.")
-    ]
-    if changed:
-        raise InputError(
-            f"{experiment.out} holds a run with other settings ({'; '.join(changed[:4])}); choose another out=FOLDER, or restore them to resume"
-        )
-    return before["state"] == "complete" and (Path(experiment.out) / "metrics.json").is_file()
 
 
 def _initial_model(experiment: Experiment, store: Store, run: Path) -> str:
@@ -179,25 +150,6 @@ def _manifest(experiment: Experiment, store: Store) -> dict[str, Any]:
     }
 
 
-class _Monitor:
-    """Actor between rank 0 and the driver: rows one way, the wish to stop the other."""
-
-    def __init__(self) -> None:
-        self._rows: list[dict[str, Any]] = []
-        self._stop = False
-
-    def row(self, row: dict[str, Any]) -> bool:
-        self._rows.append(row)
-        return self._stop
-
-    def drain(self) -> list[dict[str, Any]]:
-        rows, self._rows = self._rows, []
-        return rows
-
-    def stop(self) -> None:
-        self._stop = True
-
-
 def _fit(
     experiment: Experiment, store: Store, plan: Plan, model: str, run: Path, report: Report
 ) -> tuple[dict[str, Any] | None, str | None]:
@@ -206,7 +158,7 @@ def _fit(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from hybrid_ir.job import Job
+    from hybrid_ir.job import Job, Monitor
 
     def enter_worker(job: Job) -> None:
         # Pickled by value, and importing where it runs: the controller unpickles it too, and would spend ten seconds of a
@@ -218,14 +170,16 @@ def _fit(
     settings = experiment.train
     section = experiment.encoder
     tokenizer = load_encoder(model, pooling=section.pooling, max_tokens=section.max_tokens).tokenizer
-    monitor = ray.remote(_Monitor).options(num_cpus=0).remote()
+    monitor: Any = ray.remote(Monitor).options(num_cpus=0).remote()
     gpu = settings.gpus_per_worker > 0
     per_worker = {"CPU": settings.cpus_per_worker, **({"GPU": settings.gpus_per_worker} if gpu else {})}
     trainer = TorchTrainer(
-        enter_worker,
+        enter_worker,  # pyright: ignore[reportArgumentType]
         train_loop_config=Job(experiment, store, plan, model, tokenizer, monitor),  # type: ignore[arg-type]
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(num_workers=settings.workers, use_gpu=gpu, resources_per_worker=per_worker),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=settings.workers, use_gpu=gpu, resources_per_worker=per_worker
+        ),
         run_config=ray.train.RunConfig(
             name="train",
             storage_path=str((run / "ray").absolute()),
@@ -281,7 +235,11 @@ def _cause(error: BaseException) -> BaseException:
             return InputError(f"training diverged: {e}")
         if isinstance(e, WorkerGroupError):
             todo += list(e.worker_failures.values())
-        todo += [x for x in (getattr(e, "cause", None), getattr(e, "base_exc", None), e.__cause__) if isinstance(x, BaseException)]
+        todo += [
+            x
+            for x in (getattr(e, "cause", None), getattr(e, "base_exc", None), e.__cause__)
+            if isinstance(x, BaseException)
+        ]
     return error
 
 
@@ -403,9 +361,3 @@ def _publish(
     shutil.rmtree(folder, ignore_errors=True)
     write_json(run / "metrics.json", metrics)
     return metrics
-
-
-def _flat(tree: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {path: tree}
-    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{path}.{key}" if path else key).items()} or {path: {}}

@@ -72,7 +72,9 @@ def train_worker(job: Job) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
-        torch.set_num_threads(settings.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+        torch.set_num_threads(
+            settings.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
+        )
 
     progress = Progress()
     latest = ray.train.get_checkpoint()
@@ -91,7 +93,8 @@ def train_worker(job: Job) -> None:
     if progress.finished:
         return
     if settings.compile:
-        model[0].auto_model.compile()
+        transformer: Any = model[0]
+        transformer.auto_model.compile()
     wrapped = embedder
     if workers > 1:
         wrapped = DistributedDataParallel(embedder, device_ids=[device.index] if device.type == "cuda" else None)
@@ -134,8 +137,10 @@ def train_worker(job: Job) -> None:
                 pairs=batch.size,
                 kinds=progress.kinds,
             )
-            save = validate or stop or (
-                settings.checkpoint_every is not None and progress.done % settings.checkpoint_every == 0
+            save = (
+                validate
+                or stop
+                or (settings.checkpoint_every is not None and progress.done % settings.checkpoint_every == 0)
             )
             if last or save:
                 progress.seconds += time.perf_counter() - started
@@ -144,7 +149,7 @@ def train_worker(job: Job) -> None:
                     assert validation is not None
                     _validate(job, model, validation, progress, best, rank, workers, recorder)
                 stale = settings.patience is not None and progress.stale >= settings.patience
-                progress.finished = last and not (validate and stop) or stale
+                progress.finished = (last and not (validate and stop)) or stale
                 _save(model, optimizer, progress, best, rank)
                 feed.seconds, started = 0.0, time.perf_counter()
                 recorder.restart_clock()
@@ -181,6 +186,7 @@ def _feed(job: Job, start: int, rank: int, workers: int) -> Iterator[Batch]:
     name = [f"hybrid-ir-chunks-{uuid.uuid4().hex}"]
     if workers > 1:
         dist.broadcast_object_list(name, src=0)
+    index: Any = None
     if rank == 0:
         index = (
             ray.remote(ChunkIndex)
@@ -305,7 +311,7 @@ class _Recorder:
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
             self._stop = self._stop or ray.get(self._answer)
             self._answer = None
-        return self._stop
+        return bool(self._stop)
 
     def step(self, *, force: bool, elapsed_s: float, waited_s: float, pairs: int, **row: Any) -> None:
         if self._monitor is None:
@@ -326,6 +332,7 @@ class _Recorder:
             self._send({"step": step, **measures})
 
     def _send(self, row: dict[str, Any]) -> None:
-        answer = self._monitor.row.remote(row)
+        monitor: Any = self._monitor
+        answer = monitor.row.remote(row)
         if self._answer is None:
             self._answer = answer

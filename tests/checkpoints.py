@@ -52,7 +52,7 @@ def make_xlm_roberta(folder: Path, positions: int = 34, hidden: int = 32) -> Pat
 
 
 def make_bert(folder: Path, positions: int = 40, hidden: int = 32) -> Path:
-    """A plain Hugging Face folder of BERT's architecture with a WordPiece tokenizer, as bert-base-multilingual-cased is."""
+    """A plain Hugging Face folder of BERT's architecture with a WordPiece tokenizer, as mBERT is."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -82,7 +82,7 @@ def make_bert(folder: Path, positions: int = 40, hidden: int = 32) -> Path:
 
 
 def make_labse(folder: Path, hidden: int = 32) -> Path:
-    """LaBSE's own files: BERT, pooling of the first token, a dense layer with tanh, normalising; the old class names."""
+    """LaBSE's own files: BERT, pooling of the first token, dense layer with tanh, normalising; the old class names."""
     make_bert(folder, hidden=hidden)
     kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"), ("3_Normalize", "Normalize"))
     modules = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,13 @@ def write(path, text):
     return path
 
 
-def dotted(tree, prefix=""):
-    """Every (dotted path, value) of a nested mapping or list; empty ones are values."""
-    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    found = [leaf for key, child in children for leaf in dotted(child, f"{prefix}.{key}" if prefix else str(key))]
-    return found or [(prefix, tree)]
+def leaves(tree, prefix=""):
+    """Every (dotted path, value) of nested mappings; a list is a value."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 # What is accepted
@@ -43,18 +46,18 @@ def test_nothing_given_is_the_defaults():
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda p: p.name)
-def test_overrides_address_the_same_paths_as_a_file(file, tmp_path):
-    expected = load_experiment(file)
-    leaves = dotted(yaml.safe_load(file.read_text(encoding="utf-8")))
-    lists = [f"{path}={value}" for path, value in leaves if not any(part.isdigit() for part in path.split("."))]
-    # Lists must stand in a file before their entries can be addressed.
-    sources = {"prepare": {"sources": [s.model_dump(mode="json") for s in expected.prepare.sources]}}
-    start = write(tmp_path / "sources.yaml", yaml.safe_dump(sources))
-    scalars = [f"{p}={'null' if v is None else v}" for p, v in leaves if not any(x.isdigit() for x in p.split("."))]
-    assert len(lists) == len(scalars) > 0
-    assert load_experiment(start, scalars).model_dump(exclude={"batch": {"languages"}}) == expected.model_dump(
-        exclude={"batch": {"languages"}}
+def test_overrides_address_the_same_paths_as_a_file(file):
+    tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert load_experiment(None, [f"{path}={json.dumps(value)}" for path, value in leaves(tree)]) == load_experiment(
+        file
     )
+
+
+def test_base_yaml_has_every_key_with_its_default():
+    base = yaml.safe_load((CONFIGS[0].parent / "base.yaml").read_text(encoding="utf-8"))
+    defaults = Experiment().model_dump(mode="json")
+    assert {path for path, _ in leaves(base)} == {path for path, _ in leaves(defaults)}
+    assert load_experiment(CONFIGS[0].parent / "base.yaml") == Experiment()
 
 
 def test_an_override_changes_one_value_and_the_last_one_wins(tmp_path):
@@ -100,7 +103,11 @@ def test_alpha_is_the_share_of_monolingual_batches_and_a_mix_overrules_it():
 
 def test_a_config_is_frozen():
     experiment = load_experiment(None)
-    for section, field in ((experiment, "seed"), (experiment.batch, "size"), (experiment.prepare.sources[0], "languages")):
+    for section, field in (
+        (experiment, "seed"),
+        (experiment.batch, "size"),
+        (experiment.prepare.sources[0], "languages"),
+    ):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(section, field, 1)
 
@@ -136,6 +143,7 @@ def test_a_config_is_frozen():
         ("batch.languages=[en, no]", "batch.languages.1: input should be a valid string, got False"),
         ("batch.languages=[]", "batch.languages: tuple should have at least 1 item"),
         ("seed=null", "seed: input should be a valid integer, got None"),
+        ("encoder.query_prefix=Query: ", "encoder.query_prefix: input should be a valid string, got {'Query': None}"),
         ("batch=null", "batch: input should be a valid dictionary.*, got None"),
         ("loss.temperature=0", "loss.temperature: input should be greater than 0, got 0"),
         ("train.precision=fp16", "train.precision: input should be 'auto', 'bf16' or 'fp32', got 'fp16'"),
@@ -172,7 +180,7 @@ def test_every_mistake_is_named_with_the_file_it_came_from(tmp_path):
     lines = str(raised.value).splitlines()
     assert len(lines) == 2
     assert all(line.endswith(f"({file})") for line in lines)
-    with pytest.raises(InputError, match="mine.yaml \\+ command line\\)"):
+    with pytest.raises(InputError, match=r"mine.yaml \+ command line\)"):
         load_experiment(file, ["seed=1"])
     with pytest.raises(InputError, match="\\(command line\\)"):
         load_experiment(None, ["seed=x"])

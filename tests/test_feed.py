@@ -7,13 +7,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+from training_store import make_store, make_tokenizer
 
 from hybrid_ir.batches import Batch, builder_for, plan_for, slice_sizes
 from hybrid_ir.config import parse_experiment
 from hybrid_ir.feed import in_process_feed
 from hybrid_ir.store import open_store
 from hybrid_ir.types import InputError
-from training_store import make_store, make_tokenizer
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -88,8 +88,10 @@ def test_ray_data_feed_equals_the_in_process_feed_over_500_steps_with_a_slow_ran
     from hybrid_ir.feed import ChunkIndex, ray_data_feed
 
     start, end, workers = 5, 505, 2
-    index = ray.remote(ChunkIndex).options(num_cpus=0, max_concurrency=workers + 2).remote(
-        builder, start, end, workers, 2, 0.5
+    index = (
+        ray.remote(ChunkIndex)
+        .options(num_cpus=0, max_concurrency=workers + 2)
+        .remote(builder, start, end, workers, 2, 0.5)
     )
 
     @ray.remote(num_cpus=0.25)

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from training_store import make_store
 
 pytestmark = pytest.mark.slow

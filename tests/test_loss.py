@@ -52,7 +52,7 @@ def loop_loss(
     return total / B
 
 
-# Cosines of the two queries (rows) with the two passages: 1, 0.6 and 0, 0.8; with the two hard negatives: 0.8, -1 and 0.6, 0.
+# Cosines of q0 and q1 with the two passages: 1, 0.6 and 0, 0.8; with the two hard negatives: 0.8, -1 and 0.6, 0.
 
 
 def test_two_queries_by_hand():
@@ -182,8 +182,8 @@ def test_two_questions_on_one_passage_mask_each_other():
 
 
 def test_a_passage_shared_in_another_language_is_masked():
-    # Rows 0 and 1 ask about one paragraph. Row 0's passage is its English version, row 1's the German one: neither id is
-    # in the batch twice, and still each answers the other's query.
+    # Rows 0 and 1 ask about one paragraph. Row 0's passage is its English version, row 1's the German one: neither id
+    # is in the batch twice, and still each answers the other's query.
     ids = torch.tensor([[10, 20], [10, 20], [30, 40]])
     assert true_cells(false_positive_mask(ids, torch.tensor([0, 1, 1]))) == {(0, 1), (1, 0)}
 

@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -83,7 +84,7 @@ def test_another_seed_gives_another_order_and_other_splits(tmp_path, tiny_groups
 
 def test_the_store_is_shuffled(tiny_store):
     numbers = [int(g.removeprefix("tiny:g")) for g in rows_of(tiny_store, "group_id")]
-    assert sum(a < b for a, b in zip(numbers, numbers[1:], strict=False)) < 0.6 * len(numbers)
+    assert sum(a < b for a, b in pairwise(numbers)) < 0.6 * len(numbers)
 
 
 def test_no_document_is_in_two_splits_and_no_group_is_lost(tiny_store):
@@ -180,7 +181,7 @@ def test_a_source_with_nothing_good_is_an_error_and_leaves_nothing(tmp_path, rec
 
 def test_fractions_that_leave_nothing_to_train_on_are_an_error(tmp_path):
     groups = [make_group(n, per_document=1) for n in range(3)]
-    with pytest.raises(InputError, match="nothing is left to train on; lower prepare.test_fraction"):
+    with pytest.raises(InputError, match=r"nothing is left to train on; lower prepare.test_fraction"):
         write_store(tmp_path / "s", groups, test_fraction=0.5, validation_fraction=0.4)
     assert list(tmp_path.iterdir()) == []
 
@@ -228,7 +229,8 @@ def test_a_link_to_a_store_still_leads_to_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("notes.txt", "mine"), ("manifest.json", '{"experiment": {}, "steps": 300}'), ("manifest.json", "{")]
+    ("name", "content"),
+    [("notes.txt", "mine"), ("manifest.json", '{"experiment": {}, "steps": 300}'), ("manifest.json", "{")],
 )
 def test_a_folder_that_is_not_a_store_is_left_alone(tmp_path, name, content):
     (tmp_path / name).write_text(content)

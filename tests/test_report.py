@@ -18,7 +18,7 @@ VOID = {"meta", "br", "link", "img", "hr", "input"}
 
 def summary_of(**changes):
     """Three languages; every measure .5 with an interval of +-.01 but for `changes`."""
-    values = {measure: 0.5 for measure in MEASURES} | {"rank_distance": 50.0} | changes
+    values = dict.fromkeys(MEASURES, 0.5) | {"rank_distance": 50.0} | changes
     language = dict.fromkeys(("AP_mono", "AP_cross_as_query", "AP_cross_as_passage", "AP_multi"), 0.5)
     return values | {
         "intervals": {measure: [value - 0.01, value + 0.01] for measure, value in values.items() if value is not None},
@@ -38,7 +38,10 @@ def summary_of(**changes):
 
 
 LOG = [
-    *({"step": s, "loss": 2 / s, "learning_rate": 1e-4, "pairs_per_s": 900.0, "input_wait": 0.01} for s in range(10, 100, 10)),
+    *(
+        {"step": s, "loss": 2 / s, "learning_rate": 1e-4, "pairs_per_s": 900.0, "input_wait": 0.01}
+        for s in range(10, 100, 10)
+    ),
     {"step": 50, "AP_mono": 0.3, "AP_cross": 0.2, "AP_multi": 0.1, "rank_distance": 90.0},
     {"step": 90, "AP_mono": 0.5, "AP_cross": 0.4, "AP_multi": 0.3, "rank_distance": 50.0},
     {"step": 95, "loss": float("nan"), "learning_rate": 1e-4},

@@ -38,8 +38,8 @@ PLANTED_NEGATIVES = {(2, 3), (5, 5)}
 
 
 def make_batch(step: int, rows: int = 7) -> Batch:
-    """Seven rows in two languages, texts of 3 to 20 tokens. Rows 0 and 4 share a passage in one language, 1 and 6 across
-    the two; the hard negative of row 3 is row 2's passage, that of row 5 its own."""
+    """Seven rows in two languages, texts of 3 to 20 tokens. Rows 0 and 4 share a passage in one language, 1 and 6
+    across the two; the hard negative of row 3 is row 2's passage, that of row 5 its own."""
     random = np.random.default_rng(step)
 
     def texts() -> list[np.ndarray]:
@@ -138,7 +138,7 @@ def one_big_batch(model: SentenceTransformer, batch: Batch, settings: LossSettin
 
 
 def process_main(rank: int, folder: str) -> None:
-    """One of four processes, which are ranks of a group of one, then of two, then of four: starting them is what costs."""
+    """One of four processes, ranks of a group of one, then of two, then of four: starting them is what costs."""
     torch.set_num_threads(1)
     for workers in (1, 2, 4):
         if rank < workers:
@@ -149,7 +149,7 @@ def rank_main(rank: int, workers: int, folder: str) -> None:
     """Two steps of every scenario; the losses, numbers of reductions and gradients go to a file."""
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous-{workers}", rank=rank, world_size=workers,
-        timeout=timedelta(seconds=90),
+        timeout=timedelta(seconds=300),
     )  # fmt: skip
     embedder = load(f"{folder}/bert")
     wrapped = DistributedDataParallel(embedder)
@@ -194,7 +194,7 @@ def trained(folder: Path) -> Path:
 
 @pytest.fixture(params=[1, 2, 4])
 def ranks(request: pytest.FixtureRequest, trained: Path) -> list[list[tuple[float, int, dict[str, torch.Tensor]]]]:
-    """What each rank of a group of 1, 2 or 4 got: of each scenario and step its loss, number of reductions, gradient."""
+    """What each rank of a group of 1, 2 or 4 got: for each scenario and step a loss, number of reductions, gradient."""
     return [torch.load(trained / f"result-{request.param}-{rank}.pt") for rank in range(request.param)]
 
 
@@ -311,7 +311,7 @@ def test_update_clips_steps_and_clears(clip: float | None, weights: list[float])
 @pytest.mark.parametrize("clip", [1.0, None])
 def test_a_gradient_that_is_not_finite_raises_and_changes_nothing(bad: float, clip: float | None):
     module, optimizer = line([bad, 1.0])
-    with pytest.raises(FloatingPointError, match="lower train.learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"lower train\.learning_rate"):
         update(optimizer, module, learning_rate=0.5, gradient_clip=clip)
     assert module.weight.detach().flatten().tolist() == [0, 0]
 

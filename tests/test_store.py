@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_a_missing_store_says_how_to_make_one(tmp_path):
 def test_a_missing_file_is_named(copied):
     root, file = copied
     file.unlink()
-    with pytest.raises(InputError, match="part-00000.parquet is missing; prepare the store again"):
+    with pytest.raises(InputError, match=r"part-00000.parquet is missing; prepare the store again"):
         open_store(str(root))
 
 
@@ -152,7 +153,8 @@ def test_a_truncated_file_is_named_with_its_size_and_what_it_should_be(copied):
     size = file.stat().st_size
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(
-        InputError, match=rf"part-00000.parquet is corrupt: it has {size - 100} bytes, .* {size}; prepare the store again"
+        InputError,
+        match=rf"part-00000.parquet is corrupt: it has {size - 100} bytes, .* {size}; prepare the store again",
     ):
         open_store(str(root))
 
@@ -170,13 +172,11 @@ def test_no_flipped_byte_is_read_as_another_text(copied, tiny_store):
     rows = np.arange(280)
     right = {c: tiny_store.take(0, rows, c) for c in ("group_id", "p_id_de", "q_es")}
     whole = file.read_bytes()
-    for offset in range(0, len(whole), max(len(whole) // 300, 1)):
+    for offset in range(0, len(whole), max(len(whole) // 120, 1)):
         flip(file, offset)
-        try:
-            store = open_store(str(root))
+        store = open_store(str(root))
+        with suppress(InputError):  # anything else that is raised fails the test
             assert {c: store.take(0, rows, c) for c in right} == right
-        except InputError as error:
-            assert "part-00000.parquet cannot be read" in str(error)
         file.write_bytes(whole)
 
 
@@ -212,7 +212,7 @@ def test_a_manifest_that_is_not_a_store_s_is_refused(copied, manifest, message):
 
 def test_a_split_that_was_not_held_out_says_how_to_hold_one_out(tmp_path):
     write_store(tmp_path / "store", [make_group(n) for n in range(40)], test_fraction=0.0)
-    with pytest.raises(InputError, match="holds out no 'test' split; prepare it with a larger prepare.test_fraction"):
+    with pytest.raises(InputError, match=r"holds out no 'test' split; prepare it with a larger prepare.test_fraction"):
         open_store(str(tmp_path / "store")).collection("test")
 
 

@@ -1,0 +1,83 @@
+"""The run folder: what is in it, whether it is this training's, and how its files are read and written."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hybrid_ir.config import Experiment
+from hybrid_ir.store import Store
+from hybrid_ir.types import InputError
+
+# What may differ between the start of a run and its resumption: where it runs, not what it computes.
+FREE_TO_CHANGE = {
+    "out", "store", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.threads_per_worker",
+    "train.feed", "train.data_actors", "train.cpus_per_data_actor", "train.max_failures", "train.checkpoint_every",
+    "train.tensorboard", "train.compile", "evaluate.precision", "evaluate.token_budget", "evaluate.bootstrap_rounds",
+}  # fmt: skip
+
+
+def is_complete(experiment: Experiment, store: Store) -> bool:
+    """Whether `experiment.out` holds this very training, finished. Raises InputError if it holds another one."""
+    path = Path(experiment.out) / "manifest.json"
+    if not path.is_file():
+        if Path(experiment.out).is_dir() and any(Path(experiment.out).iterdir()):
+            raise InputError(
+                f"{experiment.out} holds something that is not a run, so it is left alone; choose another out=FOLDER"
+            )
+        return False
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        trained_on = before["store"]["content_hash"]
+        state = before["state"]
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{path} is not the manifest of a run, or is damaged; choose another out=FOLDER") from None
+    if trained_on != store.content_hash:
+        raise InputError(
+            f"{experiment.out} was trained on another store (content {trained_on[:12]}, "
+            f"{experiment.store} has {store.content_hash[:12]}); choose another out=FOLDER or the store it came from"
+        )
+    then, now = _flat(before["settings"]), _flat(experiment.model_dump(mode="json"))
+    changed = [
+        f"{key}: {then.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key) and key not in FREE_TO_CHANGE and not key.startswith("prepare.")
+    ]
+    if changed:
+        raise InputError(
+            f"{experiment.out} holds a run with other settings ({'; '.join(changed[:4])}); "
+            "choose another out=FOLDER, or restore them to resume"
+        )
+    return state == "complete" and (Path(experiment.out) / "metrics.json").is_file()
+
+
+def read_log(path: Path) -> list[dict[str, Any]] | None:
+    """Rows of a run's `log.jsonl`; None when there is none. A resumed run's log may hold a step twice: the last counts."""
+    if not path.is_file():
+        return None
+    rows: dict[tuple[int, bool], dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # a line that a killed run was in the middle of
+        rows[row["step"], "loss" in row] = row
+    return [rows[key] for key in sorted(rows)]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write, then rename into place: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {path: tree}
+    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{path}.{key}" if path else key).items()} or {
+        path: {}
+    }
