@@ -20,8 +20,8 @@ from hybrid_ir.batches import tokenize
 from hybrid_ir.types import InputError
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # About 1 and 7 million parameters besides the vocabulary's: for laptops, tests and the quickstart.
-    "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512},
+    # About 0.3 and 3 million parameters besides the vocabulary's: for laptops, tests and the quickstart.
+    "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256},
     "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024},
 }
 WINDOW = 16384  # texts that `encode` sorts by length at a time
