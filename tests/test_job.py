@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -31,17 +32,30 @@ def head(tmp_path, monkeypatch):
     environment |= {"RAY_AUTH_MODE": "token", "HF_HUB_OFFLINE": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
     port, dashboard = free_port(), free_port()
     command = [
-        str(BIN / "ray"), "start", "--head", f"--port={port}", "--num-cpus=2", "--dashboard-host=127.0.0.1",
+        str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--dashboard-host=127.0.0.1",
         f"--dashboard-port={dashboard}", "--disable-usage-stats",
     ]  # fmt: skip
-    started = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert started.returncode == 0, started.stdout + started.stderr
+    # --block, and not `ray stop` afterwards: that would also end the Ray of other tests.
+    with (tmp_path / "head.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     yield f"http://127.0.0.1:{dashboard}", environment
-    subprocess.run([str(BIN / "ray"), "stop", "--force"], capture_output=True, env=environment, timeout=60)
+    process.terminate()
+    process.wait(timeout=60)
 
 
 def submit(head, *words: str) -> subprocess.CompletedProcess[str]:
+    """`ray job submit`, again while the head is still starting."""
     address, environment = head
+    deadline = time.monotonic() + 120
+    while True:
+        done = _submit(address, environment, words)
+        starting = "No available agent" in done.stderr or "Failed to connect" in done.stderr
+        if not starting or time.monotonic() > deadline:
+            return done
+        time.sleep(3)
+
+
+def _submit(address: str, environment: dict[str, str], words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", str(ROOT / "tune_configs"), "--", *words],
         capture_output=True, text=True, env=environment, timeout=400,
