@@ -129,6 +129,8 @@ def open_store(path: str) -> Store:
 
     Raises InputError for a missing store, one of another format, or a missing or truncated file.
     """
+    if "://" not in path:
+        path = str(Path(path).absolute())  # workers that the store is sent to stand in another working directory
     filesystem, inner = open_filesystem(path)
     try:
         manifest = json.loads(filesystem.open_input_stream(f"{inner}/manifest.json").read())

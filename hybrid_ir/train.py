@@ -103,7 +103,8 @@ def _initial_model(experiment: Experiment, store: Store, run: Path) -> str:
     """Folder or hub name of the encoder to start from; a preset is made once and kept."""
     section = experiment.encoder
     if section.name not in PRESETS:
-        return section.name
+        # Workers stand in another working directory.
+        return str(Path(section.name).absolute()) if Path(section.name).exists() else section.name
     folder = run / "initial"
     if not (folder / "config.json").is_file():
         partial = run / ".initial.partial"

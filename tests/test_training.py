@@ -116,6 +116,20 @@ def test_the_same_training_on_more_workers(unbroken, store, tmp_path, ray_cluste
     assert_same_training(unbroken, out)
 
 
+def test_relative_paths_of_store_run_and_encoder_mean_the_same_to_workers(
+    unbroken, store, tmp_path, ray_cluster, monkeypatch
+):
+    from hybrid_ir.train import train
+
+    monkeypatch.chdir(store.parent)
+    name = os.path.relpath(unbroken / "checkpoint")
+    train(
+        experiment(Path(store.name), Path(os.path.relpath(tmp_path / "run")), f"encoder.name={name}", "train.steps=2"),
+        ray_cluster,
+    )
+    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()
+
+
 def test_a_finished_run_is_not_trained_again(unbroken, store, ray_cluster):
     from hybrid_ir.train import train
 
