@@ -19,7 +19,7 @@ test: $(VENV)/dev ## install what tests need and run all of them
 
 lint: $(VENV)/dev ## style, types and the import contract
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --config pyproject.toml
 
 lock: $(VENV)/dev ## write constraints.txt from what is installed
