@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,12 +33,13 @@ def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose
     """Read the sources and write the store: shuffled, partitioned by language, split by document."""
     from hybrid_ir.config import load_experiment
     from hybrid_ir.prepare import prepare as write_store
+    from hybrid_ir.progress import counter
     from hybrid_ir.source_inputs import inputs_for
     from hybrid_ir.terminal import console
 
     experiment = load_experiment(config, overrides or ())
     section = experiment.prepare
-    with _counter("reading") as count:
+    with counter("reading") as count:
         manifest = write_store(
             inputs_for(section.sources),
             experiment.store,
@@ -66,13 +65,14 @@ def train(config: Config = None, overrides: Overrides = None, verbose: Verbose =
     experiment = load_experiment(config, overrides or ())
     _check_store(experiment)
 
+    from hybrid_ir.progress import TrainingProgress
     from hybrid_ir.session import ray_session
     from hybrid_ir.terminal import console, measures_table, quiet_libraries
     from hybrid_ir.train import train as run_training
 
     if not verbose:
         quiet_libraries()
-    with ray_session(verbose) as resources, _TrainingProgress(experiment.train.steps) as progress:
+    with ray_session(verbose) as resources, TrainingProgress(experiment.train.steps) as progress:
         progress.begin("train")
         metrics = run_training(experiment, resources, progress.report)
     out = console()
@@ -111,6 +111,7 @@ def evaluate(
     from hybrid_ir.encoder import load_encoder
     from hybrid_ir.evaluate import evaluate as run_evaluation
     from hybrid_ir.evaluate import load_collection
+    from hybrid_ir.progress import counter
     from hybrid_ir.terminal import console, measures_table, quiet_libraries
 
     if not verbose:
@@ -122,7 +123,7 @@ def evaluate(
         # The model declares no prefixes of its own, and the user gave a config that does.
         model.prompts |= {"query": experiment.encoder.query_prefix, "document": experiment.encoder.passage_prefix}
     section = experiment.evaluate
-    with _counter("encoding", len(tests.queries) + len(tests.candidates)) as count:
+    with counter("encoding", len(tests.queries) + len(tests.candidates)) as count:
         done = 0
 
         def progress(texts: int) -> None:
@@ -163,13 +164,14 @@ def compare(
     tests = open_store(experiment.store).collection("test")
 
     from hybrid_ir.compare import compare as run_comparison
+    from hybrid_ir.progress import TrainingProgress
     from hybrid_ir.session import ray_session
     from hybrid_ir.terminal import console, measures_table, quiet_libraries
 
     if not verbose:
         quiet_libraries()
     begun = time.perf_counter()
-    with ray_session(verbose) as resources, _TrainingProgress(experiment.train.steps) as progress:
+    with ray_session(verbose) as resources, TrainingProgress(experiment.train.steps) as progress:
         summaries = run_comparison(
             experiments,
             tests,
@@ -186,7 +188,10 @@ def compare(
 
 def main() -> None:
     """Entry point: a mistake of the user's is one clear message and exit 2; Ctrl-C is exit 130."""
+    from hybrid_ir.cli_serving import add_commands
     from hybrid_ir.types import InputError
+
+    add_commands(app)
 
     try:
         app(standalone_mode=True)
@@ -236,82 +241,6 @@ def _store_table(manifest: dict[str, Any]) -> Any:
     table.caption = f"{len(manifest['languages'])} languages: {' '.join(manifest['languages'])}"
     table.caption_justify = "left"
     return table
-
-
-@contextmanager
-def _counter(what: str, total: int | None = None) -> Iterator[Any]:
-    """A progress display for a stage that counts; silent when the output is not a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from hybrid_ir.terminal import console
-
-    out = console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
-        tasks: dict[str, Any] = {}
-
-        def count(name: str, done: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(f"{what} {name}", total=total)
-            bar.update(tasks[name], completed=done)
-
-        yield count
-
-
-class _TrainingProgress:
-    """A bar with loss, pairs/s, input wait and the realised mix; off a terminal, a plain line every ten seconds."""
-
-    def __init__(self, steps: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        from hybrid_ir.terminal import console
-
-        self._console = console()
-        self._steps = steps
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._name = ""
-        self._task: Any = None
-        self._printed_at = 0.0
-
-    def __enter__(self) -> _TrainingProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.stop()
-
-    def begin(self, name: str) -> None:
-        self._name = name
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(name, total=self._steps, figures="starting")
-        self._printed_at = time.monotonic()
-
-    def report(self, row: dict[str, Any]) -> None:
-        if row.get("stopping"):
-            self._console.print("stopping after this step and saving; Ctrl-C again to leave at once")
-        elif "loss" in row:
-            batches = sum(row["kinds"].values())
-            mix = " ".join(f"{kind} {n / batches:.0%}" for kind, n in row["kinds"].items())
-            figures = f"loss {row['loss']:.3f}  {row['pairs_per_s']:.0f} pairs/s  wait {row['input_wait']:.0%}  {mix}"
-            self._bar.update(self._task, completed=row["step"], figures=figures)
-            if not self._console.is_terminal and time.monotonic() - self._printed_at > 10:
-                self._printed_at = time.monotonic()
-                self._console.print(f"{self._name}: step {row['step']}/{self._steps}  {figures}")
-        else:
-            shown = "  ".join(
-                f"{k} {v:.1f}" if k == "rank_distance" else f"{k} {v:.3f}" for k, v in row.items() if k != "step"
-            )
-            self._console.print(f"{self._name}: step {row['step']}  validation  {shown}")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from hybrid_ir.source_config import SOURCES, AnySource, AtlasSource, Section
 from hybrid_ir.types import InputError
 
 KINDS = ("monolingual", "cross_lingual", "multilingual")
@@ -25,121 +26,6 @@ NAMED_MIXES: dict[str, dict[str, float]] = {
     "multilingual": {"multilingual": 1.0},
     "hybrid": {"monolingual": 0.5, "cross_lingual": 0.5},
 }
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Source(Section):
-    train_only: bool = False
-    """Keep every group of this source for training: none is held out for validation or test."""
-
-
-class AtlasSource(Source):
-    """The embedded data set: facts of CLDR in eleven languages. Needs no file and no network."""
-
-    kind: Literal["atlas"]
-    languages: tuple[str, ...] | None = None
-    """Languages to keep; null = all eleven."""
-
-
-class LareqaSource(Source):
-    """XQuAD-R or MLQA-R: a folder of `{language}.json`."""
-
-    kind: Literal["lareqa"]
-    path: str
-    languages: tuple[str, ...] | None = None
-    """Languages to read; null = every file of the folder."""
-
-
-class SquadSource(Source):
-    """SQuAD-format JSON (plain or .gz) in several languages, joined by question id."""
-
-    kind: Literal["squad"]
-    files: dict[str, str]
-    """Language -> file."""
-    exclude: str | None = None
-    """A SQuAD or LAReQA file or folder whose questions and paragraphs must not enter training; null = none."""
-
-
-class NtrexSource(Source):
-    """Line-parallel news with document ids (NTREX-128)."""
-
-    kind: Literal["ntrex"]
-    path: str
-    languages: tuple[str, ...] | None = None
-    """Languages to read; null = every file of the folder."""
-    pairing: Literal["translation", "next_sentence"] = "translation"
-    """translation: a sentence asks for itself; next_sentence: it asks for the one after it in the document."""
-
-
-class TatoebaSource(Source):
-    """Tatoeba test pairs with English (LASER v1 layout)."""
-
-    kind: Literal["tatoeba"]
-    path: str
-    languages: tuple[str, ...] | None = None
-    """Languages to read beside English; null = every pair of the folder."""
-
-
-class MmarcoSource(Source):
-    """mMARCO triples from the hub (`hub:unicamp-dl/mmarco`) or a local folder of the same layout."""
-
-    kind: Literal["mmarco"]
-    path: str = "hub:unicamp-dl/mmarco"
-    languages: tuple[str, ...]
-    max_groups: int | None = Field(default=None, ge=1)
-    """Read at most this many triples; null = all."""
-
-
-class MiraclSource(Source):
-    """MIRACL topics, judgements and corpus, from the hub or local folders."""
-
-    kind: Literal["miracl"]
-    path: str = "hub:miracl/miracl"
-    corpus_path: str = "hub:miracl/miracl-corpus"
-    languages: tuple[str, ...]
-    split: str = "train"
-
-
-class MrTydiSource(Source):
-    """Mr. TyDi training questions, from the hub or a local folder."""
-
-    kind: Literal["mr_tydi"]
-    path: str = "hub:castorini/mr-tydi"
-    languages: tuple[str, ...]
-    split: str = "train"
-
-
-class SquadShiftsSource(Source):
-    """SQuADShifts (English), from the hub or a local folder."""
-
-    kind: Literal["squadshifts"]
-    path: str = "hub:squadshifts"
-    subsets: tuple[str, ...] = ("new_wiki", "nyt", "reddit", "amazon")
-
-
-class RecordsSource(Source):
-    """The user's own groups: JSON lines or Parquet, a file or a folder of them."""
-
-    kind: Literal["records"]
-    path: str
-
-
-AnySource = Annotated[
-    AtlasSource
-    | LareqaSource
-    | SquadSource
-    | NtrexSource
-    | TatoebaSource
-    | MmarcoSource
-    | MiraclSource
-    | MrTydiSource
-    | SquadShiftsSource
-    | RecordsSource,
-    Field(discriminator="kind"),
-]
 
 
 class Prepare(Section):
@@ -263,6 +149,63 @@ class Evaluate(Section):
     """Resamples behind the 95 % intervals; 0 = no intervals."""
 
 
+class Index(Section):
+    codec: str | None = None
+    """faiss.index_factory string: Flat, or IVF with Flat, SQ8, PQ and the like. Null = Flat below 100 thousand passages a
+    shard, IVF with SQ8 above."""
+    shards: int | None = Field(default=None, ge=1, le=1024)
+    """Null = one a million passages."""
+    sharding: Literal["language", "random"] = "language"
+    """language: a shard holds whole languages as far as sizes allow; random: every shard holds all of them."""
+    recall_target: float = Field(default=0.98, ge=0, le=1)
+    """Recall@10 of exact search that each language must reach; what is built below it is refused. 0 = no gate."""
+    recall_sample: int = Field(default=50, ge=1)
+    """Passages of each language that the gate searches for."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """As train.precision."""
+    token_budget: int | None = Field(default=None, ge=64)
+    """As evaluate.token_budget."""
+    actors: int = Field(default=1, ge=1)
+    """Ray Data actors that encode, and tasks that write shards, at a time."""
+    cpus_per_actor: float = Field(default=1.0, gt=0)
+    gpus_per_actor: float = Field(default=0.0, ge=0)
+    """0 = encode on the CPU."""
+
+
+class Serve(Section):
+    host: str = "127.0.0.1"
+    """Interface to listen on; 0.0.0.0 = all. A public one needs API keys, or allow_public."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    placement: Literal["auto", "local", "distributed"] = "auto"
+    """local: encoder and shards in the gateway's process; distributed: a deployment each. auto: local where the shards
+    fit into a quarter of the node's memory."""
+    gateways: int = Field(default=1, ge=1)
+    """Replicas of the gateway."""
+    replicas: int = Field(default=1, ge=1)
+    """Replicas of the encoder and of every shard (placement: distributed)."""
+    cpus_per_replica: float = Field(default=0.2, gt=0)
+    """CPUs that Ray reserves for a gateway, encoder or shard replica."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of torch and FAISS in a replica; null = 1 in a gateway of several, else half of the machine's CPUs."""
+    api_keys: tuple[str, ...] = ()
+    """Requests must carry one of these as `Authorization: Bearer KEY`. Also read from HYBRID_IR_API_KEYS (comma-separated),
+    which keeps them out of files and process lists. Empty = no key asked for."""
+    allow_public: bool = False
+    """Serve a public interface without API keys."""
+    max_k: int = Field(default=100, ge=1, le=10_000)
+    max_queries: int = Field(default=64, ge=1)
+    """Queries or embedding inputs of one request."""
+    max_characters: int = Field(default=20_000, ge=1)
+    """Of one query or input; the encoder reads its first `max_tokens` tokens."""
+    max_body_bytes: int = Field(default=2_000_000, ge=1000)
+    max_queue: int = Field(default=256, ge=1)
+    """Queries that may wait in a gateway; beyond it requests get 429 with Retry-After."""
+    max_batch: int = Field(default=32, ge=1)
+    """Queries encoded and searched together. A batch never waits to fill: it takes what has come."""
+    deadline_ms: int = Field(default=10_000, ge=1)
+    """Longest a request may take if it names no deadline of its own, and the longest it may name."""
+
+
 class Experiment(Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Every random choice comes from it: split, shuffle, batches, initial weights, dropout."""
@@ -276,6 +219,8 @@ class Experiment(Section):
     loss: Loss = Loss()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    index: Index = Index()
+    serve: Serve = Serve()
 
 
 def load_experiment(file: str | Path | None, overrides: Sequence[str] = ()) -> Experiment:
@@ -357,7 +302,7 @@ def _place(node: Any, keys: list[str], depth: int) -> Any:
 
 def _explain(error: Any, origin: str) -> str:
     """One line for one pydantic error: the dotted path, what was found, what to do."""
-    location = [str(part) for part in error["loc"] if part not in (*_SOURCES, "[key]")]
+    location = [str(part) for part in error["loc"] if part not in (*SOURCES, "[key]")]
     path = ".".join(location)
     if error["type"] == "extra_forbidden":
         here = _known_keys(error["loc"][:-1])
@@ -366,7 +311,7 @@ def _explain(error: Any, origin: str) -> str:
         return f"unknown key {path!r}; {hint} ({origin})"
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         found = error["input"].get("kind") if isinstance(error["input"], dict) else error["input"]
-        return f"{path}: kind must be one of {', '.join(_SOURCES)}, got {found!r} ({origin})"
+        return f"{path}: kind must be one of {', '.join(SOURCES)}, got {found!r} ({origin})"
     message = error["msg"].removeprefix("Value error, ")
     # Where a whole section is at fault its message names the field, and the input is all of it.
     shown = "" if error["type"] in ("missing", "value_error") else f", got {error['input']!r:.80}"
@@ -385,8 +330,8 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
     section: Any = Experiment
     names: list[str] = []
     for part in location:
-        if part in _SOURCES and names[:2] == ["prepare", "sources"]:
-            section = _SOURCES[str(part)]
+        if part in SOURCES and names[:2] == ["prepare", "sources"]:
+            section = SOURCES[str(part)]
             continue
         names.append(str(part))
         field = section.model_fields.get(part) if section is not None else None
@@ -406,9 +351,3 @@ def _every_key(section: type[Section], prefix: str = "") -> list[str]:
 
 def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
-
-
-_SOURCES: dict[str, type[Source]] = {
-    source.model_fields["kind"].annotation.__args__[0]: source  # type: ignore[union-attr]
-    for source in AnySource.__origin__.__args__  # type: ignore[attr-defined]
-}

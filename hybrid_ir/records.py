@@ -27,9 +27,9 @@ def read_records(path: str | Path) -> Records:
     language, {"language":, "query":, "passage":} with optional "negative", "group_id" and "document". Null is absent.
     """
     root = Path(path)
-    for file in _record_files(root):
+    for file in record_files(root):
         name = file.name if root.is_file() else file.relative_to(root).as_posix()
-        for number, record in _parquet_rows(file) if file.suffix == ".parquet" else read_lines(file):
+        for number, record in parquet_rows(file) if file.suffix == ".parquet" else read_lines(file):
             where = f"{name}:{number}"
             if isinstance(record, str) and not record.strip():
                 continue
@@ -41,7 +41,7 @@ def read_records(path: str | Path) -> Records:
                 yield from checked_group(where, group_id, document, queries, passages, negatives)
 
 
-def _record_files(root: Path) -> list[Path]:
+def record_files(root: Path) -> list[Path]:
     suffixes = (".jsonl", ".jsonl.gz", ".parquet")
     files = sorted(p for p in root.rglob("*") if p.name.endswith(suffixes)) if root.is_dir() else [root]
     if not files:
@@ -51,7 +51,7 @@ def _record_files(root: Path) -> list[Path]:
     return files
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """(row number from 1, row). A row that is not UTF-8 comes as a string, as if it were JSON that does not parse."""
     number = 0
     try:

@@ -43,7 +43,9 @@ def is_complete(experiment: Experiment, store: Store) -> bool:
     changed = [
         f"{key}: {then.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key) and key not in FREE_TO_CHANGE and not key.startswith("prepare.")
+        if then.get(key) != now.get(key)
+        and key not in FREE_TO_CHANGE
+        and not key.startswith(("prepare.", "index.", "serve."))
     ]
     if changed:
         raise InputError(

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from hybrid_ir import atlas, hub_sources, parallel_text, records, squad
-from hybrid_ir.config import Source
 from hybrid_ir.prepare import Input
+from hybrid_ir.source_config import Source
 from hybrid_ir.types import Group, InputError, Records
 
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from hybrid_ir.config import AtlasSource, Batch, Experiment, LareqaSource, SquadSource, load_experiment
+from hybrid_ir.config import Batch, Experiment, load_experiment
+from hybrid_ir.source_config import AtlasSource, LareqaSource, SquadSource
 from hybrid_ir.types import InputError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "tune_configs").glob("*.yaml"))

@@ -1,0 +1,151 @@
+"""Requests a second and latency beside a single-process FastAPI server: same encoder, passages and load; servers in turn.
+
+python benchmarks/serve.py --xquad DIR --peer PEERS/serve_peer.py      (needs wrk: apt-get install wrk)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pairs import make_inputs
+
+from hybrid_ir.squad import lareqa_collection
+
+CLI = [sys.executable, "-m", "hybrid_ir.cli"]
+# Each request asks another question, so that no server answers from a cache.
+LUA = """
+local lines = {}
+for line in io.lines("%s") do lines[#lines + 1] = line end
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+local i = 0
+request = function() i = i %% #lines + 1; return wrk.format(nil, "/search", nil, lines[i]) end
+"""
+
+
+def wait_for_answer(url: str, process: subprocess.Popen[bytes]) -> None:
+    body = json.dumps({"query": "?", "k": 1}).encode()
+    for _ in range(240):
+        if process.poll() is not None:
+            sys.exit(f"the server at {url} ended with {process.returncode}")
+        try:
+            request = urllib.request.Request(f"{url}/search", body, {"Content-Type": "application/json"})
+            return urllib.request.urlopen(request, timeout=5).close()
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    sys.exit(f"no answer from {url}")
+
+
+def load(url: str, script: Path, connections: int, seconds: int) -> dict[str, float]:
+    """Requests/s, p50 and p99 in ms. Any answer that is not 200 ends the benchmark."""
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--timeout",
+        "10s",
+        "--latency",
+        "-s",
+        str(script),
+        url,
+    ]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if "Non-2xx" in said or "Socket errors" in said:
+        sys.exit(said)
+    latency = {
+        p: float(v) * {"us": 0.001, "ms": 1, "s": 1000}[u]
+        for p, v, u in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)", said)
+    }
+    (rate,) = re.findall(r"Requests/sec:\s+([\d.]+)", said)
+    return {"rps": float(rate), "p50": latency["50"], "p99": latency["99"]}
+
+
+def measure(command: list[str], url: str, script: Path, seconds: int) -> dict[str, float]:
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_answer(url, process)
+        load(url, script, 32, 3)  # warm up
+        many, one = load(url, script, 32, seconds), load(url, script, 1, seconds)
+        return {"rps32": many["rps"], "p50_32": many["p50"], "p99_32": many["p99"], "p50_1": one["p50"]}
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=90)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--xquad", type=Path, required=True, help="folder of XQuAD-R")
+    parser.add_argument("--peer", required=True, help="serve_peer.py")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=8)
+    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="folder to keep the index in, and to find it in")
+    args = parser.parse_args()
+    if shutil.which("wrk") is None:
+        sys.exit("wrk is not installed: apt-get install wrk")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        root = args.keep or Path(folder)
+        root.mkdir(exist_ok=True)
+        collection = lareqa_collection(args.xquad, "xquad-r")
+        rows = {"doc_id": [c.doc_id for c in collection.candidates], "text": [c.text for c in collection.candidates]}
+        pq.write_table(pa.table(rows), root / "passages.parquet")
+        questions = [json.dumps({"query": q.text, "k": 10}) for q in collection.queries[::13]]
+        (root / "queries.txt").write_text("\n".join(questions), encoding="utf-8")
+        script = root / "post.lua"
+        script.write_text(LUA % (root / "queries.txt"), encoding="utf-8")
+        if not (root / "index").exists():
+            model, _, _ = make_inputs(args.xquad, root)
+            build = ["index", "--checkpoint", str(model), "--passages", str(args.xquad), "--out", str(root / "index")]
+            subprocess.run([*CLI, *build, f"index.shards={args.shards}"], check=True)
+        serve = [*CLI, "serve", "--index", str(root / "index"), "serve.port=8901"]
+        encoder = str(root / "index" / "encoder")
+        servers = {
+            "peer": [
+                sys.executable,
+                args.peer,
+                "--model",
+                encoder,
+                "--passages",
+                str(root / "passages.parquet"),
+                "--port",
+                "8900",
+            ],
+            "local": [*serve, "serve.placement=local"],
+            "distributed": [*serve, "serve.placement=distributed"],
+        }
+        results: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
+        for number in range(args.rounds):
+            for name, command in servers.items():
+                url = f"http://127.0.0.1:{8900 if name == 'peer' else 8901}"
+                results[name].append(measure(command, url, script, args.seconds))
+                print(f"round {number + 1} {name}: {results[name][-1]}", file=sys.stderr, flush=True)
+    keys = ("rps32", "p50_32", "p99_32", "p50_1")
+    middle = {name: {key: statistics.median(r[key] for r in runs) for key in keys} for name, runs in results.items()}
+    print("| server | requests/s at 32 | over peer | p50 at 32, ms | p99 at 32, ms | p50 at 1, ms | over peer |")
+    print("|---|---|---|---|---|---|---|")
+    for name, m in middle.items():
+        more, slower = m["rps32"] / middle["peer"]["rps32"], m["p50_1"] / middle["peer"]["p50_1"]
+        print(
+            f"| {name} | {m['rps32']:.0f} | {more:.2f}x | {m['p50_32']:.1f} | {m['p99_32']:.1f} | {m['p50_1']:.2f} | {slower:.2f}x |"
+        )
+
+
+if __name__ == "__main__":
+    main()

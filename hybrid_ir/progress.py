@@ -1,0 +1,80 @@
+"""Progress of long commands: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hybrid_ir.terminal import console
+
+
+@contextmanager
+def counter(what: str, total: int | None = None) -> Iterator[Any]:
+    """A progress display for a stage that counts; silent when the output is not a terminal."""
+    out = console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def count(name: str, done: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(f"{what} {name}", total=total)
+            bar.update(tasks[name], completed=done)
+
+        yield count
+
+
+class TrainingProgress:
+    """A bar with loss, pairs/s, input wait and the realised mix; off a terminal, a plain line every ten seconds."""
+
+    def __init__(self, steps: int) -> None:
+        self._console = console()
+        self._steps = steps
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._name = ""
+        self._task: Any = None
+        self._printed_at = 0.0
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.stop()
+
+    def begin(self, name: str) -> None:
+        self._name = name
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(name, total=self._steps, figures="starting")
+        self._printed_at = time.monotonic()
+
+    def report(self, row: dict[str, Any]) -> None:
+        if row.get("stopping"):
+            self._console.print("stopping after this step and saving; Ctrl-C again to leave at once")
+        elif "loss" in row:
+            batches = sum(row["kinds"].values())
+            mix = " ".join(f"{kind} {n / batches:.0%}" for kind, n in row["kinds"].items())
+            figures = f"loss {row['loss']:.3f}  {row['pairs_per_s']:.0f} pairs/s  wait {row['input_wait']:.0%}  {mix}"
+            self._bar.update(self._task, completed=row["step"], figures=figures)
+            if not self._console.is_terminal and time.monotonic() - self._printed_at > 10:
+                self._printed_at = time.monotonic()
+                self._console.print(f"{self._name}: step {row['step']}/{self._steps}  {figures}")
+        else:
+            shown = "  ".join(
+                f"{k} {v:.1f}" if k == "rank_distance" else f"{k} {v:.3f}" for k, v in row.items() if k != "step"
+            )
+            self._console.print(f"{self._name}: step {row['step']}  validation  {shown}")

@@ -1,0 +1,57 @@
+"""The encoder as a service uses it: checked against the index, made for small batches; and as a Serve replica."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from hybrid_ir.batches import tokenize
+from hybrid_ir.encoder import Embedder, load_encoder
+from hybrid_ir.index_folder import Manifest, read_manifest
+from hybrid_ir.space import check_space
+
+
+class QueryEncoder:
+    """An encoder that is loaded, checked against the index, and made for small batches. Not thread-safe."""
+
+    def __init__(self, index: str, manifest: Manifest, checkpoint: str | None, threads: int) -> None:
+        """Raises InputError if the encoder is not the index's own."""
+        torch.set_num_threads(threads)
+        self._model: SentenceTransformer = load_encoder(checkpoint or f"{index}/encoder", device=_device())
+        check_space(index, manifest.space, manifest.probes, self._model)
+        self._model.eval()
+        self._embedder = Embedder(self._model, precision="auto", micro_batch_tokens=4096)
+
+    def __call__(self, texts: Sequence[str], role: str) -> np.ndarray:
+        return self.embed(texts, role)[0]
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str], role: str) -> tuple[np.ndarray, int]:
+        """(Q, D) vectors, and the tokens encoded, prefix included."""
+        prefix = self._model.prompts.get(role) or ""
+        tokens = tokenize(self._model.tokenizer, list(texts), prefix, self._model.max_seq_length)  # type: ignore[arg-type]
+        return self._embedder(tokens).cpu().numpy(), sum(map(len, tokens))
+
+
+class EncoderReplica:
+    """What Serve runs, when the encoder has a deployment of its own."""
+
+    def __init__(self, index: str, checkpoint: str | None, threads: int) -> None:
+        # Loaded in the thread that runs it: torch's number of threads is set by thread.
+        self._thread = ThreadPoolExecutor(1)
+        self._encoder = self._thread.submit(QueryEncoder, index, read_manifest(index), checkpoint, threads).result()
+
+    async def embed(self, texts: Sequence[str], role: str) -> tuple[np.ndarray, int]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._encoder.embed, texts, role)
+
+    async def ping(self) -> None:
+        pass
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,88 @@
+"""Small indices made of given vectors, stage by stage, without an encoder or Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from hybrid_ir.index_build import (
+    FRAGMENT_ROWS,
+    Fragments,
+    cut_shards,
+    make_manifest,
+    open_shards,
+    publish,
+    save_array,
+    train_codec,
+    write_shard,
+)
+from hybrid_ir.index_folder import Manifest
+from hybrid_ir.passages import IndexedPassage, write_passages
+from hybrid_ir.shard import Shard, ShardQuery, is_flat, merge
+
+SPACE = {"id": "0" * 16, "dimension": 0, "max_tokens": 32, "prefixes": {"query": "", "document": ""}, "parts": {}}
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def write_fragments(folder: Path, passages: list[IndexedPassage], vectors: np.ndarray) -> Fragments:
+    names = sorted({p.language for p in passages}, reverse=True)  # not in the order of their names
+    keys = tuple(sorted({k for p in passages for k in p.metadata}))
+    counts = []
+    for start in range(0, len(passages), FRAGMENT_ROWS):
+        part = passages[start : start + FRAGMENT_ROWS]
+        home = folder / f"{len(counts):05d}"
+        home.mkdir(parents=True)
+        write_passages(home / "passages.arrow", part, keys)
+        np.save(home / "languages.npy", np.asarray([names.index(p.language) for p in part], dtype=np.int16))
+        save_array(home / "vectors.npy", vectors[start : start + FRAGMENT_ROWS])
+        counts.append(len(part))
+    return Fragments(folder, tuple(counts), tuple(names), keys, {})
+
+
+def write_index(
+    folder: Path,
+    passages,
+    vectors,
+    *,
+    codec: str,
+    shards: int,
+    sharding: str = "language",
+    nprobe: int = 4,
+    seed: int = 0,
+) -> Manifest:
+    """An index without an encoder at `folder`."""
+    folder.mkdir(parents=True)
+    fragments = write_fragments(folder / "fragments", passages, vectors)
+    trained = train_codec(codec, fragments, vectors.shape[1], 0)
+    empty = faiss.serialize_index(trained)
+    parts = cut_shards(fragments.row_languages(), fragments.languages, shards, sharding, seed)
+    entries = [
+        write_shard(folder, f"{n:03d}", part, 0, fragments, faiss.deserialize_index(empty), codec, fragments.keys)
+        for n, part in enumerate(parts)
+    ]
+    manifest = make_manifest(
+        folder,
+        space={**SPACE, "dimension": vectors.shape[1]}, probes=np.zeros((0, vectors.shape[1])), codec=codec, sharding=sharding,
+        shards=entries, keys=fragments.keys, rejected={}, settings={}, nprobe=0 if is_flat(codec) else nprobe,
+    )  # fmt: skip
+    publish(folder, manifest)
+    return manifest
+
+
+def open_index(folder: Path, manifest: Manifest) -> list[Shard]:
+    return open_shards(folder, manifest)
+
+
+def search(shards: list[Shard], vectors: np.ndarray, queries: list[ShardQuery]) -> list[list[tuple[int, float]]]:
+    """(global id, score) of the hits of each query."""
+    lossy = not is_flat(shards[0].totals.codec)
+    parts = [shard.search(vectors, queries) for shard in shards]
+    return [
+        [(hit.global_id, hit.score) for hit in merge([part[i] for part in parts], query.k, lossy)]
+        for i, query in enumerate(queries)
+    ]

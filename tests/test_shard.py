@@ -1,0 +1,137 @@
+"""Sharding must not show: the same ids and scores from any cut, and those are the right ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from indices import open_index, search, unit, write_index
+
+from hybrid_ir import shard as shard_module
+from hybrid_ir.passages import IndexedPassage
+from hybrid_ir.shard import Found, ShardQuery, exact_top, merge
+
+LANGUAGES = ("de", "en", "es", "sw")
+D = 16
+
+
+def make_passages(count: int, seed: int = 0):
+    """Passages of four languages (Swahili: about 1 %) and two metadata keys; every tenth vector stands there five times."""
+    rng = np.random.default_rng(seed)
+    languages = rng.choice(LANGUAGES, size=count, p=(0.4, 0.35, 0.24, 0.01))
+    passages = []
+    for n, language in enumerate(languages):
+        metadata = {"year": 2000 + n % 3} if n % 2 else {"year": 2000 + n % 3, "kind": "news" if n % 4 else "blog"}
+        passages.append(IndexedPassage(f"doc-{n}", f"text {n}", str(language), metadata))
+    centres = rng.normal(size=(20, D))
+    vectors = unit(centres[rng.integers(20, size=count)] + 0.5 * rng.normal(size=(count, D)))
+    for n in range(0, count - 50, 50):
+        vectors[n : n + 50 : 10] = vectors[n]
+    return passages, vectors
+
+
+COUNT = 3000
+PASSAGES, VECTORS = make_passages(COUNT)
+
+
+@pytest.fixture(scope="module")
+def indices(tmp_path_factory):
+    """{(codec, shards, sharding): open shards}; the Flat, IVF and IVF+SQ8 of one corpus, cut in several ways."""
+    made = {}
+    for codec in ("Flat", "IVF32,Flat", "IVF32,SQ8"):
+        for count, sharding in ((1, "language"), (2, "language"), (5, "language"), (5, "random")):
+            folder = tmp_path_factory.mktemp("index") / "i"
+            manifest = write_index(folder, PASSAGES, VECTORS, codec=codec, shards=count, sharding=sharding)
+            made[codec, count, sharding] = open_index(folder, manifest)
+    return made
+
+
+def brute_force(query, k, keep):
+    """(id, score) of the best by pencil: float64 products, ties by id."""
+    scores = (VECTORS.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+    ids = sorted((n for n in range(COUNT) if keep(PASSAGES[n])), key=lambda n: (-scores[n], n))
+    return [(n, float(scores[n])) for n in ids[:k]]
+
+
+filters = st.tuples(
+    st.none() | st.sets(st.sampled_from(LANGUAGES), min_size=1).map(lambda s: tuple(sorted(s))),
+    st.sampled_from(
+        [(), (("year", "2001"),), (("kind", '"news"'), ("year", "2002")), (("kind", '"none"'),), (("x", "1"),)]
+    ),
+)
+asked = st.lists(
+    st.tuples(st.integers(0, COUNT - 1), st.booleans(), st.integers(1, 60), filters), min_size=1, max_size=30
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked=asked, small=st.booleans())
+def test_every_cut_gives_the_ids_and_scores_of_the_monolith(indices, monkeypatch, asked, small):
+    # Language filters go through the inverted lists too, unless they are small.
+    monkeypatch.setattr(shard_module, "EXACT_BELOW", 100 if small else 20_000)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(len(asked), D)) * 0.1
+    # Stored vectors as queries have ties among their five copies; moved ones have not.
+    vectors = unit(np.stack([VECTORS[n] + noise[i] * moved for i, (n, moved, _, _) in enumerate(asked)]))
+    queries = [ShardQuery(k, languages, metadata) for _, _, k, (languages, metadata) in asked]
+    for codec in ("Flat", "IVF32,Flat", "IVF32,SQ8"):
+        whole = search(indices[codec, 1, "language"], vectors, queries)
+        for key, shards in indices.items():
+            if key[0] == codec:
+                assert search(shards, vectors, queries) == whole, key
+        # Alone or in a batch, a query has one answer.
+        assert search(indices[codec, 5, "random"], vectors[:1], queries[:1]) == whole[:1]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked=asked)
+def test_flat_is_exact_ties_by_id_filters_before_the_cut(indices, asked):
+    vectors = VECTORS[[n for n, *_ in asked]]
+    queries = [ShardQuery(k, languages, metadata) for _, _, k, (languages, metadata) in asked]
+    for i, found in enumerate(search(indices["Flat", 2, "language"], vectors, queries)):
+        _, languages, metadata = queries[i]
+
+        def keep(p, languages=languages, metadata=metadata):
+            wanted = {key: value.strip('"') for key, value in metadata}
+            return (languages is None or p.language in languages) and all(
+                str(p.metadata.get(key)) == value for key, value in wanted.items()
+            )
+
+        expected = brute_force(vectors[i], queries[i].k, keep)
+        assert [n for n, _ in found] == [n for n, _ in expected]
+        np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("codec", ["IVF32,Flat", "IVF32,SQ8"])
+def test_a_small_language_is_found_whole_where_a_search_without_filter_visits_few_lists(indices, codec):
+    swahili = [n for n, p in enumerate(PASSAGES) if p.language == "sw"]
+    query = VECTORS[swahili[:1]]
+    (found,) = search(indices[codec, 2, "language"], query, [ShardQuery(len(swahili), ("sw",))])
+    assert sorted(n for n, _ in found) == swahili
+
+
+def test_a_tie_wider_than_the_margin_is_cut_by_id():
+    """100 equal vectors: BLAS may return any 20 of them; the answer is the first four."""
+    vectors = np.tile(unit(np.ones((1, D))), (100, 1))
+    ((scores, rows),) = exact_top(vectors[:1], vectors, [(0, 100)], 4)
+    assert sorted(rows) == list(range(100))
+    assert np.ptp(scores) == 0
+    part = Found(scores, scores, rows, rows)
+    assert [hit.global_id for hit in merge([part], 4, lossy=False)] == [0, 1, 2, 3]
+
+
+def test_merge_cuts_by_codec_score_before_it_orders_by_exact_score():
+    """Of 120 candidates with a lossy codec 100 are scored; the best exact score is among the 20 that are not."""
+    codec_scores = np.linspace(1, 0, 120, dtype=np.float32)
+    scores = np.linspace(0, 1, 120, dtype=np.float32)
+    ids = np.arange(120)
+    halves = [Found(codec_scores[h], scores[h], ids[h], ids[h]) for h in (slice(0, 120, 2), slice(1, 120, 2))]
+    assert [hit.global_id for hit in merge(halves, 3, lossy=True)] == [99, 98, 97]
+    assert [hit.global_id for hit in merge(halves, 3, lossy=False)] == [119, 118, 117]
+
+
+def test_a_shard_that_did_not_answer_is_left_out_of_the_merge():
+    part = Found(*(np.asarray([0.5, 0.4], dtype=np.float32),) * 2, np.asarray([7, 8]), np.asarray([0, 1]))
+    assert [(hit.shard, hit.row) for hit in merge([None, part], 5, lossy=False)] == [(1, 0), (1, 1)]
+    assert merge([None, None], 5, lossy=False) == []
