@@ -192,7 +192,7 @@ def main() -> None:
     from hybrid_ir.types import InputError
 
     add_commands(app)
-
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a log file shows what is said when it is said
     try:
         app(standalone_mode=True)
     except InputError as error:

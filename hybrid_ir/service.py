@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ir.config import Serve
-from hybrid_ir.index_folder import read_manifest
+from hybrid_ir.index_folder import check_files, read_manifest
 from hybrid_ir.session import ray_session
 from hybrid_ir.types import InputError
 
@@ -44,6 +44,12 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
     another space.
     """
     check_port(settings.host, settings.port)
+    # What a glance shows is refused before anything starts; checksums and the encoder are the replicas' to check.
+    manifest = read_manifest(index)
+    for files in (manifest.files, *(shard.files for shard in manifest.shards)):
+        check_files(index, files, checksums=False)
+    if checkpoint is not None and not Path(checkpoint).is_dir():
+        raise InputError(f"no encoder at {checkpoint}; leave --checkpoint out to use the index's own")
     # Read by Ray Serve when it is imported: HTTP goes straight to the gateway, and calls between replicas are cheaper
     # (measured by benchmarks/serve.py).
     if "ray.serve" not in sys.modules:
@@ -71,10 +77,11 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
             try:
                 serve.run(app, name=APP, route_prefix="/")
             except RuntimeError as error:
-                raise _refused(error) from error
+                raise _refused(error, APP) from error
             yield f"http://{settings.host if settings.host != '0.0.0.0' else '127.0.0.1'}:{settings.port}"
         finally:
-            serve.shutdown()
+            # Lets requests in flight end. A Ray of our own ends with the session; one that was joined may serve others.
+            serve.delete(APP)
 
 
 def wait_for_stop() -> None:
@@ -110,8 +117,9 @@ def swap(index: str, settings: Serve, *, checkpoint: str | None = None) -> dict[
             try:
                 serve.run(build_release_app(index, settings, checkpoint), name=spec["app"], route_prefix=None)
             except RuntimeError as error:
+                refused = _refused(error, spec["app"])
                 serve.delete(spec["app"])
-                raise _refused(error) from error
+                raise refused from error
         ray.get(actor.propose.remote(spec))
         deadline = time.monotonic() + SWAP_TIMEOUT_S
         while True:
@@ -170,7 +178,11 @@ def _retire(state: dict[str, Any]) -> None:
             serve.delete(name)
 
 
-def _refused(error: RuntimeError) -> Exception:
-    """A replica's InputError, out of the traceback that Serve passes on as text; else the error itself."""
-    said = re.findall(r"InputError: (.+)", str(error))
+def _refused(error: RuntimeError, app: str) -> Exception:
+    """A replica's InputError, out of the tracebacks that Serve passes on as text; else the error itself."""
+    from ray import serve
+
+    status = serve.status().applications.get(app)
+    texts = [str(error), *(d.message for d in status.deployments.values())] if status is not None else [str(error)]
+    said = re.findall(r"InputError: (.+)", "\n".join(texts))
     return InputError(said[-1]) if said else error

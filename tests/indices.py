@@ -1,12 +1,15 @@
-"""Small indices made of given vectors, stage by stage, without an encoder or Ray."""
+"""Small indices, made stage by stage without Ray: of given vectors, or of passages and a tiny encoder."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import faiss
 import numpy as np
+from checkpoints import make_preset
 
+from hybrid_ir.encoder import encode, load_encoder
 from hybrid_ir.index_build import (
     FRAGMENT_ROWS,
     Fragments,
@@ -21,6 +24,7 @@ from hybrid_ir.index_build import (
 from hybrid_ir.index_folder import Manifest
 from hybrid_ir.passages import IndexedPassage, write_passages
 from hybrid_ir.shard import Shard, ShardQuery, is_flat, merge
+from hybrid_ir.space import probe_vectors, space_of
 
 SPACE = {"id": "0" * 16, "dimension": 0, "max_tokens": 32, "prefixes": {"query": "", "document": ""}, "parts": {}}
 
@@ -85,4 +89,47 @@ def search(shards: list[Shard], vectors: np.ndarray, queries: list[ShardQuery]) 
     return [
         [(hit.global_id, hit.score) for hit in merge([part[i] for part in parts], query.k, lossy)]
         for i, query in enumerate(queries)
+    ]
+
+
+def write_served_index(
+    folder: Path, passages: list[IndexedPassage], *, codec="Flat", shards=2, seed=0, sharding="language"
+):
+    """A whole index of `passages` with a tiny encoder of random weights (from `seed`), as `hybrid-ir index` writes it."""
+    folder.mkdir(parents=True)
+    initial = make_preset(folder / "initial", seed=seed)
+    model = load_encoder(str(initial), query_prefix="query: ", passage_prefix="passage: ")
+    model.save_pretrained(str(folder / "encoder"), create_model_card=False)
+    shutil.rmtree(initial)
+    model = load_encoder(str(folder / "encoder"))
+    vectors = encode(model, [p.text for p in passages], role="document")
+    fragments = write_fragments(folder / "fragments", passages, vectors)
+    trained = train_codec(codec, fragments, vectors.shape[1], 0)
+    if not is_flat(codec):
+        faiss.write_index(trained, str(folder / "codec.faiss"))
+    empty = faiss.serialize_index(trained)
+    parts = cut_shards(fragments.row_languages(), fragments.languages, shards, sharding, seed)
+    entries = [
+        write_shard(folder, f"{n:03d}", part, 0, fragments, faiss.deserialize_index(empty), codec, fragments.keys)
+        for n, part in enumerate(parts)
+    ]
+    shutil.rmtree(folder / "fragments")
+    manifest = make_manifest(
+        folder,
+        space=space_of(model), probes=probe_vectors(model), codec=codec, sharding=sharding, shards=entries,
+        keys=fragments.keys, rejected={}, settings={}, nprobe=0 if is_flat(codec) else 4,
+    )  # fmt: skip
+    publish(folder, manifest)
+    return manifest
+
+
+def sample_passages(count: int = 120) -> list[IndexedPassage]:
+    """Numbered passages in English, Arabic and Thai, with metadata `year` (2000, 2001, 2002) and sometimes `kind`."""
+    said = {"en": "The river number {} is long.", "ar": "النهر رقم {} طويل.", "th": "แม่น้ำหมายเลข {} ยาว"}
+    return [
+        IndexedPassage(
+            f"{language}/{n}", text.format(n), language, {"year": 2000 + n % 3, **({"kind": "news"} if n % 2 else {})}
+        )
+        for n in range(count // 3)
+        for language, text in said.items()
     ]

@@ -1,0 +1,298 @@
+"""The service as a user runs it: `hybrid-ir serve` on a Ray of its own, with replicas that die and releases that change."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from indices import sample_passages, write_served_index
+
+from hybrid_ir.client import SearchClient
+
+pytestmark = pytest.mark.slow
+CLI = [sys.executable, "-m", "hybrid_ir.cli"]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "HYBRID_IR_"))}
+    return {**kept, "HF_HUB_OFFLINE": "1", "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()), **more}  # fmt: skip
+
+
+class Service:
+    """A `hybrid-ir serve` process and what runs below it."""
+
+    def __init__(self, index: Path, log: Path, *settings: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = log
+        command = [*CLI, "serve", "--index", str(index), f"serve.port={self.port}", *settings]
+        with log.open("w") as out:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment()
+            )
+        self.client = SearchClient(self.url)
+        deadline = time.monotonic() + 240
+        while "serving " not in log.read_text():
+            assert self.process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+
+    def replicas(self, name: str) -> list[psutil.Process]:
+        """Replica processes whose deployment's name begins so."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if f":{name}" in " ".join(process.cmdline()) and "ServeReplica" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def ray_address(self) -> str:
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            for word in process.cmdline():
+                if word.startswith("--gcs-address="):
+                    return word.partition("=")[2]
+        raise AssertionError("no raylet below the service")
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*CLI, *words], capture_output=True, text=True, env=environment(RAY_ADDRESS=self.ray_address()), timeout=240
+        )
+
+    def stop(self) -> None:
+        """Ctrl-C; nothing that was started may be left."""
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(timeout=90) == 0, self._log.read_text()
+        _, alive = psutil.wait_procs(below, timeout=20)
+        assert not [p.name() for p in alive]
+        assert "Traceback" not in self._log.read_text()
+
+
+class Load:
+    """Threads that search without a pause; the status of every answer, and what each said of its release."""
+
+    def __init__(self, url: str, threads: int = 4, **body: object) -> None:
+        self.statuses: Counter[object] = Counter()
+        self.releases: set[tuple[str, frozenset[str]]] = set()
+        self._stopped = threading.Event()
+        asked = {"query": "river number 7", "k": 3, **body}
+        self._threads = [threading.Thread(target=self._run, args=(url, asked)) for _ in range(threads)]
+
+    def _run(self, url: str, body: dict[str, object]) -> None:
+        with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
+            while not self._stopped.is_set():
+                try:
+                    answer = http.post("/search", json=body)
+                except httpx.TransportError as error:
+                    self.statuses[type(error).__name__] += 1
+                    continue
+                self.statuses[answer.status_code] += 1
+                if answer.status_code == 200:
+                    content = answer.json()
+                    hits = frozenset(hit["doc_id"].split("/")[0] for hit in content["results"][0]["hits"])
+                    self.releases.add((content["space_id"], hits))
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def wait_until(condition, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.2)
+
+
+def labelled(label: str):
+    return [p._replace(doc_id=f"{label}/{p.doc_id}") for p in sample_passages()]
+
+
+@pytest.fixture(scope="module")
+def indices(tmp_path_factory):
+    """(old, new): two releases; their encoders differ, and every doc_id begins with the release's name."""
+    folder = tmp_path_factory.mktemp("releases")
+    for seed, label in enumerate(("old", "new")):
+        write_served_index(folder / label, labelled(label), seed=seed)
+    return folder / "old", folder / "new"
+
+
+@pytest.fixture(scope="module")
+def distributed(indices, tmp_path_factory):
+    log = tmp_path_factory.mktemp("distributed") / "log"
+    service = Service(indices[0], log, "serve.placement=distributed", "serve.replicas=2", "serve.cpus_per_replica=0.1")
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def local(indices, tmp_path_factory):
+    service = Service(indices[0], tmp_path_factory.mktemp("local") / "log", "serve.placement=local")
+    yield service
+    service.stop()
+
+
+QUERIES = ["river number 7", "النهر رقم 3", "แม่น้ำหมายเลข 9"]
+ASKED = [
+    {},
+    {"languages": ["ar"]},
+    {"languages": ["ar", "th"], "k": 50},
+    {"metadata": {"year": 2001}},
+    {"metadata": {"kind": "news"}, "languages": ["en"]},
+]
+
+
+def test_both_placements_give_the_same_answers(local, distributed):
+    for settings in ASKED:
+        answers = [service.client.search(QUERIES, **{"k": 7, **settings}) for service in (local, distributed)]
+        first, second = ([[(h["doc_id"], h["text"]) for h in r["hits"]] for r in a["results"]] for a in answers)
+        assert first == second
+        scores = [[h["score"] for r in a["results"] for h in r["hits"]] for a in answers]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_a_replica_of_each_kind_dies_under_load_and_no_request_fails(distributed):
+    with Load(distributed.url) as load:
+        for name in ("shard-000", "shard-001", "encoder"):
+            replicas = distributed.replicas(name)
+            assert len(replicas) == 2
+            before = load.statuses[200]
+            replicas[0].kill()
+            wait_until(lambda before=before: load.statuses[200] > before + 20)
+            wait_until(lambda name=name: len(distributed.replicas(name)) == 2, 120)
+    assert set(load.statuses) == {200}
+    assert {hits for _, hits in load.releases} == {frozenset({"old"})}
+
+
+def test_a_shard_without_replicas_is_said_and_heals(distributed):
+    wait_until(distributed.client.ready)
+    http = httpx.Client(base_url=distributed.url, timeout=30, trust_env=False)
+    shards = distributed.client.stats()["shards"]
+    for replica in distributed.replicas("shard-001"):
+        replica.kill()
+    wait_until(lambda: http.get("/readyz").status_code == 503, 20)
+    assert http.get("/readyz").json()["shards_missing"] == ["001"]
+    partial = http.post("/search", json={"query": "river", "k": 100, "policy": "best_effort"})
+    strict = http.post("/search", json={"query": "river", "k": 100})
+    elsewhere = http.post("/search", json={"query": "river", "languages": ["ar"]})
+    if http.get("/readyz").status_code == 503:  # it has not healed meanwhile, so the answers above were partial
+        assert partial.status_code == 200
+        assert partial.json()["coverage"] == {
+            "complete": False, "shards": 1, "shards_total": 2, "shards_missing": ["001"],
+            "languages_missing": sorted(shards[1]["languages"]),
+        }  # fmt: skip
+        assert len(partial.json()["results"][0]["hits"]) == shards[0]["passages"]
+        assert strict.status_code == 503
+        assert "001" in strict.json()["error"]["message"]
+        assert strict.headers["Retry-After"] == "1"
+        # Arabic is whole in the first shard: nothing is missing from this answer.
+        assert elsewhere.status_code == 200
+        assert elsewhere.json()["coverage"]["complete"]
+    else:
+        pytest.fail("the shard came back before the answers were read")
+    wait_until(distributed.client.ready, 120)
+    assert distributed.client.search("river", k=100)["coverage"]["complete"]
+
+
+@pytest.mark.parametrize("placement", ["local", "distributed"])
+def test_a_swap_and_its_rollback_under_load_fail_nothing_and_mix_nothing(request, indices, placement):
+    service = request.getfixturevalue(placement)
+    old, new = indices
+    wait_until(service.client.ready, 120)
+    with Load(service.url) as load:
+        wait_until(lambda: load.statuses[200] > 10)
+        swapped = service.command("swap", "--index", str(new), "serve.cpus_per_replica=0.1")
+        assert swapped.returncode == 0, swapped.stdout + swapped.stderr
+        wait_until(lambda: service.client.stats()["index"] == str(new))
+        assert service.client.stats()["previous_index"] == str(old)
+        back = service.command("rollback")
+        assert back.returncode == 0, back.stdout + back.stderr
+        wait_until(lambda: service.client.stats()["index"] == str(old))
+    assert set(load.statuses) == {200}
+    # Two spaces, each with the passages of its own release only.
+    assert {hits for _, hits in load.releases} == {frozenset({"old"}), frozenset({"new"})}
+    assert len({space for space, _ in load.releases}) == 2
+    assert service.client.search("river")["space_id"] in {space for space, hits in load.releases if hits == {"old"}}
+
+
+def test_a_release_that_cannot_be_served_is_refused_and_the_old_one_stays(local, indices, tmp_path):
+    broken = tmp_path / "broken"
+    write_served_index(broken, labelled("broken"), seed=2)
+    path = broken / "shards" / "000" / "passages.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with Load(local.url, threads=2) as load:
+        refused = local.command("swap", "--index", str(broken))
+    assert refused.returncode == 2
+    assert "passages.arrow is corrupt: its checksum" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert set(load.statuses) == {200}
+    assert local.client.stats()["index"] == str(indices[0])
+
+
+def test_search_in_the_terminal(local):
+    found = local.command("search", "river number 7", "-k", "2", "--languages", "en", "--url", local.url)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("The river number") == 2
+    wrong = local.command("search", "river", "--languages", "xx", "--url", local.url)
+    assert wrong.returncode == 2
+    assert "no passage is in 'xx'; there are ar en th" in wrong.stderr
+
+
+def test_metrics_reach_ray(local):
+    local.client.search("river", languages=["ar"])
+    asked = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(ray.nodes()[0]['MetricsExportPort'])"
+    ray_env = environment(RAY_AUTH_MODE="token")
+    said = subprocess.run(
+        [sys.executable, "-c", asked, local.ray_address()], capture_output=True, text=True, env=ray_env
+    )
+    port = said.stdout.split()[-1]
+
+    def scraped() -> bool:
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+        wanted = (
+            "hybrid_ir_request_seconds_bucket",
+            "hybrid_ir_batch_size",
+            "hybrid_ir_shard_seconds",
+            "hybrid_ir_queue_length",
+        )
+        return all(name in text for name in wanted) and 'language="ar"' in text
+
+    wait_until(scraped, 40)
+
+
+def test_an_encoder_of_another_space_is_refused_by_name(indices, tmp_path):
+    old, new = indices
+    done = subprocess.run(
+        [*CLI, "serve", "--index", str(old), "--checkpoint", str(new / "encoder"), f"serve.port={free_port()}"],
+        capture_output=True, text=True, env=environment(), timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "is not the one that" in done.stderr
+    assert "they differ in weights" in done.stderr
+    assert "Traceback" not in done.stderr
