@@ -4,15 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 HYBRID := $(BIN)/hybrid-ir
 OUT ?= runs/quickstart
+PORT ?= 8000
 
 .PHONY: quickstart test lint lock clean help
 
 help:
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /  /'
 
-quickstart: $(VENV)/run ## train, evaluate and compare on the embedded data set (no GPU, no download)
+quickstart: $(VENV)/run ## train, evaluate, compare, index and serve the embedded data set (no GPU, no download); PORT=8000
+	@$(HYBRID) serve --index $(OUT)/index --check-port serve.port=$(PORT)
 	@$(HYBRID) prepare --config tune_configs/quickstart.yaml
 	@$(HYBRID) compare --config tune_configs/quickstart.yaml --mixes monolingual,hybrid out=$(OUT)
+	@test -f $(OUT)/index/manifest.json || $(HYBRID) index --config tune_configs/quickstart.yaml \
+		--checkpoint $(OUT)/hybrid/checkpoint --passages store/atlas --out $(OUT)/index
+	@$(HYBRID) serve --index $(OUT)/index serve.port=$(PORT) \
+		--query "Which currency do people pay with in Switzerland?" \
+		--query "¿Cuál es el idioma más hablado en Brasil?" --query "在日本，法定货币是什么？"
 
 test: $(VENV)/dev ## install what tests need and run all of them
 	$(BIN)/python -m pytest $(TESTS)

@@ -130,6 +130,7 @@ def serve(
     query: Annotated[
         list[str] | None, typer.Option(help="Search for this once the service is up; may be repeated.")
     ] = None,
+    check_port: Annotated[bool, typer.Option("--check-port", help="Only say whether the port can be used.")] = False,
     config: Config = None,
     overrides: Overrides = None,
     verbose: Verbose = False,
@@ -139,8 +140,12 @@ def serve(
 
     settings = load_experiment(config, overrides or ()).serve
     from hybrid_ir.client import SearchClient
-    from hybrid_ir.service import running, wait_for_stop
+    from hybrid_ir.service import refuse_used_port, running, wait_for_stop
     from hybrid_ir.terminal import console
+
+    refuse_used_port(settings.host, settings.port)
+    if check_port:
+        return
 
     out = console()
     begun = time.perf_counter()

@@ -19,7 +19,7 @@ from hybrid_ir.groups import shorten
 from hybrid_ir.languages import language_code
 from hybrid_ir.records import parquet_rows, record_files
 from hybrid_ir.squad import lareqa_collection
-from hybrid_ir.store import open_store
+from hybrid_ir.store import key64, open_store
 from hybrid_ir.text_files import one_line, read_lines
 from hybrid_ir.types import InputError, Rejected
 
@@ -63,22 +63,27 @@ def read_passages(path: str | Path) -> Iterator[IndexedPassage | Rejected]:
 
 
 def _store_passages(path: str) -> Iterator[IndexedPassage]:
+    """Every passage of a store, of all its splits, once: a store's doc_ids are unique within a language only, and its held-out
+    pools hold passages of the training split too."""
     store = open_store(path)
-    seen: set[str] = set()
+    seen: set[int] = set()
+
+    def new(doc_id: str, text: str, language: str) -> Iterator[IndexedPassage]:
+        key = key64(f"{language}/{text}")
+        if key not in seen:
+            seen.add(key)
+            yield IndexedPassage(f"{language}/{doc_id}", text, language)
+
     for number, partition in enumerate(store.partitions):
         for start in range(0, partition.rows, ROWS_PER_BATCH):
             rows = np.arange(start, min(start + ROWS_PER_BATCH, partition.rows))
             for language in partition.languages:
                 ids = store.take(number, rows, f"p_id_{language}")
                 for doc_id, text in zip(ids, store.take(number, rows, f"p_{language}"), strict=True):
-                    if doc_id not in seen:
-                        seen.add(doc_id)
-                        yield IndexedPassage(doc_id, text, language)
+                    yield from new(doc_id, text, language)
     for split, folder in sorted(store.manifest["eval"].items()):
         for candidate in store.collection(split).candidates if folder else ():
-            if candidate.doc_id not in seen:
-                seen.add(candidate.doc_id)
-                yield IndexedPassage(candidate.doc_id, candidate.text, candidate.language)
+            yield from new(candidate.doc_id, candidate.text, candidate.language)
 
 
 def _parse(record: Any, where: str) -> IndexedPassage | Rejected:

@@ -24,7 +24,7 @@ APP = "hybrid-ir"
 SWAP_TIMEOUT_S = 600
 
 
-def check_port(host: str, port: int) -> None:
+def refuse_used_port(host: str, port: int) -> None:
     """Raises InputError if something listens there already."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -43,7 +43,7 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
     Raises InputError for what cannot be served: a port in use, a public interface without keys, a damaged index, an encoder of
     another space.
     """
-    check_port(settings.host, settings.port)
+    refuse_used_port(settings.host, settings.port)
     # What a glance shows is refused before anything starts; checksums and the encoder are the replicas' to check.
     manifest = read_manifest(index)
     for files in (manifest.files, *(shard.files for shard in manifest.shards)):

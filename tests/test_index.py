@@ -1,0 +1,307 @@
+"""Building, verifying and extending an index: the files, what is refused, and what a killed build leaves to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from checkpoints import make_preset
+from indices import sample_passages, search, unit, write_index, write_served_index
+
+from hybrid_ir.config import Index
+from hybrid_ir.encoder import encode, load_encoder
+from hybrid_ir.index_build import (
+    cut_shards,
+    default_codec,
+    ingest,
+    make_codec,
+    open_shards,
+    recall_gate,
+    stratified_sample,
+)
+from hybrid_ir.index_folder import read_manifest
+from hybrid_ir.local_release import LocalRelease
+from hybrid_ir.passages import IndexedPassage, PassageTable, read_passages, write_passages
+from hybrid_ir.shard import ShardQuery, open_shard
+from hybrid_ir.space import space_of
+from hybrid_ir.types import InputError, Rejected
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join((json.dumps(r, ensure_ascii=False) if isinstance(r, dict) else r) + "\n" for r in rows))
+    return path
+
+
+def as_record(p: IndexedPassage) -> dict:
+    return {"doc_id": p.doc_id, "text": p.text, "language": p.language, "metadata": dict(p.metadata)}
+
+
+# Reading passages
+
+
+def test_a_record_that_cannot_be_indexed_is_rejected_with_its_reason(tmp_path):
+    rows = [
+        {"doc_id": "1", "text": " good ", "language": "EN"},
+        {"doc_id": "2", "text": "good", "language": "de", "metadata": {"year": 2001, "draft": False, "score": 0.5}},
+        "{not json",
+        {"doc_id": "3", "text": "  ", "language": "en"},
+        {"text": "no id", "language": "en"},
+        {"doc_id": "4", "text": "x", "language": "no such language"},
+        {"doc_id": "5", "text": "x", "language": "en", "year": 2001},
+        {"doc_id": "6", "text": "x", "language": "en", "metadata": {"list": [1]}},
+        '{"doc_id": "7", "text": "\\ud800", "language": "en"}',
+    ]
+    read = list(read_passages(write_jsonl(tmp_path / "p.jsonl", rows)))
+    good = [p for p in read if isinstance(p, IndexedPassage)]
+    assert good[0] == IndexedPassage("1", "good", "en", {})
+    assert good[1].metadata == {"year": 2001, "draft": False, "score": 0.5}
+    reasons = {p.where.rpartition(":")[2]: p.reason for p in read if isinstance(p, Rejected)}
+    assert list(reasons) == ["3", "4", "5", "6", "7", "8", "9"]
+    for line, said in zip(
+        "3456789", ("JSON", "no text", "no doc_id", "language", "'metadata'", "metadata", "UTF-8"), strict=True
+    ):
+        assert said in reasons[line]
+
+
+def test_a_store_gives_every_passage_of_every_language_once(tiny_store):
+    passages = list(read_passages(tiny_store.path))
+    assert (
+        len(passages) == len({p.doc_id for p in passages}) == len({(p.language, p.text) for p in passages}) == 3 * 400
+    )
+    assert {p.language for p in passages} == {"de", "en", "es"}
+
+
+def test_passages_come_back_from_the_mapped_file_as_they_went_in(tmp_path):
+    passages = [
+        IndexedPassage(f"d{n}", "ü" * (n % 7) + f"ไทย {n}", "th", {"n": n} if n % 3 else {}) for n in range(9000)
+    ]
+    assert write_passages(tmp_path / "p.arrow", passages, ["n"]) == 9000
+    table = PassageTable(tmp_path / "p.arrow")
+    assert [table[n] for n in range(9000)] == passages
+    assert table.where([("n", "4097")]).tolist() == [4097]
+    assert table.where([("x", "1")]).tolist() == []
+
+
+def test_duplicates_are_rejected_and_counted(tmp_path):
+    path = write_jsonl(tmp_path / "p.jsonl", [as_record(p) for p in sample_passages(9)] * 2)
+    (tmp_path / "build").mkdir()
+    fragments = ingest([str(path)], tmp_path / "build")
+    assert fragments.rows == 9
+    assert fragments.rejected == {"duplicate doc_id": 9}
+    kept = (tmp_path / "build" / "rejected.jsonl").read_text().splitlines()
+    assert len(kept) == 9
+
+
+# Shards and codecs
+
+
+def test_language_major_shards_are_balanced_and_sorted_random_ones_hold_every_language():
+    languages = np.asarray([2] * 10 + [0] * 50 + [1] * 40)
+    names = ("zh", "ar", "de")  # numbers are not in the order of names
+    parts = cut_shards(languages, names, 3, "language", seed=0)
+    assert [len(p) for p in parts] == [34, 33, 33]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(100))
+    assert [names[languages[i]] for part in parts for i in part] == sorted(names[x] for x in languages)
+    for part in cut_shards(languages, names, 3, "random", seed=0):
+        assert set(languages[part]) == {0, 1, 2}
+        assert [names[languages[i]] for i in part] == sorted(names[languages[i]] for i in part)
+
+
+def test_the_default_codec_follows_the_size_of_a_shard():
+    assert default_codec(99_999, 1) == "Flat"
+    assert default_codec(1_000_000, 20) == "Flat"
+    assert default_codec(1_000_000, 1) == "IVF4096,SQ8"
+
+
+@pytest.mark.parametrize(
+    ("codec", "said"),
+    [("HNSW32", "cannot be cut into shards"), ("Flut", "is not one of faiss'"), ("SQ8", "cannot be cut")],
+)
+def test_a_codec_that_cannot_be_sharded_is_refused(codec, said):
+    with pytest.raises(InputError, match=said):
+        make_codec(codec, 16)
+
+
+def test_the_training_sample_holds_small_languages():
+    languages = np.asarray([0] * 99_000 + [1] * 900 + [2] * 100)
+    sample = stratified_sample(languages, 1000, 256, seed=0)
+    assert np.bincount(languages[sample]).tolist() == [990, 256, 100]
+
+
+# The recall gate
+
+
+@pytest.fixture(scope="module")
+def clustered():
+    """20,000 passages in two languages, one of them 1 %, around 300 centres."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(300, 24))
+    vectors = unit(centres[rng.integers(300, size=20_000)] + 0.4 * rng.normal(size=(20_000, 24)))
+    passages = [IndexedPassage(f"d{n}", f"t{n}", "sw" if n % 100 == 0 else "en") for n in range(20_000)]
+    return passages, vectors
+
+
+def test_the_gate_raises_nprobe_until_every_language_reaches_the_target(tmp_path, clustered):
+    manifest = write_index(tmp_path / "i", *clustered, codec="IVF128,SQ8", shards=2)
+    nprobe, recall = recall_gate(open_shards(tmp_path / "i", manifest), target=0.98, sample=50, seed=0)
+    assert 1 < nprobe < 128
+    assert min(min(recall[kind].values()) for kind in ("unfiltered", "filtered")) >= 0.98
+    _, at_one = recall_gate(open_shards(tmp_path / "i", manifest), target=0, sample=50, seed=0, nprobe=1)
+    assert min(at_one["unfiltered"].values()) < 0.98
+
+
+def test_a_codec_too_coarse_for_the_target_is_refused_naming_the_languages(tmp_path, clustered):
+    manifest = write_index(tmp_path / "i", *clustered, codec="IVF64,PQ2", shards=1)
+    with pytest.raises(InputError, match=r"stays below index.recall_target=0.999 in: en 0\.\d+, sw"):
+        recall_gate(open_shards(tmp_path / "i", manifest), target=0.999, sample=50, seed=0)
+
+
+# Damage
+
+
+@pytest.fixture
+def served(tmp_path):
+    write_served_index(tmp_path / "index", sample_passages())
+    return tmp_path / "index"
+
+
+def damage(path, how):
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[:-7])
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "corrupt"])
+@pytest.mark.parametrize(
+    "name", ["shards/001/vectors.faiss", "shards/000/passages.arrow", "shards/000/ids.npy", "encoder/model.safetensors"]
+)
+def test_a_damaged_file_is_refused_by_its_name_with_the_remedy(served, name, how):
+    damage(served / name, how)
+    with pytest.raises(InputError) as refused:
+        LocalRelease(str(served))
+    message = str(refused.value)
+    assert name in message
+    assert how in message
+    assert "hybrid-ir index --checkpoint" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no index at"),
+        ("{", "cannot be read"),
+        ("{}", "is not an index"),
+        ('{"shards": [], "format": 9}', "format 9"),
+        ('{"shards": [], "format": 1}', "is damaged"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(served, content, said):
+    if content is None:
+        (served / "manifest.json").unlink()
+    else:
+        (served / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match=said):
+        read_manifest(served)
+
+
+def test_an_encoder_of_another_space_is_refused_naming_what_differs(served, tmp_path):
+    other = write_served_index(tmp_path / "other", sample_passages(), seed=1)
+    with pytest.raises(InputError, match="they differ in weights"):
+        LocalRelease(str(served), checkpoint=str(tmp_path / "other" / "encoder"))
+    assert other.space["id"] != read_manifest(served).space["id"]
+
+
+def test_an_encoder_that_no_longer_computes_what_it_did_is_refused(served):
+    """The probes catch what no hash of files can: here, stored probes of another computation."""
+    manifest = json.loads((served / "manifest.json").read_text())
+    manifest["probes"][3][5] += 0.1
+    (served / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"other vectors for the probe texts .*differ by 0\.100"):
+        LocalRelease(str(served))
+
+
+def test_the_space_is_the_encoder_and_not_its_folder(tmp_path):
+    first = load_encoder(str(make_preset(tmp_path / "a", seed=0)), query_prefix="q: ")
+    first.save_pretrained(str(tmp_path / "b"), create_model_card=False)
+    space = space_of(first)
+    encode(first, ["padding and truncation are set by calls", "x"], role="query")
+    assert space_of(first) == space == space_of(load_encoder(str(tmp_path / "b")))
+    for change in (
+        {"query_prefix": "Q: "},
+        {"query_prefix": "q: ", "pooling": "cls"},
+        {"query_prefix": "q: ", "max_tokens": 16},
+    ):
+        assert space_of(load_encoder(str(tmp_path / "a"), **change))["id"] != space["id"]
+
+
+# The Ray Data job
+
+
+@pytest.mark.slow
+def test_a_build_goes_on_where_it_was_killed_and_can_be_verified_and_extended(tmp_path, ray_cluster):
+    from hybrid_ir.index_job import _claim, _EncodeFragment, _inputs, add_passages, build_index, verify_index
+
+    checkpoint = make_preset(tmp_path / "encoder")
+    settings = Index(shards=2, cpus_per_actor=0.5)
+    first = sample_passages(4200)  # two fragments
+    path = write_jsonl(tmp_path / "first.jsonl", [as_record(p) for p in first])
+    out = tmp_path / "index"
+    # What a kill leaves: passages cut into fragments, the first of them encoded.
+    model = load_encoder(str(checkpoint))
+    _claim(out / ".build", _inputs([str(path)]), space_of(model))
+    fragments = ingest([str(path)], out / ".build")
+    _EncodeFragment(str(checkpoint), fragments, settings)({"fragment": np.asarray([0])})
+    vectors = fragments.path(0) / "vectors.npy"
+    shutil.copy2(vectors, tmp_path / "kept.npy")
+    marked = np.load(vectors)
+    marked[5] = marked[6]  # a mark: only a build that keeps this file has it
+    with vectors.open("wb") as file:
+        np.save(file, marked)
+
+    with pytest.raises(InputError, match=r"unfinished build of other passages"):
+        build_index(
+            str(checkpoint), [str(write_jsonl(tmp_path / "x.jsonl", [as_record(first[0])]))], str(out), settings, seed=0
+        )
+    seen = []
+    manifest = build_index(
+        str(checkpoint), [str(path)], str(out), settings, seed=0, progress=lambda what, n: seen.append((what, n))
+    )
+    assert ("encoded", 4096) in seen
+    assert manifest.languages == {"ar": 1400, "en": 1400, "th": 1400}
+    assert manifest.metadata_keys == ["kind", "year"]
+    assert not (out / ".build").exists()
+    shards = open_shards(out, manifest)
+    position = {int(i): (n, row) for n, s in enumerate(shards) for row, i in enumerate(s.ids)}
+    by_id = [shards[n].vectors[row] for n, row in (position[i] for i in range(len(first)))]
+    np.testing.assert_array_equal(by_id[5], by_id[6])
+    # Global ids are places in the input; each vector is its passage's.
+    assert all(shards[n].passages[row].doc_id == first[i].doc_id for i, (n, row) in position.items())
+    expected = encode(model, [p.text for p in first[4096:]], role="document")
+    np.testing.assert_allclose(np.stack(by_id[4096:]), expected, atol=1e-5)
+
+    with pytest.raises(InputError, match="is an index already"):
+        build_index(str(checkpoint), [str(path)], str(out), settings, seed=0)
+    more = [IndexedPassage(f"new/{n}", f"Mto namba {n} ni mrefu.", "sw", {"page": n}) for n in range(30)]
+    added = add_passages(
+        str(out), [str(write_jsonl(tmp_path / "m.jsonl", [as_record(p) for p in [*more, first[0]]]))], settings, seed=0
+    )
+    assert added.languages["sw"] == 30
+    assert added.rejected == {"duplicate doc_id": 1}
+    assert added.index_version != manifest.index_version
+    assert [shard.rows for shard in added.shards] == [2100, 2100, 30]
+    assert verify_index(str(out), settings, seed=0).recall["unfiltered"]["sw"] == 1.0
+    query = encode(model, ["Mto namba 7 ni mrefu."], role="document")
+    (hits,) = search(open_shards(out, added), query, [ShardQuery(30, ("sw",))])
+    assert sorted(global_id for global_id, _ in hits) == list(range(4200, 4230))
+    assert open_shard(out, added, 2).read([7])[0] == more[7]
+
+    damage(out / "shards" / "002" / "vectors.faiss", "corrupt")
+    with pytest.raises(InputError, match=r"vectors\.faiss is corrupt"):
+        verify_index(str(out), settings, seed=0)
