@@ -10,7 +10,7 @@ from indices import open_index, search, unit, write_index
 
 from hybrid_ir import shard as shard_module
 from hybrid_ir.passages import IndexedPassage
-from hybrid_ir.shard import Found, ShardQuery, exact_top, merge
+from hybrid_ir.shard import Found, ShardQuery, exact_scores, exact_top, merge
 
 LANGUAGES = ("de", "en", "es", "sw")
 D = 16
@@ -48,8 +48,8 @@ def indices(tmp_path_factory):
 
 
 def brute_force(query, k, keep):
-    """(id, score) of the best by pencil: float64 products, ties by id."""
-    scores = (VECTORS.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+    """(id, score) of the best of all products, ties by id."""
+    scores = np.einsum("cd,d->c", VECTORS, query)
     ids = sorted((n for n in range(COUNT) if keep(PASSAGES[n])), key=lambda n: (-scores[n], n))
     return [(n, float(scores[n])) for n in ids[:k]]
 
@@ -122,13 +122,27 @@ def test_a_tie_wider_than_the_margin_is_cut_by_id():
 
 
 def test_merge_cuts_by_codec_score_before_it_orders_by_exact_score():
-    """Of 120 candidates with a lossy codec 100 are scored; the best exact score is among the 20 that are not."""
-    codec_scores = np.linspace(1, 0, 120, dtype=np.float32)
-    scores = np.linspace(0, 1, 120, dtype=np.float32)
-    ids = np.arange(120)
-    halves = [Found(codec_scores[h], scores[h], ids[h], ids[h]) for h in (slice(0, 120, 2), slice(1, 120, 2))]
-    assert [hit.global_id for hit in merge(halves, 3, lossy=True)] == [99, 98, 97]
-    assert [hit.global_id for hit in merge(halves, 3, lossy=False)] == [119, 118, 117]
+    """Of 60 candidates with a lossy codec 40 are scored; the best exact scores are among the 20 that are not."""
+    codec_scores = np.linspace(1, 0, 60, dtype=np.float32)
+    scores = np.linspace(0, 1, 60, dtype=np.float32)
+    ids = np.arange(60)
+    halves = [Found(codec_scores[h], scores[h], ids[h], ids[h]) for h in (slice(0, 60, 2), slice(1, 60, 2))]
+    assert [hit.global_id for hit in merge(halves, 3, lossy=True)] == [39, 38, 37]
+    assert [hit.global_id for hit in merge(halves, 3, lossy=False)] == [59, 58, 57]
+
+
+@pytest.mark.parametrize("dimension", [7, 16, 33, 384])
+def test_a_score_does_not_depend_on_what_is_scored_beside_it(dimension):
+    rng = np.random.default_rng(dimension)
+    vectors, query = rng.normal(size=(300, dimension)).astype(np.float32), rng.normal(size=dimension).astype(np.float32)
+    alone = np.asarray([exact_scores(query, vectors[n : n + 1])[0] for n in range(300)])
+    for count in range(2, 60):
+        rows = rng.integers(300, size=count)
+        at = rng.integers(8)  # another place in memory
+        moved = np.empty(count * dimension + 8, np.float32)[at : at + count * dimension].reshape(count, dimension)
+        moved[:] = vectors[rows]
+        np.testing.assert_array_equal(exact_scores(query, moved), alone[rows])
+    np.testing.assert_allclose(alone, vectors.astype(np.float64) @ query, atol=2e-5)
 
 
 def test_a_shard_that_did_not_answer_is_left_out_of_the_merge():
