@@ -40,7 +40,7 @@ request = function() i = i %% #lines + 1; return wrk.format(nil, "/search", nil,
 
 def wait_for_answer(url: str, process: subprocess.Popen[bytes]) -> None:
     body = json.dumps({"query": "?", "k": 1}).encode()
-    for _ in range(240):
+    for _ in range(600):
         if process.poll() is not None:
             sys.exit(f"the server at {url} ended with {process.returncode}")
         try:

@@ -186,7 +186,7 @@ class Serve(Section):
     cpus_per_replica: float = Field(default=0.2, gt=0)
     """CPUs that Ray reserves for a gateway, encoder or shard replica."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of torch and FAISS in a replica; null = 1 in a gateway of several, else half of the machine's CPUs."""
+    """Threads of torch and FAISS in a replica; null = the machine's CPUs, divided by the gateways (local) or by two (distributed)."""
     api_keys: tuple[str, ...] = ()
     """Requests must carry one of these as `Authorization: Bearer KEY`. Also read from HYBRID_IR_API_KEYS (comma-separated),
     which keeps them out of files and process lists. Empty = no key asked for."""

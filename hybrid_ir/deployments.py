@@ -101,5 +101,6 @@ def fits_here(manifest: Manifest) -> bool:
     return bytes_of(manifest) * 4 < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _threads(settings: Serve, sharers: int) -> int:
-    return settings.threads or max(1, (os.cpu_count() or 1) // (2 if sharers == 1 else 2 * sharers))
+def _threads(settings: Serve, processes: int) -> int:
+    """Threads of each of so many processes that compute on one machine."""
+    return settings.threads or max(1, (os.cpu_count() or 1) // processes)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +17,6 @@ from hybrid_ir.query_encoder import QueryEncoder
 from hybrid_ir.release import ShardAnswer
 from hybrid_ir.shard import Shard, ShardQuery, open_shard
 
-SWITCH_S = float(os.environ.get("SW", "0.0002"))
-
 
 class LocalRelease:
     """Encoder and shards in this process: one thread encodes, one searches, so that batches overlap."""
@@ -29,9 +25,6 @@ class LocalRelease:
 
     def __init__(self, index: str, *, checkpoint: str | None = None, threads: int = 1) -> None:
         """Check every file, open the shards, load the encoder. Raises InputError that names what is wrong."""
-        # The encoder's thread takes the interpreter's lock once an operation, some hundred times a batch. With the default
-        # 5 ms a busy event loop would make it wait that long each time.
-        sys.setswitchinterval(SWITCH_S)
         self.index = str(Path(index).absolute())
         self.manifest = read_manifest(index)
         check_files(index, self.manifest.files)
