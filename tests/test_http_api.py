@@ -1,0 +1,402 @@
+"""The HTTP API in process: what answers say, what is refused and how, partial answers, batches, and a swap under load."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from indices import sample_passages, write_served_index
+from sentence_transformers import SentenceTransformer
+from starlette.testclient import TestClient
+
+from hybrid_ir.api import DeadlineResponse, EmbeddingsResponse, ErrorResponse, Ready, SearchResponse, Stats
+from hybrid_ir.config import Serve
+from hybrid_ir.http_app import OPEN_TO_ALL, create_app
+from hybrid_ir.index_folder import read_manifest
+from hybrid_ir.local_release import LocalRelease
+from hybrid_ir.passages import IndexedPassage
+from hybrid_ir.release import ShardDown
+from hybrid_ir.search_service import SearchService
+
+SETTINGS = Serve(max_k=500, max_queries=5, max_characters=1000, max_body_bytes=10_000, max_queue=8, max_batch=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """120 passages, 40 in each of Arabic, English and Thai; five more in English that are one text."""
+    folder = tmp_path_factory.mktemp("http") / "index"
+    same = [IndexedPassage(f"same/{n}", "One text, five times.", "en", {"year": 1999}) for n in range(5)]
+    write_served_index(folder, [*sample_passages(), *same])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def http(folder):
+    with TestClient(create_app(SearchService(LocalRelease(str(folder)), SETTINGS))) as client:
+        yield client
+
+
+def search(http, query="river number 7", **body):
+    answer = http.post("/search", json={"query": query, **body})
+    assert answer.status_code == 200, answer.text
+    SearchResponse.model_validate_json(answer.content)
+    return answer.json()
+
+
+def ids(answer, place=0):
+    return [hit["doc_id"] for hit in answer["results"][place]["hits"]]
+
+
+# What an answer says
+
+
+def test_hits_come_best_first_with_all_that_is_documented(http, folder):
+    answer = search(http, k=7)
+    hits = answer["results"][0]["hits"]
+    assert [hit["position"] for hit in hits] == [1, 2, 3, 4, 5, 6, 7]
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    assert answer["coverage"] == {
+        "complete": True,
+        "shards": 2,
+        "shards_total": 2,
+        "shards_missing": [],
+        "languages_missing": [],
+    }
+    manifest = read_manifest(folder)
+    assert (answer["space_id"], answer["index_version"]) == (manifest.space["id"], manifest.index_version)
+    assert answer["timings_ms"]["total"] > 0
+
+
+def test_a_list_of_queries_is_answered_as_each_alone(http):
+    queries = ["river number 7", "النهر رقم 3", "One text"]
+    together = search(http, queries, k=4)
+    for place, query in enumerate(queries):
+        alone = search(http, query, k=4)
+        assert ids(together, place) == ids(alone)
+
+
+def test_a_language_filter_finds_only_its_languages_and_never_too_few(http):
+    for hit in (hits := search(http, languages=["th"], k=40)["results"][0]["hits"]):
+        assert hit["language"] == "th"
+    assert len(hits) == 40
+    assert len(ids(search(http, languages=["th", "ar", "th"], k=500))) == 80
+
+
+def test_a_metadata_filter_is_equality_of_value_and_type(http):
+    found = search(http, metadata={"year": 2001, "kind": "news"}, k=500)["results"][0]["hits"]
+    # Of the numbers below 40: odd ones are news, those of remainder 1 by 3 have year 2001: 1, 7, ..., 37, in three languages.
+    assert len(found) == 3 * 7
+    assert all(hit["metadata"] == {"year": 2001, "kind": "news"} for hit in found)
+    assert ids(search(http, metadata={"year": "2001"})) == []
+    assert ids(search(http, metadata={"year": True})) == []
+    assert len(ids(search(http, metadata={"year": 2001}, languages=["ar"], k=500))) == 13
+
+
+def test_k_beyond_the_index_gives_all_of_it(http):
+    found = ids(search(http, k=500))
+    assert len(found) == len(set(found)) == 125
+
+
+def test_equal_scores_stand_in_the_order_of_the_input(http):
+    assert ids(search(http, "One text, five times.", metadata={"year": 1999}, k=3)) == ["same/0", "same/1", "same/2"]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param", "said"),
+    [
+        ({"query": ""}, 422, "query", "at least 1 character"),
+        ({"query": " \n"}, 422, "query", "query"),
+        ({"query": []}, 422, "query", "query"),
+        ({"query": ["a"] * 6}, 422, "query", "at most 5 texts, got 6"),
+        ({"query": "x" * 1001}, 422, "query", "1000 characters, got 1001"),
+        ({"query": 7}, 422, "query", "query"),
+        ({}, 422, "query", "required"),
+        ({"query": "a", "k": 0}, 422, "k", "greater than or equal to 1"),
+        ({"query": "a", "k": 10**9}, 422, "k", "at most 500, got 1000000000"),
+        ({"query": "a", "k": 1.5}, 422, "k", "integer"),
+        ({"query": "a", "languages": []}, 422, "languages", "at least 1"),
+        ({"query": "a", "languages": ["en", "xx"]}, 422, "languages", "'xx'; there are ar en th"),
+        ({"query": "a", "metadata": {"colour": 1}}, 422, "metadata", "'colour'; keys: kind, year"),
+        ({"query": "a", "policy": "lax"}, 422, "policy", "strict"),
+        ({"query": "a", "deadline_ms": 0}, 422, "deadline_ms", "greater than or equal to 1"),
+        ({"query": "a", "topk": 5}, 422, "topk", "unknown field 'topk'"),
+        ([], 422, None, "object"),
+    ],
+)
+def test_a_wrong_search_is_refused_with_its_field_and_what_was_wrong(http, body, status, param, said):
+    answer = http.post("/search", json=body)
+    error = ErrorResponse.model_validate_json(answer.content).error
+    assert answer.status_code == status
+    assert error.param == param
+    assert said in error.message
+
+
+def test_what_is_not_json_or_too_large_is_refused(http):
+    for content in (b"", b"{", b"\xff\xfe", b'{"query": "\xff"}'):
+        assert http.post("/search", content=content).status_code == 400
+    assert http.post("/search", content=b'{"query": "a", "k": NaN}').status_code == 422
+    assert http.post("/search", content=b" " * 10_001).status_code == 413
+    assert http.post("/search", content=iter([b" " * 6_000] * 2)).status_code == 413  # chunked: no length is declared
+    search(http)
+
+
+def test_other_routes_and_methods_have_the_same_shape_of_error(http):
+    for answer, status in ((http.get("/nothing"), 404), (http.get("/search"), 405), (http.put("/search"), 405)):
+        assert answer.status_code == status
+        ErrorResponse.model_validate_json(answer.content)
+
+
+# Keys
+
+
+def test_with_keys_only_the_open_routes_answer_without_one(folder):
+    app = create_app(SearchService(LocalRelease(str(folder)), SETTINGS), ("first", "zweiter-schlüssel"))
+    with TestClient(app) as http:
+        for route in OPEN_TO_ALL:
+            assert http.get(route).status_code == 200
+        routes = [("GET", "/stats"), ("GET", "/v1/models"), ("POST", "/search"), ("POST", "/v1/embeddings")]
+        wrong = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "first"}, {"Authorization": "Basic first"}]
+        for method, route in routes:
+            for headers in [*wrong, {"Authorization": b"Bearer \xff\xfe"}]:
+                answer = http.request(method, route, headers=headers, json={"query": "a"})
+                assert answer.status_code == 401
+                assert answer.headers["WWW-Authenticate"] == "Bearer"
+                ErrorResponse.model_validate_json(answer.content)
+        assert http.get("/stats", headers={"Authorization": "bearer first"}).status_code == 200
+        assert http.post("/search", json={"query": "a"}, headers={"Authorization": "Bearer first"}).status_code == 200
+
+
+# Embeddings
+
+
+def test_openais_own_client_gets_the_encoders_vectors_as_floats_and_as_base64(http, folder):
+    client = openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=http, max_retries=0)
+    model = client.models.list().data[0].id
+    texts = ["The river is long.", "النهر طويل."]
+    encoder = SentenceTransformer(str(folder / "encoder"))
+    for kind, expected in (("query", encoder.encode_query(texts)), ("passage", encoder.encode_document(texts))):
+        for encoding_format in ("float", "base64"):
+            # The client asks for base64 by itself where nothing is named, and decodes it.
+            answer = client.embeddings.create(
+                model=model, input=texts, encoding_format=encoding_format, extra_body={"input_type": kind}
+            )
+            vectors = [row.embedding for row in answer.data]
+            if encoding_format == "base64":
+                vectors = [np.frombuffer(base64.b64decode(v), "<f4") if isinstance(v, str) else v for v in vectors]
+            np.testing.assert_allclose(
+                np.asarray(vectors), expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5
+            )
+    assert answer.usage.prompt_tokens > 0
+
+
+def test_embeddings_refuse_another_model_and_other_dimensions(http, folder):
+    def ask(**body):
+        return http.post("/v1/embeddings", json={"input": "a", **body})
+
+    EmbeddingsResponse.model_validate_json(ask().content)
+    assert ask(model=read_manifest(folder).space["id"], dimensions=128, user="u").status_code == 200
+    assert (ask(model="text-embedding-3-small").status_code, ask(dimensions=64).status_code) == (404, 422)
+    assert (ask(input="").status_code, ask(input=["a"] * 6).status_code, ask(input=[1, 2]).status_code) == (
+        422,
+        422,
+        422,
+    )
+
+
+# Health, statistics, documentation
+
+
+def test_stats_and_health_say_what_is_served(http, folder):
+    stats = Stats.model_validate_json(http.get("/stats").content)
+    assert stats.languages == {"ar": 40, "en": 45, "th": 40}
+    assert sum(shard.passages for shard in stats.shards) == stats.passages == 125
+    assert stats.index == str(folder)
+    assert Ready.model_validate_json(http.get("/readyz").content).ready
+    assert http.get("/healthz").json() == {"status": "ok"}
+
+
+def test_the_documentation_lists_every_route_and_field_with_an_example_and_loads_nothing(http):
+    document = http.get("/openapi.json").json()
+    docs = http.get("/docs").text
+    assert "http://" not in docs
+    assert "https://" not in docs
+    for path in document["paths"]:
+        assert path in docs
+    for name, schema in document["components"]["schemas"].items():
+        for field, described in schema.get("properties", {}).items():
+            assert f"<code>{field}</code>" in docs, (name, field)
+            refers = "$ref" in str(described)
+            assert described.get("examples") or refers or "const" in described, (name, field)
+
+
+# Shards that are slow or gone: a release whose shards do what a test says
+
+
+class Unsteady(LocalRelease):
+    """A LocalRelease: `delays` and `gone` name shards by number, `gate` holds encoding back, `batches` counts its sizes."""
+
+    def __init__(self, index):
+        super().__init__(index)
+        self.delays, self.gone, self.encoder_gone, self.broken = {}, set(), False, False
+        self.gate, self.batches = None, []
+
+    async def encode(self, texts, role):
+        self.batches.append(len(texts))
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.encoder_gone:
+            raise ShardDown("encoder-x does not answer")
+        if self.broken:
+            raise ZeroDivisionError("a defect")
+        return await super().encode(texts, role)
+
+    async def search(self, shard, vectors, queries):
+        await asyncio.sleep(self.delays.get(shard, 0))
+        if shard in self.gone:
+            raise ShardDown(f"shard {shard}")
+        return await super().search(shard, vectors, queries)
+
+    def down(self):
+        return sorted(self.gone), not self.encoder_gone
+
+
+@pytest.fixture
+def unsteady(folder):
+    release = Unsteady(str(folder))
+    with TestClient(create_app(SearchService(release, SETTINGS)), raise_server_exceptions=False) as client:
+        yield release, client
+
+
+def test_a_deadline_answers_504_with_what_was_found(unsteady):
+    release, http = unsteady
+    release.delays[1] = 5
+    begun = time.perf_counter()
+    answer = http.post("/search", json={"query": "river", "k": 500, "deadline_ms": 300, "policy": "best_effort"})
+    assert time.perf_counter() - begun < 3
+    assert answer.status_code == 504
+    content = DeadlineResponse.model_validate_json(answer.content)
+    assert content.error.type == "deadline_exceeded"
+    assert content.coverage.shards_missing == ["001"]
+    assert len(content.results[0].hits) == release.manifest.shards[0].rows
+
+
+def test_a_shard_that_is_gone_fails_strict_and_shows_in_best_effort(unsteady):
+    release, http = unsteady
+    release.gone.add(0)
+    strict = http.post("/search", json={"query": "river"})
+    assert strict.status_code == 503
+    assert "000" in strict.json()["error"]["message"]
+    assert strict.headers["Retry-After"] == "1"
+    partial = search(http, "river", policy="best_effort", k=500)
+    here, there = (set(shard.languages) for shard in release.manifest.shards)
+    assert partial["coverage"] == {
+        "complete": False, "shards": 1, "shards_total": 2, "shards_missing": ["000"], "languages_missing": sorted(here),
+    }  # fmt: skip
+    assert len(ids(partial)) == release.manifest.shards[1].rows
+    (only_there,) = there - here
+    assert search(http, "river", languages=[only_there])["coverage"]["complete"]
+    assert http.get("/readyz").status_code == 503
+    assert http.get("/readyz").json()["shards_missing"] == ["000"]
+    release.gone.add(1)
+    assert http.post("/search", json={"query": "river", "policy": "best_effort"}).status_code == 503
+    release.gone.clear()
+    assert search(http, "river")["coverage"]["complete"]
+
+
+def test_without_its_encoder_the_service_says_so(unsteady):
+    release, http = unsteady
+    release.encoder_gone = True
+    answer = http.post("/search", json={"query": "river", "policy": "best_effort"})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (503, "encoder_missing")
+    assert not http.get("/readyz").json()["encoder"]
+
+
+def test_a_defect_is_a_500_in_the_documented_shape_and_the_next_search_answers(unsteady):
+    release, http = unsteady
+    release.broken = True
+    answer = http.post("/search", json={"query": "river"})
+    assert answer.status_code == 500
+    assert "ZeroDivision" not in ErrorResponse.model_validate_json(answer.content).error.message
+    release.broken = False
+    search(http, "river")
+
+
+def concurrently(app, requests):
+    """Statuses and bodies of requests sent at once, through `requests(client)`, a list of awaitables."""
+
+    async def run():
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return await requests(client)
+
+    return asyncio.run(run())
+
+
+def test_requests_that_come_together_are_encoded_together_and_a_full_queue_says_429(folder):
+    release = Unsteady(str(folder))
+    app = create_app(SearchService(release, SETTINGS))
+
+    async def requests(client):
+        release.gate = asyncio.Event()
+        first = []
+        for count in (1, 8):  # one is being encoded, eight wait
+            first += [asyncio.create_task(client.post("/search", json={"query": "river"})) for _ in range(count)]
+            await asyncio.sleep(0.3)
+        refused = await client.post("/search", json={"query": "one too many"})
+        release.gate.set()
+        answers = await asyncio.gather(*first)
+        return refused, answers, await client.post("/search", json={"query": "after"})
+
+    refused, answers, after = concurrently(app, requests)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+    assert {answer.status_code for answer in answers} == {200}
+    assert release.batches[:3] == [1, 4, 4]  # max_batch is 4
+    assert after.status_code == 200
+
+
+def test_a_swap_under_load_mixes_nothing_and_its_rollback_is_immediate(tmp_path):
+    releases = {}
+    for seed, label in enumerate(("old", "new")):
+        labelled = [p._replace(doc_id=f"{label}/{p.doc_id}") for p in sample_passages()]
+        write_served_index(tmp_path / label, labelled, seed=seed)
+        releases[label] = LocalRelease(str(tmp_path / label))
+    service = SearchService(releases["old"], Serve())
+    old, new = (releases[label].index for label in ("old", "new"))
+
+    async def requests(client):
+        seen, stop = [], asyncio.Event()
+
+        async def ask():
+            while not stop.is_set():
+                answer = await client.post("/search", json={"query": "river", "k": 5})
+                assert answer.status_code == 200
+                seen.append((answer.json()["space_id"], {d.split("/")[0] for d in ids(answer.json())}))
+
+        loads = [asyncio.create_task(ask()) for _ in range(8)]
+        await asyncio.sleep(0.5)
+        service.hold(releases["new"])
+        service.activate(new, old, {old})
+        await asyncio.sleep(0.5)
+        begun = time.perf_counter()
+        service.activate(old, new, {new})
+        back = time.perf_counter() - begun
+        await asyncio.sleep(0.5)
+        stop.set()
+        await asyncio.gather(*loads)
+        return seen, back
+
+    seen, back = concurrently(create_app(service), requests)
+    assert back < 0.05
+    spaces = {releases[label].manifest.space["id"]: {label} for label in ("old", "new")}
+    assert len(spaces) == 2
+    assert all(spaces[space] == labels for space, labels in seen)
+    assert [labels for _, labels in (seen[0], seen[-1])] == [{"old"}, {"old"}]
+    assert {"new"} in [labels for _, labels in seen]

@@ -1,0 +1,127 @@
+"""Bad requests by the thousand: never a 5xx, always the documented shape, and the service answers afterwards."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from indices import sample_passages, write_served_index
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from starlette.testclient import TestClient
+
+from hybrid_ir.api import ErrorResponse, SearchResponse
+from hybrid_ir.config import Serve
+from hybrid_ir.http_app import create_app
+from hybrid_ir.local_release import LocalRelease
+from hybrid_ir.search_service import SearchService
+
+CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzz") / "index"
+    write_served_index(folder, sample_passages())
+    return create_app(SearchService(LocalRelease(str(folder)), Serve(deadline_ms=60_000)))
+
+
+@pytest.fixture(scope="module")
+def http(app):
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+def answers_still(http) -> bool:
+    found = http.post("/search", json={"query": "river number 7", "k": 3})
+    return found.status_code == 200 and len(found.json()["results"][0]["hits"]) == 3
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_the_openapi_document_holds_for_whatever_it_generates(app, mode):
+    """Requests made from the document, right ones and wrong ones: statuses, types and bodies are those that it names."""
+    operations = [result.ok() for result in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations()]
+    assert {op.path for op in operations} == {
+        "/search",
+        "/v1/embeddings",
+        "/v1/models",
+        "/stats",
+        "/readyz",
+        "/healthz",
+    }
+    for operation in operations:
+        if mode is GenerationMode.NEGATIVE and not len(operation.body):
+            continue  # a request without parameters cannot be wrong
+
+        @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def answers_as_documented(case):
+            case.call_and_validate(checks=CHECKS)
+
+        answers_as_documented()
+
+
+TEXTS = st.one_of(
+    st.text(max_size=300),
+    st.text(alphabet=st.characters(categories=["Cc", "Cf", "Zs", "So", "Mn"]), max_size=100),
+    st.sampled_from(
+        ["", " ", "\0", "👩‍👩‍👧‍👦" * 50, "ا ב ไ 中 a", "\u202e abc", "x" * 20_000, "x" * 1_000_000, "🦊" * 30_000]
+    ),
+)
+NUMBERS = (
+    st.integers() | st.sampled_from([0, 1, 10**9, -1, 2**63, 2**200]) | st.floats() | st.none() | st.text(max_size=3)
+)
+BODIES = st.fixed_dictionaries(
+    {"query": TEXTS | st.lists(TEXTS, max_size=4)},
+    optional={
+        "k": NUMBERS,
+        "languages": st.none() | st.lists(st.sampled_from(["en", "ar", "th", "xx", "", "EN"]) | TEXTS, max_size=3),
+        "metadata": st.none()
+        | st.dictionaries(st.sampled_from(["year", "kind", "x"]) | st.text(max_size=3), NUMBERS, max_size=2),
+        "policy": st.sampled_from(["strict", "best_effort", "x", None]),
+        "deadline_ms": NUMBERS,
+        "unknown": NUMBERS,
+    },
+)
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(body=BODIES)
+def test_no_search_that_anyone_can_write_is_a_server_error(http, body):
+    # json.dumps writes NaN and infinities as JavaScript would, which is not JSON.
+    answer = http.post("/search", content=json.dumps(body).encode())
+    if answer.status_code == 200:
+        SearchResponse.model_validate_json(answer.content)
+    elif answer.status_code == 504:
+        assert isinstance(body["deadline_ms"], int)
+    else:
+        assert 400 <= answer.status_code < 500
+        assert ErrorResponse.model_validate_json(answer.content).error.message
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(body=st.binary(max_size=200), path=st.sampled_from(["/search", "/v1/embeddings"]))
+def test_bytes_that_are_not_a_request_are_a_clear_4xx(http, body, path):
+    answer = http.post(path, content=body)
+    assert 400 <= answer.status_code < 500
+    assert ErrorResponse.model_validate_json(answer.content).error.message
+
+
+@pytest.mark.parametrize("escape", ["\\ud800", "\\udc00", "a\\ud83d b"])
+def test_a_lone_surrogate_is_refused_as_no_json(http, escape):
+    for path, field in (("/search", "query"), ("/v1/embeddings", "input")):
+        answer = http.post(path, content=f'{{"{field}": "{escape}"}}')
+        assert answer.status_code == 400
+        assert answer.json()["error"]["type"] == "invalid_json"
+
+
+def test_the_service_still_answers(http):
+    assert answers_still(http)
