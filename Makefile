@@ -21,8 +21,13 @@ quickstart: $(VENV)/run ## train, evaluate, compare, index and serve the embedde
 		--query "Which currency do people pay with in Switzerland?" \
 		--query "¿Cuál es el idioma más hablado en Brasil?" --query "在日本，法定货币是什么？"
 
-test: $(VENV)/dev ## install what tests need and run all of them
+test: $(VENV)/dev ## install what tests need and run all of them (or TESTS=tests/test_plan.py)
+ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS)
+else
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow
+endif
 
 lint: $(VENV)/dev ## style, types and the import contract
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -49,11 +49,15 @@ class Service:
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment()
             )
         self.client = SearchClient(self.url)
-        deadline = time.monotonic() + 240
-        while "serving " not in log.read_text():
-            assert self.process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
+
+    def wait(self) -> Service:
+        """Until it says that it serves."""
+        deadline = time.monotonic() + 300
+        while "serving " not in self._log.read_text():
+            assert self.process.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.5)
+        return self
 
     def replicas(self, name: str) -> list[psutil.Process]:
         """Replica processes whose deployment's name begins so."""
@@ -142,18 +146,32 @@ def indices(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def distributed(indices, tmp_path_factory):
-    log = tmp_path_factory.mktemp("distributed") / "log"
-    service = Service(indices[0], log, "serve.placement=distributed", "serve.replicas=2", "serve.cpus_per_replica=0.1")
-    yield service
-    service.stop()
+def services(indices, tmp_path_factory):
+    """(local, distributed): two services at once, because each takes half a minute to start."""
+    folder = tmp_path_factory.mktemp("logs")
+    both = (
+        Service(indices[0], folder / "local", "serve.placement=local"),
+        Service(
+            indices[0],
+            folder / "distributed",
+            "serve.placement=distributed",
+            "serve.replicas=2",
+            "serve.cpus_per_replica=0.1",
+        ),
+    )
+    yield both
+    for service in both:
+        service.stop()
 
 
 @pytest.fixture(scope="module")
-def local(indices, tmp_path_factory):
-    service = Service(indices[0], tmp_path_factory.mktemp("local") / "log", "serve.placement=local")
-    yield service
-    service.stop()
+def local(services):
+    return services[0].wait()
+
+
+@pytest.fixture(scope="module")
+def distributed(services):
+    return services[1].wait()
 
 
 QUERIES = ["river number 7", "النهر رقم 3", "แม่น้ำหมายเลข 9"]
