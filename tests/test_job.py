@@ -34,6 +34,8 @@ def head(tmp_path, monkeypatch):
     command = [
         str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--dashboard-host=127.0.0.1",
         f"--dashboard-port={dashboard}", "--disable-usage-stats",
+        # Its default is the same for every Ray of a machine, and an agent that cannot listen takes no job.
+        f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
     # --block, and not `ray stop` afterwards: that would also end the Ray of other tests.
     with (tmp_path / "head.log").open("w") as log:
