@@ -38,7 +38,9 @@ class _Target:
         self._name = name
         self._handle = serve.get_deployment_handle(name, app)
         self._answered = time.monotonic()
+        # Down until it has answered once: deployments of one app start together, in any order.
         self._down: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._down.set_result(None)
         self._pinging = asyncio.get_running_loop().create_task(self._ping_for_ever())
 
     @property
@@ -75,7 +77,7 @@ class _Target:
                 async with asyncio.timeout(PING_TIMEOUT_S):
                     await _await(self._handle.ping.remote())
                 if not self.up:
-                    log.warning("%s answers again", self._name)
+                    log.info("%s answers", self._name)
                     self._down = asyncio.get_running_loop().create_future()
                 self._answered = time.monotonic()
             except Exception as error:  # whatever it is, no replica answered
@@ -96,6 +98,12 @@ class DistributedRelease:
         names = deployment_names(self.manifest)
         self._encoder = _Target(names[0], app)
         self._shards = [_Target(name, app) for name in names[1:]]
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until all of it answers, or the time is over: then it serves as far as it goes, and says so."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and (self.down()[0] or not self._encoder.up):
+            await asyncio.sleep(0.05)
 
     async def encode(self, texts: Sequence[str], role: str) -> np.ndarray:
         return (await self.embed(texts, role))[0]

@@ -26,6 +26,8 @@ from hybrid_ir.search_service import SearchService
 from hybrid_ir.types import InputError
 
 log = logging.getLogger("ray.serve")
+FIRST_ANSWERS_S = 10
+"""A gateway waits so long for the shards and the encoder of a release that it has just turned to."""
 MILLISECONDS = [m / 1000 for m in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)]
 
 
@@ -60,7 +62,9 @@ class Gateway:
     async def _open(self, spec: Spec) -> Release:
         """Raises InputError."""
         if spec["app"] is not None:
-            return DistributedRelease(spec["index"], spec["app"])
+            release = DistributedRelease(spec["index"], spec["app"])
+            await release.wait(FIRST_ANSWERS_S)
+            return release
 
         def load() -> Release:
             # Torch is imported only where an encoder runs: it takes a gateway of a distributed release seconds.
