@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from hybrid_ir.config import Experiment, Kind
-from hybrid_ir.plan import Pair, Plan, make_plan
+from hybrid_ir.lexicon import Lexicon, cldr_lexicon, code_switch, read_lexicon
+from hybrid_ir.plan import BatchPlan, Pair, Plan, make_plan
 from hybrid_ir.store import Store, key64
 from hybrid_ir.types import InputError
 
@@ -96,11 +97,16 @@ class BatchBuilder:
         passage_prefix: str,
         max_tokens: int,
         negatives: bool,
+        positives: str = "answer",
+        code_switch: float = 0.0,
+        lexicon: Lexicon | None = None,
     ) -> None:
         self.store, self.plan, self.tokenizer = store, plan, tokenizer
         self.query_prefix, self.passage_prefix = query_prefix, passage_prefix
         self.max_tokens = max_tokens
         self.negatives = negatives
+        self.positives = positives
+        self.code_switch, self.lexicon = code_switch, lexicon
         names = {p.name: i for i, p in enumerate(store.partitions)}
         self._stored = [names[p.name] for p in plan.partitions]
 
@@ -108,8 +114,12 @@ class BatchBuilder:
         plan = self.plan.batch(step)
         B = len(plan.pairs)
         languages = sorted({passage_language for _, passage_language in plan.pairs})
-        queries = self._texts(plan, "q", [q for q, _ in plan.pairs])
-        passages = self._texts(plan, "p", [p for _, p in plan.pairs])
+        passages = self._switched(plan, "p", [p for _, p in plan.pairs])
+        passage_tokens = self._tokens(passages, self.passage_prefix)
+        if self.positives == "same_text":
+            query_tokens = passage_tokens  # prefix and all: only dropout may tell the two apart (SimCSE)
+        else:
+            query_tokens = self._tokens(self._switched(plan, "q", [q for q, _ in plan.pairs]), self.query_prefix)
         ids_BL = np.full((B, len(languages)), -1, dtype=np.int64)
         for column, language in enumerate(languages):
             having = [i for i in range(B) if language in self.plan.partitions[plan.partition_B[i]].languages]
@@ -127,8 +137,8 @@ class BatchBuilder:
             kind=plan.kind,
             pairs=plan.pairs,
             group_ids_B=np.asarray([key64(g) for g in group_ids], dtype=np.int64),
-            query_tokens=self._tokens(queries, self.query_prefix),
-            passage_tokens=self._tokens(passages, self.passage_prefix),
+            query_tokens=query_tokens,
+            passage_tokens=passage_tokens,
             negative_tokens=negative_tokens,
             passage_ids_BL=ids_BL,
             passage_language_B=np.asarray([languages.index(p) for _, p in plan.pairs], dtype=np.int64),
@@ -137,6 +147,24 @@ class BatchBuilder:
 
     def _tokens(self, texts: Sequence[str], prefix: str) -> list[np.ndarray]:
         return tokenize(self.tokenizer, texts, prefix, self.max_tokens)
+
+    def _switched(self, plan: BatchPlan, half: str, languages: Sequence[str]) -> list[str]:
+        """Texts as `_texts` has them, with words swapped as the step's seed says (arXiv 2305.05295)."""
+        texts = self._texts(plan, half, languages)
+        if self.lexicon is None:
+            return texts
+        key = [self.plan.seed, plan.step, "qp".index(half)]
+        return [
+            code_switch(
+                text,
+                self.lexicon,
+                language,
+                [x for x in self.store.languages if x != language],
+                self.code_switch,
+                np.random.default_rng([*key, row]),
+            )
+            for row, (text, language) in enumerate(zip(texts, languages, strict=True))
+        ]
 
     def _texts(self, plan: Any, half: str, languages: Sequence[str]) -> list[str]:
         """Column `half` of every row in that row's language."""
@@ -166,4 +194,25 @@ def builder_for(experiment: Experiment, store: Store, plan: Plan, tokenizer: Any
         passage_prefix=experiment.encoder.passage_prefix,
         max_tokens=experiment.encoder.max_tokens,
         negatives=experiment.loss.negatives != "in_batch",
+        positives=experiment.batch.positives,
+        code_switch=experiment.batch.code_switch,
+        lexicon=lexicon_for(experiment, store, plan),
     )
+
+
+def lexicon_for(experiment: Experiment, store: Store, plan: Plan) -> Lexicon | None:
+    """What code-switching translates with, from the languages of training into any of the store; None without it.
+
+    Raises InputError for a lexicon that cannot be read, or that has nothing for these languages.
+    """
+    if not experiment.batch.code_switch:
+        return None
+    name = experiment.batch.lexicon
+    lexicon = cldr_lexicon(store.languages) if name == "cldr" else read_lexicon(name)
+    if not any(set(lexicon.targets(x)) & set(store.languages) for x in plan.languages):
+        have = ", ".join(sorted(f"{a}-{b}" for a, b in lexicon.pairs)[:8])
+        raise InputError(
+            f"batch.lexicon={name} translates none of the languages of training ({', '.join(plan.languages)}) into another "
+            f"of the store ({', '.join(store.languages)}); it has {have}"
+        )
+    return lexicon

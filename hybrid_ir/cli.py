@@ -92,10 +92,17 @@ def train(config: Config = None, overrides: Overrides = None, verbose: Verbose =
 @app.command()
 def evaluate(
     checkpoint: Annotated[str, typer.Option(help="Folder or hub name of the encoder.")],
-    path: Annotated[str, typer.Option(help="The collection's folder: LAReQA files, or a store.")],
+    path: Annotated[str, typer.Option(help="The collection's folder; of miracl and xcopa, hub:OWNER/NAME too.")],
     out: Annotated[Path, typer.Option(help="Folder to write metrics.json, per_query.parquet and report.html to.")],
-    collection: Annotated[str, typer.Option(help="xquad-r, mlqa-r or store.")] = "store",
-    split: Annotated[str, typer.Option(help="test or validation, of a store.")] = "test",
+    collection: Annotated[
+        str, typer.Option(help="store, xquad-r, mlqa-r, miracl, tatoeba, mewsli-x or xcopa.")
+    ] = "store",
+    split: Annotated[
+        str | None, typer.Option(help="store: test, validation; miracl: dev; mewsli-x: test, dev; xcopa: test, val.")
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Of miracl: folder or hub:OWNER/NAME of its corpora, if they are not in PATH.")
+    ] = None,
     languages: Annotated[
         str | None, typer.Option(help="Comma-separated; all that the collection has by default.")
     ] = None,
@@ -111,19 +118,26 @@ def evaluate(
     from hybrid_ir.encoder import load_encoder
     from hybrid_ir.evaluate import evaluate as run_evaluation
     from hybrid_ir.evaluate import load_collection
+    from hybrid_ir.evaluate_task import evaluate_task, load_task
     from hybrid_ir.progress import counter
-    from hybrid_ir.terminal import console, measures_table, quiet_libraries
+    from hybrid_ir.task_result import TASKS
+    from hybrid_ir.terminal import console, measures_table, quiet_libraries, task_table
 
     if not verbose:
         quiet_libraries()
     wanted = [x.strip() for x in languages.split(",") if x.strip()] if languages else None
-    tests = load_collection(collection, path, split=split, languages=wanted)
+    task, tests = None, None
+    if collection in TASKS:
+        task = load_task(collection, path, split=split, languages=wanted, corpus=corpus)
+    else:
+        tests = load_collection(collection, path, split=split or "test", languages=wanted)
     model = load_encoder(checkpoint, pooling=experiment.encoder.pooling, device=_device())
     if config is not None and not any(model.prompts.values()):
         # The model declares no prefixes of its own, and the user gave a config that does.
         model.prompts |= {"query": experiment.encoder.query_prefix, "document": experiment.encoder.passage_prefix}
     section = experiment.evaluate
-    with counter("encoding", len(tests.queries) + len(tests.candidates)) as count:
+    total = None if tests is None else len(tests.queries) + len(tests.candidates)  # of a corpus only the end tells
+    with counter("encoding", total) as count:
         done = 0
 
         def progress(texts: int) -> None:
@@ -131,34 +145,43 @@ def evaluate(
             done += texts
             count("texts", done)
 
-        summary = run_evaluation(
-            model,
-            checkpoint,
-            tests,
-            out,
-            precision=section.precision,
-            token_budget=section.token_budget,
-            bootstrap_rounds=section.bootstrap_rounds,
-            seed=experiment.seed,
-            progress=progress,
-        )
+        settings: dict[str, Any] = {
+            "precision": section.precision,
+            "token_budget": section.token_budget,
+            "bootstrap_rounds": section.bootstrap_rounds,
+            "seed": experiment.seed,
+            "progress": progress,
+        }
+        if task is not None:
+            summary = evaluate_task(model, checkpoint, collection, task, out, **settings)
+        else:
+            assert tests is not None
+            summary = run_evaluation(model, checkpoint, tests, out, **settings)
     console().print(f"measures written to {out} (report: {out / 'report.html'})")
-    console().print(measures_table(tests.name, {Path(checkpoint).parent.name or checkpoint: summary}))
+    if task is not None:
+        console().print(task_table(collection, summary))
+        if left_out := [f"{n:,} {name}" for name, n in summary["counts"]["left_out"].items() if n]:
+            console().print(f"left out or missing: {', '.join(left_out)}")
+    else:
+        console().print(measures_table(summary["collection"], {Path(checkpoint).parent.name or checkpoint: summary}))
 
 
 @app.command()
 def compare(
-    mixes: Annotated[str, typer.Option(help="Comma-separated: monolingual, cross_lingual, multilingual, hybrid.")],
+    mixes: Annotated[
+        str,
+        typer.Option(help="Comma-separated: monolingual, cross_lingual, multilingual, hybrid, or a baseline (README)."),
+    ],
     config: Config = None,
     overrides: Overrides = None,
     verbose: Verbose = False,
 ) -> None:
     """Train and evaluate the same experiment under several mixes; print the table of all."""
-    from hybrid_ir.config import load_experiment, mix_experiments
+    from hybrid_ir.config import load_experiment, recipe_experiments
     from hybrid_ir.store import open_store
 
     experiment = load_experiment(config, overrides or ())
-    experiments = mix_experiments(experiment, [m.strip() for m in mixes.split(",") if m.strip()])
+    experiments = recipe_experiments(experiment, [m.strip() for m in mixes.split(",") if m.strip()])
     for each in experiments.values():
         _check_store(each)
     tests = open_store(experiment.store).collection("test")
@@ -188,10 +211,11 @@ def compare(
 
 def main() -> None:
     """Entry point: a mistake of the user's is one clear message and exit 2; Ctrl-C is exit 130."""
-    from hybrid_ir.cli_serving import add_commands
+    from hybrid_ir import cli_serving, cli_sweeps
     from hybrid_ir.types import InputError
 
-    add_commands(app)
+    cli_serving.add_commands(app)
+    cli_sweeps.add_commands(app)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a log file shows what is said when it is said
     try:
         app(standalone_mode=True)

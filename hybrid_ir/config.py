@@ -7,7 +7,7 @@ one. Field names avoid Ray's own (`RunConfig`, `ScalingConfig`, `DataConfig`, `C
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,12 +19,25 @@ from hybrid_ir.types import InputError
 
 KINDS = ("monolingual", "cross_lingual", "multilingual")
 Kind = Literal["monolingual", "cross_lingual", "multilingual"]
-# The named mixes of the paper's table 1 (and X-X of LAReQA), for the command line.
-NAMED_MIXES: dict[str, dict[str, float]] = {
-    "monolingual": {"monolingual": 1.0},
-    "cross_lingual": {"cross_lingual": 1.0},
-    "multilingual": {"multilingual": 1.0},
-    "hybrid": {"monolingual": 0.5, "cross_lingual": 0.5},
+# Named trainings, as changes to an experiment: the mixes of the paper's table 1, LAReQA's X-X, and the usual baselines.
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "monolingual": {"batch": {"mix": {"monolingual": 1.0}}},
+    "cross_lingual": {"batch": {"mix": {"cross_lingual": 1.0}}},
+    "multilingual": {"batch": {"mix": {"multilingual": 1.0}}},
+    "hybrid": {"batch": {"mix": {"monolingual": 0.5, "cross_lingual": 0.5}}},
+    "english_only": {"batch": {"mix": {"monolingual": 1.0}, "languages": ("en",)}},
+    # arXiv 2104.08821. Supervised: English pairs, each with its hard negative, which the store must have.
+    "simcse": {
+        "batch": {"mix": {"monolingual": 1.0}, "positives": "same_text"},
+        "loss": {"negatives": "in_batch"},
+    },
+    "simcse_supervised": {
+        "batch": {"mix": {"monolingual": 1.0}, "languages": ("en",)},
+        "loss": {"negatives": "in_batch_and_hard"},
+    },
+    # The shuffled mixture: every row in its own language, languages by their size.
+    "multilingual_finetuning": {"batch": {"mix": {"multilingual": 1.0}, "language_temperature": 1.0}},
+    "code_switched": {"batch": {"mix": {"monolingual": 1.0}, "code_switch": 0.5}},  # arXiv 2305.05295
 }
 
 
@@ -71,11 +84,22 @@ class Batch(Section):
     """Train on these, all pairs of them; null = every language and pair that the store can serve."""
     language_temperature: float | None = Field(default=None, gt=0)
     """Languages and pairs weigh groups ** (1 / temperature); 1 = by size; null = uniform."""
+    positives: Literal["answer", "same_text"] = "answer"
+    """answer: a query's positive is its passage; same_text: the passage itself, told apart by dropout alone (SimCSE)."""
+    code_switch: float = Field(default=0.0, ge=0, le=1)
+    """Share of a text's lexicon words that are swapped for their translation into other languages of the store."""
+    lexicon: str = "cldr"
+    """Where translations come from: cldr (names of places, languages, currencies), or a file or folder (see the README)."""
 
     @model_validator(mode="after")
     def _some_weight(self) -> Batch:
         if self.mix is not None and sum(self.mix.values()) <= 0:
             raise ValueError(f"mix must have a positive weight, got {self.mix}")
+        if self.positives == "same_text" and "cross_lingual" in self.weights:
+            raise ValueError(
+                "positives=same_text pairs a text with itself, which has one language: set mix without cross_lingual "
+                "(for example mix={monolingual: 1})"
+            )
         return self
 
     @property
@@ -129,6 +153,11 @@ class Train(Section):
     cpus_per_data_actor: float = Field(default=0.5, gt=0)
     evaluate_every: int | None = Field(default=None, ge=1)
     """Measure on the store's validation split every so many steps; null = only after the last."""
+    validation: Literal["inline", "async"] = "inline"
+    """inline: the workers stop for each validation; async: a Ray task of its own measures each checkpoint while they go
+    on (it needs `cpus_per_validation` beside them)."""
+    cpus_per_validation: float = Field(default=1.0, gt=0)
+    gpus_per_validation: float = Field(default=0.0, ge=0)
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many validations without a better `early_stopping_measure`; null = never."""
     early_stopping_measure: Literal["AP_mono", "AP_cross", "AP_multi", "AP_mean"] = "AP_mean"
@@ -137,7 +166,8 @@ class Train(Section):
     """Save a resumable checkpoint every so many steps; null = at validations, on Ctrl-C and at the end."""
     max_failures: int = Field(default=3, ge=0)
     """Restarts of the worker group (a lost node, a killed worker) before giving up."""
-    tensorboard: bool = True
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    """Where rows of the log go besides log.jsonl. mlflow and wandb are configured by their own environment variables."""
 
 
 class Evaluate(Section):
@@ -251,19 +281,27 @@ def load_experiment(file: str | Path | None, overrides: Sequence[str] = ()) -> E
     return parse_experiment(tree, " + ".join(origins) or "defaults")
 
 
-def mix_experiments(base: Experiment, mixes: Sequence[str]) -> dict[str, Experiment]:
-    """One experiment a named mix, each in its own folder under `base.out`. Raises InputError for an unknown name."""
-    for name in mixes:
-        if name not in NAMED_MIXES:
-            raise InputError(f"unknown mix {name!r}; there are {', '.join(NAMED_MIXES)}")
-    if len(set(mixes)) != len(mixes) or not mixes:
-        raise InputError(f"mixes must be named once each, got {', '.join(mixes) or 'none'}")
-    return {
-        name: base.model_copy(
-            update={"out": f"{base.out}/{name}", "batch": base.batch.model_copy(update={"mix": NAMED_MIXES[name]})}
-        )
-        for name in mixes
-    }
+def recipe_experiments(base: Experiment, recipes: Sequence[str]) -> dict[str, Experiment]:
+    """One experiment a named recipe, each in its own folder under `base.out`. Raises InputError for an unknown name."""
+    if len(set(recipes)) != len(recipes) or not recipes:
+        raise InputError(f"mixes must be named once each, got {', '.join(recipes) or 'none'}")
+    return {name: with_values(base, {"recipe": name, "out": f"{base.out}/{name}"}) for name in recipes}
+
+
+def with_values(base: Experiment, values: Mapping[str, Any]) -> Experiment:
+    """`base` with other values at dotted paths, checked as a file's are. The path `recipe` stands for what the named
+    recipe changes. Raises InputError for an unknown path or recipe, or a value that its field refuses."""
+    tree = base.model_dump(mode="json")
+    for path, value in values.items():
+        if path != "recipe":
+            _set_path(tree, path.split("."), value)
+            continue
+        if value not in RECIPES:
+            raise InputError(f"unknown mix or recipe {value!r}; there are {', '.join(RECIPES)}")
+        for section, changes in RECIPES[value].items():
+            for field, setting in changes.items():
+                _set_path(tree, [section, field], setting)
+    return parse_experiment(tree, ", ".join(f"{path}={value}" for path, value in values.items()))
 
 
 def parse_experiment(tree: dict[str, Any], origin: str) -> Experiment:

@@ -18,6 +18,7 @@ from hybrid_ir.report import write_report
 from hybrid_ir.run_folder import read_log, write_json
 from hybrid_ir.squad import lareqa_collection
 from hybrid_ir.store import open_store
+from hybrid_ir.task_result import TASKS
 from hybrid_ir.types import Collection, InputError
 
 COLLECTIONS = ("store", "xquad-r", "mlqa-r")
@@ -31,7 +32,7 @@ def load_collection(name: str, path: str, *, split: str = "test", languages: Seq
     if name in ("xquad-r", "mlqa-r"):
         return lareqa_collection(path, name, languages)
     if name != "store":
-        raise InputError(f"unknown collection {name!r}; there are {', '.join(COLLECTIONS)}")
+        raise InputError(f"unknown collection {name!r}; there are {', '.join((*COLLECTIONS, *TASKS))}")
     collection = open_store(path).collection(split)
     for language in languages or ():
         if language not in collection.languages:

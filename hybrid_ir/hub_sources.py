@@ -247,6 +247,11 @@ def read_tsv(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
         yield f"{path.name}:{number}", line.split("\t", fields - 1)
 
 
+def title_and_text(document: Mapping[str, Any]) -> str:
+    """Text of a MIRACL or Mr. TyDi passage, as it is trained on and ranked."""
+    return f"{document.get('title') or ''} {document['text']}".strip()
+
+
 def _one(root: str | Path, pattern: str) -> Path:
     return resolve_files(root, pattern)[0]
 
@@ -265,10 +270,6 @@ def _are_ids(fields: Sequence[str]) -> bool:
 def _article(doc_id: str) -> str:
     """Wikipedia article of a passage: the part of its docid before `#`."""
     return doc_id.partition("#")[0]
-
-
-def _title_and_text(document: Mapping[str, Any]) -> str:
-    return f"{document.get('title') or ''} {document['text']}".strip()
 
 
 def _read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -290,7 +291,7 @@ def _corpus_texts(corpus: Sequence[Path], wanted: set[str]) -> Generator[Rejecte
             if isinstance(record, Rejected):
                 yield record
             elif record.get("docid") in wanted and isinstance(record.get("text"), str):
-                texts[record["docid"]] = _title_and_text(record)
+                texts[record["docid"]] = title_and_text(record)
     return texts
 
 
@@ -298,7 +299,7 @@ def _first_passage(passages: Any, code: str) -> Passage | None:
     """The first passage that has a docid and a text."""
     for passage in passages if isinstance(passages, list) else ():
         if isinstance(passage, dict) and all(isinstance(passage.get(key), str) for key in ("docid", "text")):
-            return Passage(f"{code}/{passage['docid']}", _title_and_text(passage))
+            return Passage(f"{code}/{passage['docid']}", title_and_text(passage))
     return None
 
 

@@ -318,6 +318,12 @@ def _bootstrap_intervals(cells: _Cells, seed: int, resamples: int) -> dict[str, 
     return {m: np.quantile(drawn[m], [0.025, 0.975]).tolist() if drawn[m] else [None, None] for m in MEASURES}
 
 
+def with_mean(measures: dict[str, float]) -> dict[str, float]:
+    """Also AP_mean: the mean of mono, cross and multi mAP, of those there are."""
+    precisions = [measures[name] for name in ("AP_mono", "AP_cross", "AP_multi") if name in measures]
+    return {"AP_mean": sum(precisions) / len(precisions), **measures} if precisions else measures
+
+
 def paired_randomization_test(a: np.ndarray, b: np.ndarray, seed: int = 0, rounds: int = 10_000) -> float:
     """Two-sided p-value of the difference in means of two runs' aligned values, by random swaps of each pair.
 

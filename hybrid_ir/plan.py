@@ -157,6 +157,11 @@ class Plan:
         self._kind_schedule = kind_schedule
         self._deals = tuple(deals)
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Languages of its batches, sorted."""
+        return tuple(sorted({language for deal in self._deals for pair in deal.pairs for language in pair}))
+
     def batch(self, step: int) -> BatchPlan:
         """The global batch of `step`, counted from 0."""
         which = int(self._kind_schedule.item(np.asarray(step)))

@@ -48,7 +48,7 @@ class Input:
 
     name: str
     records: Callable[[], Records]
-    train_only: bool = False
+    use: Split | None = None
     collection: Callable[[], Collection] | None = None
     subject_of: Callable[[str], str] | None = None
 
@@ -85,15 +85,15 @@ def prepare(
 
 
 def assign_splits(
-    documents: Iterable[tuple[str, bool]], seed: int, validation_fraction: float, test_fraction: float
+    documents: Iterable[tuple[str, Split | None]], seed: int, validation_fraction: float, test_fraction: float
 ) -> dict[str, Split]:
-    """Split of every (document, train_only), from a hash of (seed, document): exact shares of whole documents,
+    """Split of every (document, where it must go), from a hash of (seed, document): of the free ones (None) exact shares,
     rounded to the nearest document, and never dependent on the order they came in."""
     split_of: dict[str, Split] = {}
     free = []
-    for document, train_only in documents:
-        if train_only:
-            split_of[document] = "train"
+    for document, fixed in documents:
+        if fixed is not None:
+            split_of[document] = fixed
         else:
             free.append(document)
     free.sort(key=lambda d: _order(seed, "split", d))
@@ -130,7 +130,7 @@ def partition_signatures(counts: Counter[tuple[tuple[str, ...], bool]]) -> dict[
 
 @dataclass
 class _Scattered:
-    documents: list[tuple[str, bool]]
+    documents: list[tuple[str, Split | None]]
     signatures: Counter[tuple[tuple[str, ...], bool]]
     report: dict[str, dict[str, Any]]
     rejects: _Rejects
@@ -138,7 +138,7 @@ class _Scattered:
 
 def _scatter(inputs: Sequence[Input], scratch: Path, root: str, progress: Callable[[str, int], None]) -> _Scattered:
     buckets = [(scratch / f"bucket-{i:02d}").open("wb") for i in range(BUCKETS)]
-    documents: dict[str, bool] = {}
+    documents: dict[str, Split | None] = {}
     subjects: dict[str, str] = {}
     signatures: Counter[tuple[tuple[str, ...], bool]] = Counter()
     report: dict[str, dict[str, Any]] = {}
@@ -156,7 +156,7 @@ def _scatter(inputs: Sequence[Input], scratch: Path, root: str, progress: Callab
                     group_id=f"{source.name}:{record.group_id}",
                     document=f"{source.name}:{record.document}",
                 )
-                documents.setdefault(group.document, source.train_only)
+                documents.setdefault(group.document, source.use)
                 if source.subject_of:
                     subjects[group.document] = f"{source.name}:{source.subject_of(record.group_id)}"
                 signatures[_signature(group)] += 1
@@ -175,15 +175,17 @@ def _scatter(inputs: Sequence[Input], scratch: Path, root: str, progress: Callab
                         else "; it is empty"
                     )
                 )
-            report[source.name] = {"groups": read, "rejected": dict(rejected), "train_only": source.train_only}
+            report[source.name] = {"groups": read, "rejected": dict(rejected), "use": source.use}
     finally:
         for bucket in buckets:
             bucket.close()
     # A subject that little else is said about stays in training: held out, its names would be seen for the first time.
     facts = Counter(subjects.values())
     rare = {document for document, subject in subjects.items() if facts[subject] < FACTS_TO_HOLD_OUT}
-    free = [(document, train_only or document in rare) for document, train_only in documents.items()]
-    return _Scattered(free, signatures, report, rejects)
+    asked: list[tuple[str, Split | None]] = [
+        (d, split or ("train" if d in rare else None)) for d, split in documents.items()
+    ]
+    return _Scattered(asked, signatures, report, rejects)
 
 
 def _write(

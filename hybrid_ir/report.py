@@ -1,26 +1,38 @@
 """Reports a person reads: one self-contained HTML page for a run or for several runs, and a small picture.
 
-In: summaries from `metrics.evaluate_collection` and training logs. Out: pages that load nothing, in light, dark and
-print. The same input gives the same bytes: no dates, no random ids. Words and layout are in report.html.j2.
+In: summaries from `metrics.evaluate_collection` or `task_result.summarize`, and training logs. Out: pages that load
+nothing, in light, dark and print. The same input gives the same bytes: no dates, no random ids. Words and layout are
+in report.html.j2 and task_report.html.j2.
 """
 
 from __future__ import annotations
 
 import io
 import itertools
-import json
 import math
-import re
 import statistics
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hybrid_ir.drawing import (
+    DASH,
+    INK,
+    LINE,
+    MUTED,
+    PAPER,
+    SERIES,
+    drawing,
+    format_measure,
+    leaves,
+    legend,
+    quiet,
+    render,
+    svg,
+)
 from hybrid_ir.metrics import MEASURES
 from hybrid_ir.types import InputError
 
@@ -33,16 +45,7 @@ Matrix = Mapping[str, Mapping[str, float | None]]
 Line = tuple[list[float], list[float]]  # steps, values
 
 HEADLINE = ("AP_mono", "AP_cross", "AP_multi", "rank_distance")
-DASH = "\N{EN DASH}"  # a range, or nothing measured
 LANGUAGE_MEASURES = ("AP_mono", "AP_cross_as_query", "AP_cross_as_passage", "AP_multi", "rank_distance")
-
-# matplotlib writes these colours into the SVG; `_svg` puts the page's CSS variables in their place, so that one
-# drawing follows light, dark and print.
-INK, MUTED, LINE, PAPER = "#010201", "#010202", "#010203", "#010204"
-SERIES = [f"#0103{i:02d}" for i in range(6)]
-VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PAPER: "paper"} | {
-    c: f"series-{i}" for i, c in enumerate(SERIES)
-}
 
 
 def write_report(
@@ -73,12 +76,41 @@ def write_comparison(
     _write_page(path, title, subtitle, runs, comparisons or {}, settings or {})
 
 
+def write_task_report(path: Path | str, *, title: str, subtitle: str = "", summary: Summary) -> None:
+    """One run on a public task, from what `task_result.summarize` returns: measures and bars by language, and counts."""
+    per_language, chance = summary["per_language"], summary["chance"]
+    with drawing():
+        bars = {
+            measure: svg(
+                _draw_bars(
+                    {measure: {language: row[measure] for language, row in per_language.items()}},
+                    "{:.2f}",
+                    guide=chance.get(measure),
+                ),
+                f"bars-{i}",
+            )
+            for i, measure in enumerate(summary["measures"])
+        }
+    html = render(
+        "task_report.html.j2",
+        title=title,
+        subtitle=subtitle,
+        measures=summary["measures"],
+        intervals={"intervals": summary["intervals"]},
+        chance=chance,
+        per_language=per_language,
+        bars=bars,
+        counts=summary["counts"],
+    )
+    Path(path).write_text(html, encoding="utf-8", newline="\n")
+
+
 def heat_map_png(path: Path | str, matrices: Mapping[str, Matrix], *, dpi: int = 110) -> None:
     """The matrices side by side on one colour scale, on white: a picture for a README."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    with _drawing():
+    with drawing():
         figure = _draw_heat_maps(matrices, ink="#1b1f24", paper="#ffffff", empty="#e6e8eb")
         figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", bbox_inches="tight", pad_inches=0.1)
     # A palette is a third of the bytes. Maximum coverage keeps the colour of a lone cell, which median cut bends.
@@ -94,8 +126,6 @@ def _write_page(
     others: Mapping[str, Summary],
     settings: Mapping[str, Any],
 ) -> None:
-    import jinja2
-
     if not runs:
         raise InputError(f"no run to report in {path}; give at least one")
     summaries = {name: run["summary"] for name, run in runs.items()}
@@ -109,15 +139,13 @@ def _write_page(
         key: {name: _column(log, key) for name, log in logs.items()} for key in ("loss", *HEADLINE, "learning_rate")
     }
     curves = {key: lines for key, lines in curves.items() if any(steps for steps, _ in lines.values())}
-    with _drawing():
-        heat_map = _svg(_draw_heat_maps(matrices, ink=INK, paper=PAPER, empty=LINE), "heat-map")
-        bars = _svg(_draw_bars(distances), "rank-distance")
-        training = _svg(_draw_curves(curves), "training") if curves else ""
+    with drawing():
+        heat_map = svg(_draw_heat_maps(matrices, ink=INK, paper=PAPER, empty=LINE), "heat-map")
+        bars = svg(_draw_bars(distances), "rank-distance")
+        training = svg(_draw_curves(curves), "training") if curves else ""
 
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters |= {"measure": _format, "interval": _format_interval}
-    template = resources.files("hybrid_ir").joinpath("report.html.j2").read_text(encoding="utf-8")
-    html = page.from_string(template).render(
+    html = render(
+        "report.html.j2",
         title=title,
         subtitle=subtitle,
         measures=MEASURES,
@@ -131,7 +159,7 @@ def _write_page(
         bars=bars,
         training=training,
         speeds={name: _training_figures(log) for name, log in logs.items()},
-        settings=dict(_leaves("", settings)),
+        settings=dict(leaves("", settings)),
     )
     Path(path).write_text(html, encoding="utf-8", newline="\n")
 
@@ -142,7 +170,7 @@ def _best_of_columns(rows: Sequence[Summary]) -> dict[str, str]:
     for measure in MEASURES:
         values = [row[measure] for row in rows if row.get(measure) is not None]
         if len(values) > 1:
-            best[measure] = _format((min if measure == "rank_distance" else max)(values), measure)
+            best[measure] = format_measure((min if measure == "rank_distance" else max)(values), measure)
     return best
 
 
@@ -155,8 +183,8 @@ def _sentence(first: str, a: Summary, second: str, b: Summary) -> str:
         lead = (a[measure] - b[measure]) * (-1 if measure == "rank_distance" else 1)
         winner = first if lead > 0 else second if lead < 0 else ""
         better, worse = (b[measure], a[measure]) if winner == second else (a[measure], b[measure])
-        more = next((n for n in range(4) if _format(better, measure, n) != _format(worse, measure, n)), 0)
-        values = f"{_format(better, measure, more)} against {_format(worse, measure, more)}"
+        more = next((n for n in range(4) if format_measure(better, measure, n) != format_measure(worse, measure, n)), 0)
+        values = f"{format_measure(better, measure, more)} against {format_measure(worse, measure, more)}"
         parts[winner].append(f"{measure} ({values}, {_overlap(a, b, measure)})")
     clauses = [f"{name} is better on {', '.join(parts[name])}" for name in (first, second) if parts[name]]
     clauses += [f"they are equal on {', '.join(parts[''])}"] if parts[""] else []
@@ -178,41 +206,6 @@ def _training_figures(log: Log) -> dict[str, str]:
         "median pairs/s": f"{statistics.median(rates):,.0f}" if rates else DASH,
         "mean input_wait": f"{statistics.fmean(waits):.3f}" if waits else DASH,
     }
-
-
-def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    """A nested mapping as dotted names with their values."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(f"{prefix}.{key}" if prefix else str(key), inner)
-    else:
-        yield prefix, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-@contextmanager
-def _drawing() -> Iterator[None]:
-    """Text stays text, `$` is no formula, and ids depend on the drawing alone."""
-    import matplotlib
-
-    text = {"svg.fonttype": "none", "text.parse_math": False, "font.family": "DejaVu Sans", "font.size": 8.0}
-    look = {"svg.hashsalt": "hybrid_ir", "axes.linewidth": 0.6, "axes.titlesize": 9.0, "legend.fontsize": 8.5}
-    rc: dict[Any, Any] = text | look | {f"figure.constrained_layout.{side}_pad": 0.09 for side in "wh"}
-    with matplotlib.rc_context(rc):
-        yield
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The drawing as inline SVG that scales with the page and takes its colours from it."""
-    import markupsafe
-
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.02, metadata=nothing)
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", buffer.getvalue(), count=2)
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{variable})")
-    svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)  # ids are of the page, and it has several drawings
-    return markupsafe.Markup(svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{name}"', 1))
 
 
 def _draw_heat_maps(matrices: Mapping[str, Matrix], *, ink: str, paper: str, empty: str) -> Figure:
@@ -267,26 +260,29 @@ def _draw_heat_maps(matrices: Mapping[str, Matrix], *, ink: str, paper: str, emp
     return figure
 
 
-def _draw_bars(distances: Mapping[str, Mapping[str, float | None]]) -> Figure:
+def _draw_bars(
+    series: Mapping[str, Mapping[str, float | None]], form: str = "{:.0f}", guide: float | None = None
+) -> Figure:
+    """Bars by language, a colour for each name of `series`; `guide` is a level to draw, such as what chance scores."""
     from matplotlib.figure import Figure
 
-    languages = list(dict.fromkeys(language for values in distances.values() for language in values))
+    languages = list(dict.fromkeys(language for values in series.values() for language in values))
     figure = Figure(figsize=(9.6, 2.9), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(distances)
+    width = 0.8 / len(series)
     size = min(8.0, 9.6 * 72 * width / len(languages) / 2.2)  # a number of three digits fits over its bar
-    for i, (name, values) in enumerate(distances.items()):
-        at = [
-            j + (i - (len(distances) - 1) / 2) * width for j, key in enumerate(languages) if values.get(key) is not None
-        ]
+    for i, (name, values) in enumerate(series.items()):
+        at = [j + (i - (len(series) - 1) / 2) * width for j, key in enumerate(languages) if values.get(key) is not None]
         heights = [value for key in languages if (value := values.get(key)) is not None]
         bars = axes.bar(at, heights, width * 0.9, color=SERIES[i % len(SERIES)], label=name)
-        axes.bar_label(bars, fmt="%.0f", padding=2, color=INK, fontsize=size)
+        axes.bar_label(bars, fmt=form, padding=2, color=INK, fontsize=size)
+    if guide is not None:
+        axes.axhline(guide, color=MUTED, linewidth=0.8, linestyle="--")
     axes.set_xticks(range(len(languages)), languages)
     axes.set_xlim(-0.6, len(languages) - 0.4)
     axes.margins(y=0.1)
-    _quiet(axes)
-    _legend(figure, axes, len(distances))
+    quiet(axes)
+    legend(figure, axes, len(series))
     return figure
 
 
@@ -311,24 +307,9 @@ def _draw_curves(panels: Mapping[str, Mapping[str, Line]]) -> Figure:
         if key == "learning_rate":
             axes.yaxis.set_major_formatter("{x:g}")
             axes.set_ylim(bottom=0)
-        _quiet(axes)
-    _legend(figure, grid[0], len(panels[next(iter(panels))]))
+        quiet(axes)
+    legend(figure, grid[0], len(panels[next(iter(panels))]))
     return figure
-
-
-def _quiet(axes: Any) -> None:
-    """Light horizontal guides, and no frame."""
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(MUTED)
-    axes.grid(axis="y", color=LINE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, colors=MUTED)
-
-
-def _legend(figure: Figure, axes: Any, n_names: int) -> None:
-    if n_names > 1:
-        handles, names = axes.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper left", ncols=min(n_names, 4), frameon=False, labelcolor=INK)
 
 
 def _column(log: Log, key: str) -> Line:
@@ -340,12 +321,3 @@ def _smooth(values: Sequence[float]) -> list[float]:
     """Mean over a window of a twentieth of the values around each, so that the curve does not lag behind a fall."""
     window = np.ones(1 + len(values) // 40 * 2)
     return (np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")).tolist()
-
-
-def _format(value: float | None, measure: str, more: int = 0) -> str:
-    return DASH if value is None else f"{value:.{(1 if measure == 'rank_distance' else 3) + more}f}"
-
-
-def _format_interval(run: Summary, measure: str) -> str:
-    low, high = run.get("intervals", {}).get(measure) or (None, None)
-    return "" if low is None else f"{_format(low, measure)}{DASH}{_format(high, measure)}"

@@ -15,7 +15,8 @@ from hybrid_ir.types import InputError
 FREE_TO_CHANGE = {
     "out", "store", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.threads_per_worker",
     "train.feed", "train.data_actors", "train.cpus_per_data_actor", "train.max_failures", "train.checkpoint_every",
-    "train.tensorboard", "train.compile", "evaluate.precision", "evaluate.token_budget", "evaluate.bootstrap_rounds",
+    "train.trackers", "train.compile", "train.cpus_per_validation", "train.gpus_per_validation",
+    "evaluate.precision", "evaluate.token_budget", "evaluate.bootstrap_rounds",
 }  # fmt: skip
 
 

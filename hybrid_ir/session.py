@@ -26,6 +26,10 @@ def ray_session(verbose: bool, cpus: int | None = None) -> Iterator[dict[str, fl
     if not verbose:
         os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's new output ignores verbose=0
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # every trial's run folder has its own log
+    # A sweep has more processes than CPUs, most of them asleep; Ray warns at four times this, on any terminal.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     import ray
 
     address = os.environ.get("RAY_ADDRESS")

@@ -12,8 +12,8 @@ class Section(BaseModel):
 
 
 class Source(Section):
-    train_only: bool = False
-    """Keep every group of this source for training: none is held out for validation or test."""
+    use: Literal["train", "validation", "test"] | None = None
+    """Where every group of this source goes; null = its documents are split by the fractions."""
 
 
 class AtlasSource(Source):

@@ -25,7 +25,7 @@ def inputs_for(configured: Sequence[Source]) -> list[Input]:
 
 
 def _input(name: str, source: Any) -> Input:
-    common: dict[str, Any] = {"name": name, "train_only": source.train_only}
+    common: dict[str, Any] = {"name": name, "use": source.use}
     match source.kind:
         case "atlas":
             return Input(**common, records=partial(_atlas, source.languages), subject_of=atlas.subject_of)

@@ -124,6 +124,12 @@ class Store:
         return self._files[key]
 
 
+def is_store(path: str) -> bool:
+    """Whether a manifest is at `path`, be it of a damaged store."""
+    filesystem, inner = open_filesystem(path if "://" in path else str(Path(path).absolute()))
+    return filesystem.get_file_info(f"{inner}/manifest.json").is_file
+
+
 def open_store(path: str) -> Store:
     """Read the manifest, and check that every file it names is there with its size.
 

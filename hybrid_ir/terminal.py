@@ -30,6 +30,7 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
     for name in ("sentence_transformers", "huggingface_hub", "ray", "ray.data", "ray.train", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial's traceback: sweeps tell its cause
 
 
 def measures_table(title: str, rows: Mapping[str, Mapping[str, Any]], measures: Sequence[str] = MEASURES) -> Table:
@@ -50,4 +51,21 @@ def measures_table(title: str, rows: Mapping[str, Mapping[str, Any]], measures: 
             text = "-" if value is None else f"{value:.1f}" if measure == "rank_distance" else f"{value:.3f}"
             cells.append(f"[bold green]{text}[/]" if value is not None and value == best.get(measure) else text)
         table.add_row(name, *cells)
+    return table
+
+
+def task_table(title: str, summary: Mapping[str, Any]) -> Table:
+    """What `task_result.summarize` returns: a row a language, the mean, its interval, and what chance scores if known."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("", style="bold")
+    for measure in summary["measures"]:
+        table.add_column(measure, justify="right")
+    for language, row in summary["per_language"].items():
+        table.add_row(language, *(f"{value:.3f}" for value in row.values()))
+    table.add_row("mean", *(f"[bold]{value:.3f}[/]" for value in summary["measures"].values()))
+    intervals = summary["intervals"].values()
+    if all(low is not None for low, _ in intervals):
+        table.add_row("95% interval", *(f"{low:.3f} to {high:.3f}" for low, high in intervals))
+    if chance := summary["chance"]:
+        table.add_row("chance", *(f"{chance[m]:.3f}" if m in chance else "-" for m in summary["measures"]))
     return table

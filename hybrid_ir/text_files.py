@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hybrid_ir.languages import language_code
 from hybrid_ir.types import InputError
@@ -26,6 +28,27 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"no file {path}; found {listing(path.parent)} in its folder") from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read after line {number} ({one_line(error)}); copy it again") from error
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(path:line, object) of each line of a JSON lines file, plain or .gz. Raises InputError for what is not an object."""
+    for number, line in read_lines(path):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise InputError(f"{path}:{number} is not a JSON object: {line[:80]!r}; copy the file again")
+        yield f"{path}:{number}", record
+
+
+def checked_text(where: str, text: str) -> str:
+    """The text itself. Raises InputError if it came from bytes that are not UTF-8, which no tokenizer reads."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{where} is not valid UTF-8; copy the file again") from None
+    return text
 
 
 def files_by_language(

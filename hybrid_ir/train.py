@@ -2,7 +2,7 @@
 
     RUN/manifest.json    settings, store hash, versions, state (running, stopped, complete)
     RUN/initial/         the encoder before training, when a preset made it
-    RUN/log.jsonl        a row every half second or so, a row a validation; RUN/tensorboard/ has the same
+    RUN/log.jsonl        a row every half second or so, a row a validation; the trackers (RUN/tensorboard/, ...) have the same
     RUN/ray/             Ray Train's own storage: the resumable checkpoints
     RUN/checkpoint/      the encoder that is kept, a sentence-transformers folder with a model card
     RUN/ledger.json      asked and realised share of every kind and language pair
@@ -20,27 +20,27 @@ import platform
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import hybrid_ir
-from hybrid_ir.batches import plan_for
+from hybrid_ir.batches import lexicon_for, plan_for
 from hybrid_ir.card import model_card
 from hybrid_ir.config import Experiment
+from hybrid_ir.drawing import leaves
 from hybrid_ir.encoder import PRESETS, create_encoder, load_encoder, resolve_precision
 from hybrid_ir.plan import Plan
-from hybrid_ir.run_folder import is_complete, write_json
+from hybrid_ir.resources import check_resources
+from hybrid_ir.run_folder import is_complete, read_log, write_json
 from hybrid_ir.store import Store, open_store
-from hybrid_ir.types import InputError
+from hybrid_ir.tracking import check_trackers, open_trackers, tracked
+from hybrid_ir.types import InputError, Interrupted
 
 TOKENIZER_TEXTS = 200_000
-
-
-class Interrupted(Exception):
-    """The run was stopped by the user, and saved."""
+MEASURED = ("AP_mono", "AP_cross", "AP_multi", "rank_distance")
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -55,6 +55,8 @@ def train(experiment: Experiment, resources: dict[str, float], report: Report = 
     run = Path(experiment.out)
     store = open_store(experiment.store)
     plan = plan_for(store, experiment)
+    lexicon_for(experiment, store, plan)
+    check_trackers(experiment.train.trackers)
     check_resources(experiment, resources)
     if is_complete(experiment, store):
         return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
@@ -77,26 +79,6 @@ def train(experiment: Experiment, resources: dict[str, float], report: Report = 
     metrics = _publish(experiment, store, plan, run, progress, Path(folder), model)
     write_json(run / "manifest.json", {**manifest, "state": "complete", "steps": progress["done"]})
     return metrics
-
-
-def check_resources(experiment: Experiment, resources: dict[str, float]) -> None:
-    """Raise InputError when workers and data actors do not fit the cluster together: Ray would wait for ever."""
-    settings = experiment.train
-    actors = settings.data_actors if settings.feed == "ray_data" else 0
-    cpus = settings.workers * settings.cpus_per_worker + actors * settings.cpus_per_data_actor
-    have = resources.get("CPU", 0)
-    if cpus > have:
-        raise InputError(
-            f"training needs {cpus:g} CPUs ({settings.workers} workers x {settings.cpus_per_worker:g} + {actors} data actors x "
-            f"{settings.cpus_per_data_actor:g}), the cluster has {have:g}; lower train.workers or train.cpus_per_worker "
-            "(fractions are allowed), or set train.feed=in_process"
-        )
-    gpus = settings.workers * settings.gpus_per_worker
-    if gpus > resources.get("GPU", 0):
-        raise InputError(
-            f"training needs {gpus:g} GPUs, the cluster has {resources.get('GPU', 0):g}; "
-            "lower train.workers, or set train.gpus_per_worker=0"
-        )
 
 
 def _initial_model(experiment: Experiment, store: Store, run: Path) -> str:
@@ -168,15 +150,24 @@ def _fit(
 
         train_worker(job)
 
+    def enter_validation(checkpoint: ray.train.Checkpoint, **_: Any) -> dict[str, float]:
+        from hybrid_ir.worker import validate_checkpoint
+
+        return validate_checkpoint(checkpoint, job)
+
     settings = experiment.train
     section = experiment.encoder
     tokenizer = load_encoder(model, pooling=section.pooling, max_tokens=section.max_tokens).tokenizer
     monitor: Any = ray.remote(Monitor).options(num_cpus=0).remote()
     gpu = settings.gpus_per_worker > 0
     per_worker = {"CPU": settings.cpus_per_worker, **({"GPU": settings.gpus_per_worker} if gpu else {})}
+    job = Job(_anywhere(experiment), store, plan, model, tokenizer, monitor)
+    asynchronous = settings.validation == "async"
+    chosen_by = settings.early_stopping_measure
+    resources = {"num_cpus": settings.cpus_per_validation, "num_gpus": settings.gpus_per_validation}
     trainer = TorchTrainer(
         enter_worker,  # pyright: ignore[reportArgumentType]
-        train_loop_config=Job(experiment, store, plan, model, tokenizer, monitor),  # type: ignore[arg-type]
+        train_loop_config=job,  # type: ignore[arg-type]
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers, use_gpu=gpu, resources_per_worker=per_worker
@@ -185,8 +176,14 @@ def _fit(
             name="train",
             storage_path=str((run / "ray").absolute()),
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            # Ray keeps the latest beside the best.
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=2, checkpoint_score_attribute=chosen_by if asynchronous else None
+            ),
         ),
+        validation_config=ray.train.ValidationConfig(fn=enter_validation, ray_remote_kwargs=resources)
+        if asynchronous
+        else None,
     )
     outcome: list[Any] = []
 
@@ -196,21 +193,31 @@ def _fit(
         except BaseException as error:  # raised again below, in the main thread
             outcome.append(error)
 
-    log = _Log(run, settings.tensorboard)
+    log = _Log(run, experiment)
     # In a thread, so that Ctrl-C is ours to handle: Ray's own handler would kill the workers at once.
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     with _stop_signals() as stop_wanted, log:
         thread.start()
-        asked = False
-        while thread.is_alive():
-            thread.join(timeout=0.3)
-            if stop_wanted.is_set() and not asked:
-                asked = True
-                report({"stopping": True})
-                ray.get(monitor.stop.remote())
-            for row in ray.get(monitor.drain.remote()):
-                log.write(row)
-                report(row)
+        asked = stale = False
+        try:
+            while thread.is_alive():
+                thread.join(timeout=0.3)
+                if stop_wanted.is_set() and not asked:
+                    asked = True
+                    report({"stopping": True})
+                    ray.get(monitor.stop.remote())
+                for row in ray.get(monitor.drain.remote()):
+                    log.write(row)
+                    report(row)
+                    # The workers do not wait to learn that they stopped getting better, so we tell them.
+                    if asynchronous and chosen_by in row and not (asked or stale):
+                        stale = is_stale(read_log(run / "log.jsonl") or [], chosen_by, settings.patience)
+                        if stale:
+                            ray.get(monitor.stop.remote())
+        except BaseException:  # a sweep ends a trial from within `report`: its workers must not outlive it
+            ray.get(monitor.stop.remote())
+            thread.join()
+            raise
         for row in ray.get(monitor.drain.remote()):
             log.write(row)
             report(row)
@@ -219,8 +226,42 @@ def _fit(
         raise _cause(result)
     if result.checkpoint is None:
         return None, None
+    shutil.rmtree(run / ".last", ignore_errors=True)
     folder = result.checkpoint.to_directory(str(run / ".last"))
-    return json.loads((Path(folder) / "progress.json").read_text(encoding="utf-8")), folder
+    progress = json.loads((Path(folder) / "progress.json").read_text(encoding="utf-8"))
+    if asynchronous:
+        progress["finished"] = progress["finished"] or stale
+        _take_best(progress, result.best_checkpoints or [], Path(folder), chosen_by)
+    return progress, folder
+
+
+def is_stale(rows: Sequence[Mapping[str, Any]], measure: str, patience: int | None) -> bool:
+    """Whether the last `patience` validations among a run's log rows brought nothing better. Null patience = never."""
+    values = [row[measure] for row in rows if measure in row]
+    return patience is not None and bool(values) and len(values) - 1 - values.index(max(values)) >= patience
+
+
+def _take_best(
+    progress: dict[str, Any], checkpoints: Sequence[tuple[Any, dict[str, Any]]], folder: Path, measure: str
+) -> None:
+    """Put the encoder of the best validated checkpoint where an inline validation would have left it."""
+    validated = [(metrics[measure], checkpoint, metrics) for checkpoint, metrics in checkpoints if measure in metrics]
+    if not validated:
+        return
+    _, checkpoint, metrics = max(validated, key=lambda each: each[0])
+    progress["best_step"] = metrics["step"]
+    progress["best"] = {key: metrics[key] for key in (*MEASURED, "AP_mean") if key in metrics}
+    with checkpoint.as_directory() as best:
+        shutil.copytree(Path(best) / "encoder", folder / "best", dirs_exist_ok=True)
+
+
+def _anywhere(experiment: Experiment) -> Experiment:
+    """The experiment for processes that stand in other working directories: its lexicon by its full path."""
+    batch = experiment.batch
+    if batch.lexicon == "cldr":
+        return experiment
+    path = str(Path(batch.lexicon).absolute())
+    return experiment.model_copy(update={"batch": batch.model_copy(update={"lexicon": path})})
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -266,33 +307,27 @@ class _stop_signals:
 
 
 class _Log:
-    """RUN/log.jsonl and, if wanted, RUN/tensorboard."""
+    """RUN/log.jsonl, and the trackers that were asked for."""
 
-    def __init__(self, run: Path, tensorboard: bool) -> None:
-        self._run, self._tensorboard = run, tensorboard
+    def __init__(self, run: Path, experiment: Experiment) -> None:
+        self._run, self._experiment = run, experiment
 
     def __enter__(self) -> _Log:
         self._file = (self._run / "log.jsonl").open("a", encoding="utf-8")
-        self._writer = None
-        if self._tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._run / "tensorboard"))
+        settings = dict(leaves("", self._experiment.model_dump(mode="json", exclude={"index", "serve"})))
+        self._trackers = open_trackers(self._experiment.train.trackers, self._run, settings)
         return self
 
     def write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        if self._writer is not None:
-            group = "train" if "loss" in row else "validation"
-            for key, value in row.items():
-                if isinstance(value, int | float) and key != "step":
-                    self._writer.add_scalar(f"{group}/{key}", value, row["step"])
+        for tracker in self._trackers:
+            tracker.write(row["step"], tracked(row))
 
     def __exit__(self, *_: Any) -> None:
         self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def make_ledger(plan: Plan, progress: dict[str, Any]) -> dict[str, Any]:

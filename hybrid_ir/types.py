@@ -19,6 +19,10 @@ class InputError(ValueError):
     """
 
 
+class Interrupted(Exception):
+    """The user stopped what was going on, and it was saved."""
+
+
 class Passage(NamedTuple):
     """A text that can answer a query. Two passages with one `doc_id` are the same passage."""
 

@@ -34,7 +34,7 @@ from hybrid_ir.batches import Batch, builder_for
 from hybrid_ir.encoder import Embedder, encode, freeze_unused, load_encoder
 from hybrid_ir.feed import ChunkIndex, Waited, in_process_feed, ray_data_feed
 from hybrid_ir.job import Job
-from hybrid_ir.metrics import evaluate_collection
+from hybrid_ir.metrics import evaluate_collection, with_mean
 from hybrid_ir.step import LossSettings, backward, learning_rate_at, make_optimizer, update
 from hybrid_ir.terminal import quiet_libraries
 from hybrid_ir.types import Collection
@@ -145,12 +145,13 @@ def train_worker(job: Job) -> None:
             if last or save:
                 progress.seconds += time.perf_counter() - started
                 progress.waited_s += feed.seconds
-                if validate and not stop:
+                asynchronous = settings.validation == "async"
+                if validate and not stop and not asynchronous:
                     assert validation is not None
                     _validate(job, model, validation, progress, best, rank, workers, recorder)
                 stale = settings.patience is not None and progress.stale >= settings.patience
                 progress.finished = (last and not (validate and stop)) or stale
-                _save(model, optimizer, progress, best, rank)
+                _save(model, optimizer, progress, best, rank, measure=validate and asynchronous)
                 feed.seconds, started = 0.0, time.perf_counter()
                 recorder.restart_clock()
             if progress.finished or stop:
@@ -254,16 +255,10 @@ def _validate(
         for r, part in enumerate(parts):
             whole[r::workers] = part
         vectors.append(whole)
-    measures: list[Any] = [None]
-    if rank == 0:
-        summary = evaluate_collection(collection.queries, collection.candidates, *vectors, resamples=0).summary
-        measures[0] = {k: summary[k] for k in ("AP_mono", "AP_cross", "AP_multi", "rank_distance")}
+    measures: list[Any] = [validation_measures(collection, *vectors) if rank == 0 else None]
     if workers > 1:
         dist.broadcast_object_list(measures, src=0)
-    values = {k: v for k, v in measures[0].items() if v is not None}
-    # A collection in one language has no cross-lingual measure; the mean is over those there are.
-    precisions = [values[k] for k in ("AP_mono", "AP_cross", "AP_multi") if k in values]
-    values["AP_mean"] = float(np.mean(precisions))
+    values = measures[0]
     recorder.validation(progress.done, values)
     chosen = job.experiment.train.early_stopping_measure
     if values.get(chosen, -1.0) > progress.best.get(chosen, -1.0) or not progress.best:
@@ -275,9 +270,15 @@ def _validate(
 
 
 def _save(
-    model: SentenceTransformer, optimizer: torch.optim.Optimizer, progress: Progress, best: Path, rank: int
+    model: SentenceTransformer,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    best: Path,
+    rank: int,
+    *,
+    measure: bool,
 ) -> None:
-    """Report a checkpoint; every rank must call it."""
+    """Report a checkpoint; every rank must call it. `measure` has a Ray task of its own validate it meanwhile."""
     progress.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if rank != 0:
         ray.train.report({"done": progress.done})
@@ -288,7 +289,36 @@ def _save(
             shutil.copytree(best, f"{folder}/best")
         torch.save(optimizer.state_dict(), f"{folder}/optimizer.pt")
         Path(folder, "progress.json").write_text(json.dumps(vars(progress)), encoding="utf-8")
-        ray.train.report({"done": progress.done}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        ray.train.report(
+            {"done": progress.done}, checkpoint=ray.train.Checkpoint.from_directory(folder), validation=measure
+        )
+
+
+def validate_checkpoint(checkpoint: ray.train.Checkpoint, job: Job) -> dict[str, float]:
+    """Measures of a checkpoint's encoder on the store's validation split, also sent to the monitor. A task of its own."""
+    quiet_libraries()
+    section, gpu = job.experiment.evaluate, job.experiment.train.gpus_per_validation > 0
+    collection = job.store.collection("validation")
+    with checkpoint.as_directory() as folder:
+        done = json.loads((Path(folder) / "progress.json").read_text(encoding="utf-8"))["done"]
+        model = start_model(job, str(Path(folder) / "encoder"), torch.device("cuda" if gpu else "cpu"))
+    queries, passages = (
+        encode(model, texts, role=role, precision=section.precision, token_budget=section.token_budget)
+        for role, texts in (
+            ("query", [q.text for q in collection.queries]),
+            ("document", [c.text for c in collection.candidates]),
+        )
+    )
+    measures = validation_measures(collection, queries, passages)
+    ray.get(job.monitor.row.remote({"step": done, **measures}))
+    return {**measures, "step": done}
+
+
+def validation_measures(collection: Collection, queries: np.ndarray, passages: np.ndarray) -> dict[str, float]:
+    """What chooses a checkpoint. AP_mean is over those of mono, cross and multi that the collection has."""
+    summary = evaluate_collection(collection.queries, collection.candidates, queries, passages, resamples=0).summary
+    found = {k: summary[k] for k in ("AP_mono", "AP_cross", "AP_multi", "rank_distance") if summary[k] is not None}
+    return {**found, "AP_mean": with_mean(found)["AP_mean"]}
 
 
 class _Recorder:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from hybrid_ir.config import Batch, Experiment, load_experiment
+from hybrid_ir.config import RECIPES, Batch, Experiment, load_experiment, recipe_experiments, with_values
 from hybrid_ir.source_config import AtlasSource, LareqaSource, SquadSource
 from hybrid_ir.types import InputError
 
@@ -72,8 +72,8 @@ def test_an_override_changes_one_value_and_the_last_one_wins(tmp_path):
 
 def test_overrides_reach_into_lists_of_a_file_and_of_the_defaults(tmp_path):
     file = write(tmp_path / "a.yaml", "prepare: {sources: [{kind: atlas}, {kind: lareqa, path: x}]}")
-    sources = load_experiment(file, ["prepare.sources.1.path=y", "prepare.sources.0.train_only=true"]).prepare.sources
-    assert sources == (AtlasSource(kind="atlas", train_only=True), LareqaSource(kind="lareqa", path="y"))
+    sources = load_experiment(file, ["prepare.sources.1.path=y", "prepare.sources.0.use=train"]).prepare.sources
+    assert sources == (AtlasSource(kind="atlas", use="train"), LareqaSource(kind="lareqa", path="y"))
     sources = load_experiment(None, ["prepare.sources.0.languages=[en, de]"]).prepare.sources
     assert sources == (AtlasSource(kind="atlas", languages=("en", "de")),)
 
@@ -220,3 +220,32 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_an_empty_file_is_the_defaults(tmp_path):
     assert load_experiment(write(tmp_path / "empty.yaml", "# nothing\n")) == Experiment()
+
+
+# Named trainings
+
+
+def test_every_recipe_is_a_valid_experiment_that_changes_what_it_says():
+    base = Experiment()
+    for name, changes in RECIPES.items():
+        found = with_values(base, {"recipe": name}).model_dump()
+        for section, fields in changes.items():
+            for field, value in fields.items():
+                assert found[section][field] == value, (name, field)
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match=r"unknown mix or recipe 'hybird'; there are monolingual, .*code_switched"):
+        recipe_experiments(Experiment(), ["hybird"])
+
+
+def test_values_are_checked_as_a_file_is():
+    assert with_values(Experiment(), {"batch.alpha": 0.3, "encoder.name": "mini"}).batch.alpha == 0.3
+    with pytest.raises(InputError, match=r"unknown key 'batch.alfa'; did you mean 'batch.alpha'"):
+        with_values(Experiment(), {"batch.alfa": 0.3})
+
+
+def test_a_text_cannot_be_paired_with_itself_across_languages():
+    with pytest.raises(InputError, match="same_text pairs a text with itself, which has one language"):
+        load_experiment(None, ["batch.positives=same_text"])
+    assert load_experiment(None, ["batch.positives=same_text", "batch.alpha=1"]).batch.positives == "same_text"

@@ -185,6 +185,59 @@ def test_measures_agree_with_trec_eval():
         np.testing.assert_allclose(values, [reference[f"q{q}"][name] for q in range(25)], rtol=1e-6)
 
 
+def averages_by_loops(queries, candidates, scores, languages):
+    """The paper's averages, from sorted lists and dictionaries: nothing of the code under test."""
+    cells, distances, first, tenth = {}, {}, {}, {}
+    for q, query in enumerate(queries):
+        for pool in (*languages, "all"):
+            inside = [c for c, x in enumerate(candidates) if x.language == pool or pool == "all"]
+            relevant = [query.group_id in candidates[c].group_ids for c in inside]
+            if not any(relevant):
+                continue
+            row = [scores[q][c] for c in inside]
+            ap, distance = brute_force(row, relevant, [candidates[c].language for c in inside])
+            cells.setdefault((query.language, pool), []).append(ap)
+            ranking = sorted(range(len(row)), key=lambda c: (-row[c], c))
+            first.setdefault((query.language, pool), []).append(relevant[ranking[0]] / sum(relevant))
+            tenth.setdefault((query.language, pool), []).append(sum(relevant[c] for c in ranking[:10]) / sum(relevant))
+            if pool == "all" and not math.isnan(distance):
+                distances.setdefault(query.language, []).append(distance)
+
+    def mean(values):
+        values = list(values)
+        return sum(values) / len(values) if values else None
+
+    def over(values, pools):
+        return mean(mean(v) for (language, pool), v in values.items() if pools(language, pool))
+
+    return {
+        "AP_mono": over(cells, lambda language, pool: language == pool),
+        "AP_cross": over(cells, lambda language, pool: pool not in (language, "all")),
+        "AP_multi": over(cells, lambda _, pool: pool == "all"),
+        "R@1_mono": over(first, lambda language, pool: language == pool),
+        "R@1_cross": over(first, lambda language, pool: pool not in (language, "all")),
+        "R@10_multi": over(tenth, lambda _, pool: pool == "all"),
+        "rank_distance": mean(mean(v) for v in distances.values()),
+    }
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_averages_of_a_ragged_collection_agree_with_plain_loops(seed):
+    """Ties, groups that a language lacks, several relevant passages of one language, distractors."""
+    generator = np.random.default_rng(seed)
+    languages, groups = ("de", "en", "th"), [f"g{i}" for i in range(9)]
+    queries = [Query(f"{x}-{g}", g, x, "") for x in languages for g in groups if generator.random() < 0.8]
+    candidates = [
+        Candidate(f"{x}-{i}", tuple(generator.choice(groups, generator.integers(0, 3), replace=False)), x, "", "")
+        for x in languages
+        for i in range(generator.integers(4, 12))
+    ]
+    scores = generator.integers(0, 5, (len(queries), len(candidates))).astype(np.float32)
+    summary = evaluate_scores(scores, queries, candidates, resamples=0).summary
+    expected = averages_by_loops(queries, candidates, scores.tolist(), languages)
+    assert {measure: summary[measure] for measure in MEASURES} == pytest.approx(expected)
+
+
 def random_collection(seed, n_groups=40):
     generator = np.random.default_rng(seed)
     languages = ("de", "en", "th")

@@ -103,25 +103,47 @@ def test_no_document_is_in_two_splits_and_no_group_is_lost(tiny_store):
 @given(st.integers(0, 60), st.integers(0, 3), st.floats(0, 0.5), st.floats(0, 0.49))
 def test_splits_have_their_share_of_the_documents_to_the_nearest(number, seed, validation, test):
     documents = {f"d{n}" for n in range(number)}
-    split_of = assign_splits([(d, False) for d in documents], seed, validation, test)
+    split_of = assign_splits([(d, None) for d in documents], seed, validation, test)
     assert set(split_of) == documents
     counts = Counter(split_of.values())
     assert counts["test"] == round(test * len(documents))
     assert counts["validation"] == min(round(validation * len(documents)), len(documents) - counts["test"])
-    assert split_of == assign_splits([(d, False) for d in sorted(documents, reverse=True)], seed, validation, test)
+    assert split_of == assign_splits([(d, None) for d in sorted(documents, reverse=True)], seed, validation, test)
 
 
-def test_a_train_only_source_is_trained_on_whole(tmp_path, tiny_groups):
-    manifest = write_store(tmp_path / "s", tiny_groups, train_only=True)
+def test_a_source_for_training_is_trained_on_whole(tmp_path, tiny_groups):
+    manifest = write_store(tmp_path / "s", tiny_groups, use="train")
     assert manifest["groups"] == {"train": 400}
     assert manifest["eval"] == {}
     assert set(split_table(tmp_path / "s").values()) == {"train"}
 
 
+def test_a_source_for_validation_is_held_out_whole_and_leaves_the_fractions_of_the_others_alone(tmp_path):
+    """As the paper stops early: on English questions of another data set (SQuADShifts)."""
+    english = [make_group(n, ("en",)) for n in range(40)]
+    manifest = prepare(
+        [
+            Input("a", lambda: iter([make_group(n) for n in range(40)])),
+            Input("b", lambda: iter(english), use="validation"),
+        ],
+        str(tmp_path / "s"),
+        seed=0,
+        validation_fraction=0,
+        test_fraction=0.2,
+        settings={},
+    )
+    assert manifest["groups"] == {"train": 32, "test": 8, "validation": 40}
+    store = open_store(str(tmp_path / "s"))
+    validation = store.collection("validation")
+    assert {q.language for q in validation.queries} == {"en"}
+    assert {c.doc_id.partition(":")[0] for c in validation.candidates} == {"b"}
+    assert {q.group_id.partition(":")[0] for q in store.collection("test").queries} == {"a"}
+
+
 def test_two_sources_with_the_same_ids_do_not_meet(tmp_path):
     groups = [make_group(n) for n in range(40)]
     manifest = prepare(
-        [Input("a", lambda: iter(groups)), Input("b", lambda: iter(groups), train_only=True)],
+        [Input("a", lambda: iter(groups)), Input("b", lambda: iter(groups), use="train")],
         str(tmp_path / "s"),
         seed=0,
         validation_fraction=0,

@@ -1,0 +1,135 @@
+"""Ranking a stream of passages for a few queries: the best of each query kept, written as a TREC run, measured.
+
+In: unit vectors of queries, passages from an iterator of any length. Memory holds one chunk of passages with its
+scores, and the best `depth` passages of each query; never the corpus.
+
+Shape legend: `Q` queries, `C` passages of a chunk, `D` dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from hybrid_ir.types import InputError, Passage
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+"""Texts -> (texts, D) float32 unit vectors, in their order."""
+
+Run = Mapping[str, Mapping[str, float]]
+"""query_id -> doc_id -> score."""
+
+CHUNK = 16384  # passages encoded at a time: what the encoder sorts by length
+MAX_SCORES = 1 << 24  # scores held at once: 64 MiB of float32
+
+
+class BestPassages:
+    """The best `depth` passages of each query among those added so far. Of equal scores at the cut, the first added stays."""
+
+    def __init__(self, n_queries: int, depth: int) -> None:
+        self._depth = depth
+        self._scores = [np.empty(0, np.float32) for _ in range(n_queries)]
+        self._doc_ids = [np.empty(0, object) for _ in range(n_queries)]
+
+    def add(self, scores_QC: Iterable[np.ndarray], doc_ids: np.ndarray) -> None:
+        for i, scores_C in enumerate(scores_QC):
+            full = len(self._scores[i]) == self._depth
+            # Strictly better than the last: most passages of a long corpus fail here, before anything is sorted.
+            found = np.flatnonzero(scores_C > self._scores[i][-1]) if full else np.arange(len(scores_C))
+            if not len(found):
+                continue
+            scores = np.concatenate([self._scores[i], scores_C[found]])
+            order = np.argsort(-scores, kind="stable")[: self._depth]
+            self._scores[i] = scores[order]
+            self._doc_ids[i] = np.concatenate([self._doc_ids[i], doc_ids[found]])[order]
+
+    def run(self, query_ids: Sequence[str]) -> Run:
+        """Raises InputError for a passage that stands twice among one query's best."""
+        run = {}
+        for query_id, doc_ids, scores in zip(query_ids, self._doc_ids, self._scores, strict=True):
+            run[query_id] = dict(zip(doc_ids.tolist(), scores.tolist(), strict=True))
+            if len(run[query_id]) < len(doc_ids):
+                twice = next(d for i, d in enumerate(doc_ids) if d in doc_ids[:i])
+                raise InputError(f"passage {twice!r} stands more than once in the corpus; remove the copies")
+        return run
+
+
+def rank_passages(
+    query_vectors_QD: np.ndarray, passages: Iterable[Passage], encode_passage: Encode, *, depth: int, chunk: int = CHUNK
+) -> tuple[BestPassages, int]:
+    """The best `depth` passages of every query by dot product, and how many passages there were.
+
+    Raises InputError for vectors that are not finite or do not fit. The iterator is read once, `chunk` at a time.
+    """
+    _check_finite("query", query_vectors_QD)
+    best, n_passages = BestPassages(len(query_vectors_QD), depth), 0
+    for part in _chunks(passages, chunk):
+        n_passages += len(part)
+        vectors_CD = encode_passage([passage.text for passage in part])
+        _check_finite("passage", vectors_CD)
+        if vectors_CD.shape != (len(part), query_vectors_QD.shape[1]):
+            raise InputError(
+                f"{len(part)} passages have vectors of shape {vectors_CD.shape}, queries of {query_vectors_QD.shape}; "
+                "encode both with the same checkpoint"
+            )
+        doc_ids = np.array([passage.doc_id for passage in part], object)
+        best.add(_scores(query_vectors_QD, vectors_CD), doc_ids)
+    return best, n_passages
+
+
+def measure_run(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequence[str]) -> dict[str, np.ndarray]:
+    """{measure: value of each query of `qrels`, in their order}, by `ir_measures` (trec_eval's own code).
+
+    `measures` are its names, such as nDCG@10, R@100, AP and AP@20. Equal scores are ordered as trec_eval does, by
+    descending doc_id. A query that the run lacks scores 0.
+    """
+    import ir_measures
+
+    parsed = {ir_measures.parse_measure(name): name for name in measures}
+    row = {query_id: i for i, query_id in enumerate(qrels)}
+    values = {name: np.zeros(len(row)) for name in measures}
+    for query_id, measure, value in ir_measures.pytrec_eval.iter_calc(list(parsed), qrels, run):
+        values[parsed[measure]][row[query_id]] = value
+    return values
+
+
+def write_run(path: Path, run: Run, tag: str = "hybrid-ir") -> None:
+    """A TREC run file: `query_id Q0 doc_id position score tag`, the best first, equal scores as trec_eval orders them.
+
+    Raises InputError for an id with white space in it, which the format cannot hold.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for query_id, scores in run.items():
+            ranked = sorted(scores.items(), key=lambda pair: pair[0], reverse=True)
+            ranked.sort(key=lambda pair: pair[1], reverse=True)
+            for position, (doc_id, score) in enumerate(ranked, start=1):
+                if len(doc_id.split()) != 1 or len(query_id.split()) != 1:
+                    raise InputError(f"query {query_id!r} or passage {doc_id!r} has white space in its id; rename it")
+                # Nine digits are a float32 exactly, so that the file has the ties that were measured, and no others.
+                stream.write(f"{query_id} Q0 {doc_id} {position} {score:.9g} {tag}\n")
+
+
+def _chunks(passages: Iterable[Passage], size: int) -> Iterator[list[Passage]]:
+    stream = iter(passages)
+    while part := list(islice(stream, size)):
+        yield part
+
+
+def _scores(query_vectors_QD: np.ndarray, vectors_CD: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of the score matrix, computed a block of queries at a time to bound memory."""
+    vectors_DC = np.asarray(vectors_CD, np.float32).T
+    block = max(1, MAX_SCORES // vectors_DC.shape[1])
+    for start in range(0, len(query_vectors_QD), block):
+        yield from np.asarray(query_vectors_QD[start : start + block], np.float32) @ vectors_DC
+
+
+def _check_finite(kind: str, vectors: np.ndarray) -> None:
+    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+        raise InputError(
+            f"{kind} vectors of shape {vectors.shape} hold NaN or infinity; the checkpoint is damaged or the encoder "
+            "overflowed: encode in float32 or bfloat16, or take an earlier checkpoint"
+        )

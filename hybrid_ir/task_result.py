@@ -1,0 +1,87 @@
+"""What a task of the evaluation found: a value per query and measure, and the averages over languages with intervals.
+
+Shape legend: `N` queries of one language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from hybrid_ir.types import InputError
+
+TASKS = ("miracl", "tatoeba", "mewsli-x", "xcopa")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """`per_query` has query_id, language and a column for each measure, no value missing. `counts` is plain JSON:
+    what took part and what was left out. `chance` is what guessing scores, by measure, where that is not about 0."""
+
+    measures: tuple[str, ...]
+    per_query: pa.Table
+    counts: dict[str, Any]
+    chance: dict[str, float] = field(default_factory=dict)
+
+
+def per_query_table(rows: Mapping[str, tuple[Sequence[str], Mapping[str, np.ndarray]]]) -> pa.Table:
+    """One table of {language: (query_ids, {measure: values})}, in the order given."""
+    return pa.concat_tables(
+        pa.table(
+            {
+                "query_id": pa.array(query_ids, pa.string()),
+                "language": pa.array([language] * len(query_ids), pa.string()),
+                **{measure: pa.array(np.asarray(values, np.float64)) for measure, values in columns.items()},
+            }
+        )
+        for language, (query_ids, columns) in rows.items()
+    )
+
+
+def task_counts(of_language: Mapping[str, Mapping[str, int]], left_out: Sequence[str]) -> dict[str, Any]:
+    """Counts by language, and the sums over languages of what was left out."""
+    return {
+        "per_language": of_language,
+        "left_out": {name: sum(counts[name] for counts in of_language.values()) for name in left_out},
+    }
+
+
+def summarize(result: TaskResult, *, seed: int = 0, resamples: int = 1000) -> dict[str, Any]:
+    """`measures` (each a mean over languages of means over queries), `per_language`, 95% `intervals`, `counts`, `chance`.
+
+    Intervals are percentiles of bootstrap resamples: each language's queries are drawn among themselves, so that every
+    language keeps its size; `resamples=0` gives none. Queries count as independent: where languages translate one
+    another (XCOPA), the interval of the mean is narrower than it should be.
+    """
+    language = result.per_query.column("language").to_numpy(zero_copy_only=False)
+    values = np.stack([result.per_query.column(m).to_numpy() for m in result.measures], axis=1)
+    if not len(values):
+        raise InputError("no query was measured; check that the files hold queries with something relevant")
+    if not np.isfinite(values).all():
+        raise InputError("a measure of some query is not a number; the vectors hold NaN, so take another checkpoint")
+    of_language = {code: values[language == code] for code in sorted(set(language))}
+    per_language = {
+        code: dict(zip(result.measures, map(float, part.mean(axis=0)), strict=True))
+        for code, part in of_language.items()
+    }
+    generator = np.random.default_rng(seed)
+    drawn = np.zeros((resamples, len(result.measures)))
+    for part in of_language.values():
+        for i in range(resamples):
+            times_N = np.bincount(generator.integers(len(part), size=len(part)), minlength=len(part))
+            drawn[i] += times_N @ part / len(part) / len(of_language)
+    intervals = {
+        measure: np.quantile(drawn[:, i], [0.025, 0.975]).tolist() if resamples else [None, None]
+        for i, measure in enumerate(result.measures)
+    }
+    return {
+        "measures": {m: float(np.mean([row[m] for row in per_language.values()])) for m in result.measures},
+        "per_language": per_language,
+        "intervals": intervals,
+        "chance": result.chance,
+        "counts": result.counts,
+    }

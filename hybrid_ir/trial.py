@@ -1,0 +1,71 @@
+"""One trial of a sweep: train, then measure on the held-out test, in the process that Ray Tune gives it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hybrid_ir.config import Experiment
+from hybrid_ir.encoder import load_encoder
+from hybrid_ir.evaluate import evaluate
+from hybrid_ir.metrics import MEASURES, with_mean
+from hybrid_ir.resources import encoding_options
+from hybrid_ir.store import open_store
+from hybrid_ir.train import train
+
+
+class Stopped(Exception):
+    """The sweep ends this trial early. Raised by `report`; its workers save and leave."""
+
+
+def run_trial(
+    experiment: Experiment, resources: dict[str, float], report: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Train `experiment` (or go on where it was left), evaluate it, and return what the sweep's table shows.
+
+    `report` is called with each log row, several a second, and may raise `Stopped`. Validation measures are the kept
+    checkpoint's; `test` is empty where the store holds nothing out for it.
+    """
+    metrics = train(experiment, resources, report)
+    return {
+        "step": metrics["steps"],
+        "best_step": metrics["best_step"],
+        "seconds": metrics["seconds"],
+        "pairs_per_s": metrics["pairs_per_s"],
+        **metrics["validation"],
+        "test": test_measures(experiment),
+    }
+
+
+def test_measures(experiment: Experiment) -> dict[str, float]:
+    """Measures of the trained checkpoint on the store's test split, written to RUN/test/ once."""
+    run = Path(experiment.out)
+    done = run / "test" / "metrics.json"
+    if done.is_file() and done.stat().st_mtime > (run / "metrics.json").stat().st_mtime:
+        summary = json.loads(done.read_text(encoding="utf-8"))
+    elif not open_store(experiment.store).manifest["eval"].get("test"):
+        return {}
+    elif experiment.train.gpus_per_worker:  # this process has none
+        import ray
+
+        summary = ray.get(ray.remote(evaluate_test).options(**encoding_options(experiment)).remote(experiment))
+    else:
+        summary = evaluate_test(experiment)
+    return with_mean({measure: summary[measure] for measure in MEASURES if summary.get(measure) is not None})
+
+
+def evaluate_test(experiment: Experiment) -> dict[str, Any]:
+    checkpoint = str(Path(experiment.out) / "checkpoint")
+    section = experiment.evaluate
+    return evaluate(
+        load_encoder(checkpoint, device="cuda" if experiment.train.gpus_per_worker else "cpu"),
+        checkpoint,
+        open_store(experiment.store).collection("test"),
+        Path(experiment.out) / "test",
+        precision=section.precision,
+        token_budget=section.token_budget,
+        bootstrap_rounds=section.bootstrap_rounds,
+        seed=experiment.seed,
+    )

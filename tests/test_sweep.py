@@ -1,0 +1,259 @@
+"""Sweeps on a real Ray: the table, a crash, an interruption, early stops that free their workers, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from training_store import make_store
+
+from hybrid_ir.config import load_experiment
+from hybrid_ir.cost import ASSUMED_TOKENS, GPU_FLOPS, estimate_cost, parameters
+from hybrid_ir.resources import concurrent_trials
+from hybrid_ir.search_space import parse_space
+from hybrid_ir.sweep import bayesian_search, drawn_point, list_trials, rows_of
+from hybrid_ir.types import InputError
+
+SMALL = [
+    "encoder.vocabulary=600", "encoder.max_tokens=32", "batch.size=16", "train.steps=30", "train.evaluate_every=10",
+    "train.learning_rate=3.0e-3", "train.feed=in_process", "train.cpus_per_worker=0.8", "train.threads_per_worker=1",
+    "train.trackers=[]", "evaluate.bootstrap_rounds=0",
+]  # fmt: skip
+
+
+def tune(store, space: dict, out: Path, *more, config=()):
+    file = out.parent / f"{out.name}.yaml"
+    file.write_text(yaml.safe_dump(space), encoding="utf-8")
+    command = [sys.executable, "-m", "hybrid_ir.cli", "tune", "--space", str(file), "--out", str(out), *more]
+    return [*command, f"store={store}", *SMALL, *config]
+
+
+def run(command, timeout=500):
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def table(out):
+    rows = pq.read_table(out / "trials.parquet").to_pylist()
+    return {(row["label"], row["seed"]): row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sweep") / "store"
+    make_store(path)
+    return path
+
+
+# Before anything starts
+
+
+def base(*overrides):
+    return load_experiment(None, [*SMALL, *overrides])
+
+
+def test_concurrency_is_what_the_cluster_holds():
+    # A trial is 0.1 CPUs of driver and 0.8 of worker.
+    assert concurrent_trials(base(), {"CPU": 2}) == 2
+    assert concurrent_trials(base(), {"CPU": 16}) == 17
+    assert concurrent_trials(base("train.workers=4", "train.cpus_per_worker=1"), {"CPU": 8.2}) == 2
+    assert concurrent_trials(base("train.gpus_per_worker=1"), {"CPU": 64, "GPU": 3}) == 3
+
+
+def test_a_trial_that_the_cluster_cannot_hold_is_refused():
+    with pytest.raises(InputError, match=r"training needs 4 CPUs .*the cluster has 2\.9"):
+        concurrent_trials(base("train.workers=4", "train.cpus_per_worker=1"), {"CPU": 3})
+
+
+def test_asha_compares_at_validations():
+    space = parse_space({"axes": {"batch.alpha": [0, 1]}, "asha": {"first": 15}}, "test")
+    with pytest.raises(InputError, match=r"asha.first=15 must be a multiple of train.evaluate_every \(which is 10\)"):
+        list_trials(base(), space, Path("out"))
+
+
+def test_a_bayesian_draw_is_a_point():
+    axes = {
+        "train.learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
+        "encoder.name": ["tiny", "mini"],
+        "batch.mix": {"simplex": ["monolingual", "cross_lingual"]},
+    }
+    space = parse_space({"search": "bayesian", "samples": 2, "axes": axes}, "test")
+    drawn = {"train.learning_rate": 0.5, "encoder.name": 1, "batch.mix": {"monolingual": 0.5, "cross_lingual": 0.5}}
+    assert drawn_point(space, drawn) == {
+        "train.learning_rate": pytest.approx(1e-4),
+        "encoder.name": "mini",
+        "batch.mix": {"monolingual": 0.5, "cross_lingual": 0.5},
+    }
+
+
+def test_a_bayesian_search_draws_points_from_its_seed_and_goes_on_after_a_restart(tmp_path):
+    axes = {
+        "train.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+        "batch.mix": {"simplex": ["monolingual", "cross_lingual"]},
+        "encoder.name": ["tiny", "mini"],
+    }
+    space = parse_space({"search": "bayesian", "samples": 4, "axes": axes}, "test")
+    first, again = bayesian_search(space, 0), bayesian_search(space, 0)
+    drawn = [first.suggest(f"t{i}") for i in range(3)]
+    assert drawn == [again.suggest(f"t{i}") for i in range(3)]
+    first.save(str(tmp_path / "state"))  # as Tune does, whose state a restart reads
+    restored = bayesian_search(space, 0)
+    restored.restore(str(tmp_path / "state"))
+    assert restored.suggest("t3") == first.suggest("t3")
+    for config in drawn:
+        point = drawn_point(space, config)
+        assert 1e-4 <= point["train.learning_rate"] <= 1e-2
+        assert sum(point["batch.mix"].values()) == pytest.approx(1, abs=1e-3)
+        assert point["encoder.name"] in ("tiny", "mini")
+
+
+def test_each_seed_of_a_bayesian_point_is_a_row(tmp_path):
+    space = parse_space(
+        {"search": "bayesian", "samples": 1, "seeds": [3, 4], "axes": {"encoder.name": ["tiny", "mini"]}}, "test"
+    )
+    done = [
+        {"trial": f"n{seed}", "seed": seed, "step": 30, "seconds": 1.0, "AP_mean": seed / 10, "test": {"AP_mono": 0.5}}
+        for seed in (3, 4)
+    ]
+    result = SimpleNamespace(
+        metrics={**done[-1], "complete": done, "done": True}, error=None, config={"encoder.name": 1}
+    )
+    found = rows_of(result, {}, space)
+    assert [(r["trial"], r["seed"], r["state"], r["validation"]) for r in found] == [
+        ("n3", 3, "complete", {"AP_mean": 0.3}),
+        ("n4", 4, "complete", {"AP_mean": 0.4}),
+    ]
+    assert {r["label"] for r in found} == {"name=mini"}
+    failed = SimpleNamespace(metrics=None, error=RuntimeError("ValueError: no"), config={"encoder.name": 0})
+    assert [(r["state"], r["label"]) for r in rows_of(failed, {}, space)] == [("failed", "name=tiny")]
+
+
+def test_gpu_hours_by_hand():
+    experiment = base("encoder.name=FacebookAI/xlm-roberta-base", "train.gpus_per_worker=1", "encoder.max_tokens=256")
+    # 12 layers of 4 x 768 x 768 + 2 x 768 x 3072.
+    assert parameters((12, 768, 3072)) == 84_934_656
+    flops = 6 * 84_934_656 * ASSUMED_TOKENS * 16 * 30
+    cost = estimate_cost([experiment] * 3, 3, None)
+    assert cost.hours == pytest.approx((flops / GPU_FLOPS + 40) / 3600, rel=1e-6)
+    assert cost.gpu_hours == pytest.approx(3 * cost.hours, rel=1e-6)
+    assert estimate_cost([base("encoder.name=some/unknown-model")], 1, None) is None
+
+
+def test_a_dry_run_prints_trials_and_cost_and_starts_nothing(store, tmp_path):
+    space = {"axes": {"batch.alpha": [0, 0.5, 1]}, "seeds": [0, 1]}
+    done = run(tune(store, space, tmp_path / "out", "--dry-run"))
+    assert done.returncode == 0, done.stderr
+    assert "alpha=0.5" in done.stdout
+    assert "6 trials, about " in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_store_cannot_serve_is_refused_before_anything_starts(store, tmp_path):
+    done = run(tune(store, {"axes": {"batch.size": [16, 100_000]}}, tmp_path / "out"))
+    assert done.returncode == 2
+    assert "size=100000: batch.size=100000 needs at least" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+# On a real Ray
+
+
+# The machine holds one trial at a time: each can only train where the one before it, stopped early, let go.
+ONE_AT_A_TIME = [f"train.cpus_per_worker={(os.cpu_count() or 1) - 0.2}"]
+SPACE = {
+    "axes": [{"train.learning_rate": [3e-3, 1e-7, 1e-8]}, {"encoder.name": ["nowhere/at-all"]}],
+    "asha": {"first": 10, "factor": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def unbroken(store, tmp_path_factory):
+    """A study: an encoder that learns, two that are stopped early, and one that is not there."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    form = {"experiment": {}, "space": SPACE, "compare": [["learning_rate=0.003", "learning_rate=1e-07"]]}
+    file = folder / "robustness.yaml"
+    file.write_text(yaml.safe_dump({"question": "Why?", "toy": form, "full": form}), encoding="utf-8")
+    command = [sys.executable, "-m", "hybrid_ir.cli", "study", str(file), "--out", str(folder / "sweep")]
+    return folder / "sweep", run([*command, f"store={store}", *SMALL, *ONE_AT_A_TIME])
+
+
+@pytest.mark.slow
+def test_a_study_leaves_a_table_a_checkpoint_and_a_page(unbroken):
+    out, done = unbroken
+    assert done.returncode == 0, done.stderr
+    assert "4 trials, 1 at a time" in done.stdout
+    assert "chosen by AP_mean of validation: learning_rate=0.003" in done.stdout
+    row = table(out)["learning_rate=0.003", 0]
+    assert (row["state"], row["steps"]) == ("complete", 30)
+    assert 0 < row["test_AP_mean"] <= 1
+    trial = out / "trials" / row["trial"]
+    measures = json.loads((trial / "test" / "metrics.json").read_text(encoding="utf-8"))
+    assert row["test_AP_multi"] == measures["AP_multi"]
+    assert json.loads((trial / "probe.json").read_text(encoding="utf-8"))["typos/changed"] > 0
+    choice = json.loads((out / "choice.json").read_text(encoding="utf-8"))
+    assert choice["chosen"]["trial"] == row["trial"]
+    assert (out / "best" / "modules.json").is_file()
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert all(part in page for part in ("Why?", "learning_rate=0.003", "Perturbed queries"))
+
+
+@pytest.mark.slow
+def test_early_stopped_trials_free_their_workers(unbroken):
+    rows = table(unbroken[0])
+    states = {label: (row["state"], row["steps"]) for (label, _), row in rows.items()}
+    assert states["learning_rate=1e-07"] == states["learning_rate=1e-08"] == ("stopped early", 10)
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_is_reported_with_its_cause_and_ends_nothing(unbroken):
+    out, done = unbroken
+    row = table(out)["name=nowhere/at-all", 0]
+    assert row["state"] == "failed"
+    assert "'nowhere/at-all' is not a model that can be loaded" in row["error"]
+    assert "failed: name=nowhere/at-all seed=0: " in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_interrupted_and_restarted_gives_the_table_of_an_unbroken_one(store, unbroken, tmp_path):
+    out = tmp_path / "sweep"
+    command = tune(store, SPACE, out, config=ONE_AT_A_TIME)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 300
+    # In the middle: one trial has measures of a validation, and none has ended.
+    while not any(log.stat().st_size for log in out.glob("trials/*/log.jsonl")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 130, errors
+    assert "trials to go" in errors
+    assert "resume with the same command" in errors
+    assert not (out / "trials.parquet").exists()
+
+    again = run(command)
+    assert again.returncode == 0, again.stderr
+    before, after = table(unbroken[0]), table(out)
+    assert before.keys() == after.keys()
+    for key, row in before.items():
+        same = {k: v for k, v in row.items() if k not in ("seconds",)}
+        assert {k: after[key][k] for k in same} == same
+
+
+@pytest.mark.slow
+def test_another_sweeps_folder_is_left_alone(store, unbroken):
+    out, _ = unbroken
+    done = run(tune(store, {"axes": {"batch.alpha": [0]}}, out, config=ONE_AT_A_TIME))
+    assert done.returncode == 2
+    assert "holds a sweep with another space; choose another --out" in done.stderr
