@@ -11,17 +11,15 @@ import re
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from functools import cache
 from importlib import resources
 from typing import NamedTuple
 from zlib import crc32
 
-from babel import Locale, localedata
+from babel import localedata
 from babel.core import get_global
 
+from hybrid_ir.atlas_names import LANGUAGES, Entity, codes, locale_of, locative, name_in
 from hybrid_ir.types import Group, Passage
-
-LANGUAGES: tuple[str, ...] = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
 
 
 def atlas_groups() -> Iterator[Group]:
@@ -30,9 +28,9 @@ def atlas_groups() -> Iterator[Group]:
     rendered = [(fact, _render(fact, templates[fact.relation])) for fact in _facts()]
     rendered = [(fact, texts) for fact, texts in rendered if texts is not None]
     # Some names are shared (two languages called "Tonga"): their questions would have two answers.
-    askers = Counter((fact.relation, lang, _name(fact.subject, lang)) for fact, _ in rendered for lang in LANGUAGES)
+    askers = Counter((fact.relation, lang, name_in(fact.subject, lang)) for fact, _ in rendered for lang in LANGUAGES)
     for fact, (queries, passages) in rendered:
-        if all(askers[fact.relation, lang, _name(fact.subject, lang)] == 1 for lang in LANGUAGES):
+        if all(askers[fact.relation, lang, name_in(fact.subject, lang)] == 1 for lang in LANGUAGES):
             group_id = fact.group_id
             doc_id = f"atlas/{group_id}"
             yield Group(group_id, group_id, queries, {lang: Passage(doc_id, passages[lang]) for lang in LANGUAGES})
@@ -43,15 +41,10 @@ def subject_of(group_id: str) -> str:
     return group_id.partition("/")[2]
 
 
-class _Entity(NamedTuple):
-    kind: str  # territory, currency, language, script, city, zone (a CLDR metazone), weekday, or literal
-    key: str  # its CLDR identifier
-
-
 class _Fact(NamedTuple):
     relation: str
-    subject: _Entity
-    answer: _Entity
+    subject: Entity
+    answer: Entity
 
     @property
     def group_id(self) -> str:
@@ -59,10 +52,6 @@ class _Fact(NamedTuple):
 
 
 # ---- the facts
-
-
-def _codes(listed: str) -> frozenset[str]:
-    return frozenset(listed.split())
 
 
 # CLDR knows these, but they have no permanent population whose language or money one could ask for.
@@ -80,12 +69,12 @@ _DISPUTED_YEARS = frozenset({"CN", "MY", "RU"})
 _EARLIEST_YEAR = 1940
 # Where the law has changed since (French in Mali), CLDR lacks a co-official language (Kurdish in Iraq), or there is
 # no such law (Taiwan).
-_DISPUTED_OFFICIAL = _codes("BF CK CX ET FO IQ JE ME MK ML NE NF PN TW ZA")
+_DISPUTED_OFFICIAL = codes("BF CK CX ET FO IQ JE ME MK ML NE NF PN TW ZA")
 # Where CLDR counts who was schooled in a language rather than who speaks it (English in Eswatini), or is in doubt.
-_DISPUTED_SPEAKERS = _codes("AF AW BA BW ET FJ FM GM GW KI KM KZ ME MH NA NR SB SZ UG ZA")
-_DISPUTED_SECOND = _codes("IQ RS TR YE")
+_DISPUTED_SPEAKERS = codes("AF AW BA BW ET FJ FM GM GW KI KM KZ ME MH NA NR SB SZ UG ZA")
+_DISPUTED_SECOND = codes("IQ RS TR YE")
 # Not living languages, or languages with as many speakers elsewhere: the two tables agree, and yet say too much.
-_DISPUTED_HOMES = _codes("ab az cop crh dyu fan hy kj ku la lun man mn nqo os prg ps sa sma swb syr tmh yue zdj")
+_DISPUTED_HOMES = codes("ab az cop crh dyu fan hy kj ku la lun man mn nqo os prg ps sa sma swb syr tmh yue zdj")
 # A wrong name in one of the eleven languages (Chuukese is "Chukchi" in Russian, Middle Dutch "Portuguese" in Hindi...).
 _MISNAMED = frozenset({"bho", "bra", "chk", "dum"})
 _NO_LANGUAGE = frozenset({"mis", "mul", "und", "zxx"})
@@ -95,7 +84,7 @@ _ODD_SCRIPTS = frozenset(
     {"Cans", "Egyp", "Hans", "Hant", "Latg", "Xsux", "Zmth", "Zsye", "Zsym", "Zxxx", "Zyyy", "Zzzz"}
 )
 # Written in more than one script, side by side or by turns, though CLDR has locales for one only.
-_MANY_SCRIPTS = _codes("bej crh kaw ku pi sd sr swb tg tk zdj zen")
+_MANY_SCRIPTS = codes("bej crh kaw ku pi sd sr swb tg tk zdj zen")
 # CLDR counts some varieties beside the language they belong to; counting both would rank a language below itself.
 _PART_OF = {
     **dict.fromkeys(("acm", "aeb", "afb", "ajp", "apc", "apd", "arq", "ars", "ary", "arz", "shu"), "ar"),
@@ -119,7 +108,7 @@ def _facts() -> Iterator[_Fact]:
     yield from _first_day_facts(inhabited)
     for territory in territories:
         if territory != "AQ":
-            yield _Fact("country_code", _Entity("territory", territory), _Entity("literal", territory))
+            yield _Fact("country_code", Entity("territory", territory), Entity("literal", territory))
     yield from _script_facts()
     yield from _home_facts(inhabited)
     yield from _city_facts()
@@ -136,12 +125,12 @@ def _currency_facts(territories: list[str]) -> Iterator[_Fact]:
         if len(tenders) == 1 and territory not in _STALE_CURRENCY:
             current[territory] = tenders[0]
     for territory, (code, _) in current.items():
-        yield _Fact("currency", _Entity("territory", territory), _Entity("currency", code))
+        yield _Fact("currency", Entity("territory", territory), Entity("currency", code))
     for territory, (_, start) in current.items():
         if start and start[0] >= _EARLIEST_YEAR and territory not in _DISPUTED_YEARS:
-            yield _Fact("currency_year", _Entity("territory", territory), _Entity("literal", str(start[0])))
+            yield _Fact("currency_year", Entity("territory", territory), Entity("literal", str(start[0])))
     for code in sorted({code for code, _ in current.values()}):
-        yield _Fact("currency_code", _Entity("currency", code), _Entity("literal", code))
+        yield _Fact("currency_code", Entity("currency", code), Entity("literal", code))
 
 
 def _speakers(territory: str) -> dict[str, float]:
@@ -162,9 +151,9 @@ def _language_facts(territories: list[str]) -> Iterator[_Fact]:
         if territory in _DISPUTED_SPEAKERS or most < 1.1 * fewer:
             continue
         if first:
-            yield _Fact("most_spoken_language", _Entity("territory", territory), _Entity("language", first))
+            yield _Fact("most_spoken_language", Entity("territory", territory), Entity("language", first))
         if fewer >= 5.0 and fewer > 1.2 * fewest and territory not in _DISPUTED_SECOND:
-            yield _Fact("second_language", _Entity("territory", territory), _Entity("language", second))
+            yield _Fact("second_language", Entity("territory", territory), Entity("language", second))
     for territory in territories:
         status = {}
         for code, info in get_global("territory_languages").get(territory, {}).items():
@@ -172,11 +161,11 @@ def _language_facts(territories: list[str]) -> Iterator[_Fact]:
             if info["official_status"] in {"official", "de_facto_official"}:
                 status[_PART_OF.get(language, language)] = info["official_status"]
         if len(status) == 1 and set(status.values()) == {"official"} and territory not in _DISPUTED_OFFICIAL:
-            yield _Fact("official_language", _Entity("territory", territory), _Entity("language", *status))
+            yield _Fact("official_language", Entity("territory", territory), Entity("language", *status))
 
 
 # CLDR calls their time Greenwich Mean Time all year round, though their clocks leave it in summer.
-_SUMMER_TIME_UNNAMED = _codes("GB GG IE IM JE")
+_SUMMER_TIME_UNNAMED = codes("GB GG IE IM JE")
 _SUMMER_TIME_UNNAMED_CITIES = frozenset({"Europe/London", "Europe/Dublin", "Antarctica/Troll"})
 
 
@@ -188,7 +177,7 @@ def _zone_region(zone: str, table: str) -> str | None:
 
 def _cities() -> list[str]:
     return sorted(
-        zone for zone in map(str, _locale("ru").time_zones) if zone.count("/") >= 1 and not zone.startswith("Etc/")
+        zone for zone in map(str, locale_of("ru").time_zones) if zone.count("/") >= 1 and not zone.startswith("Etc/")
     )
 
 
@@ -199,7 +188,7 @@ def _time_zone_facts(territories: list[str]) -> Iterator[_Fact]:
     for territory in territories:
         metazones = zones_of[territory]
         if len(metazones) == 1 and None not in metazones and territory not in _SUMMER_TIME_UNNAMED:
-            yield _Fact("time_zone", _Entity("territory", territory), _Entity("zone", *metazones))
+            yield _Fact("time_zone", Entity("territory", territory), Entity("zone", *metazones))
 
 
 def _first_day_facts(territories: list[str]) -> Iterator[_Fact]:
@@ -214,13 +203,13 @@ def _first_day_facts(territories: list[str]) -> Iterator[_Fact]:
             first_days[territory] = week["first_day"]
     for territory in territories:
         if territory in first_days:
-            day = _Entity("weekday", str(first_days[territory]))
-            yield _Fact("first_day_of_week", _Entity("territory", territory), day)
+            day = Entity("weekday", str(first_days[territory]))
+            yield _Fact("first_day_of_week", Entity("territory", territory), day)
 
 
 def _languages() -> list[str]:
     return sorted(
-        code for code in map(str, _locale("en").languages) if code.isalpha() and code not in _MISNAMED | _NO_LANGUAGE
+        code for code in map(str, locale_of("en").languages) if code.isalpha() and code not in _MISNAMED | _NO_LANGUAGE
     )
 
 
@@ -237,7 +226,7 @@ def _script_facts() -> Iterator[_Fact]:
         if script is None or script in _ODD_SCRIPTS | _MISNAMED_SCRIPTS or language in _MANY_SCRIPTS:
             continue
         if not several[language] - {script}:
-            yield _Fact("language_script", _Entity("language", language), _Entity("script", script))
+            yield _Fact("language_script", Entity("language", language), Entity("script", script))
 
 
 def _home_facts(territories: list[str]) -> Iterator[_Fact]:
@@ -254,7 +243,7 @@ def _home_facts(territories: list[str]) -> Iterator[_Fact]:
         if language in _DISPUTED_HOMES:
             continue
         if shares.get(likely, 0.0) > 0.0 and shares[likely] == max(shares.values()):
-            yield _Fact("language_home", _Entity("language", language), _Entity("territory", likely))
+            yield _Fact("language_home", Entity("language", language), Entity("territory", likely))
 
 
 # Plural names (they break the agreement of "lies"), and towns that share their name with a better known place.
@@ -280,17 +269,17 @@ def _city_facts() -> Iterator[_Fact]:
         if not territory or zone in _AWKWARD_CITIES | _DISPUTED_CITIES or _SMALL_TOWNS.match(zone):
             continue
         names = [
-            (_name(_Entity("city", zone), lang), _name(_Entity("territory", territory), lang)) for lang in LANGUAGES
+            (name_in(Entity("city", zone), lang), name_in(Entity("territory", territory), lang)) for lang in LANGUAGES
         ]
         # A city state's question would be the state's; and "Mexico City" gives its answer away.
         if all(city and place and not _holds(city, place) and not _holds(place, city) for city, place in names):
             cities.append((zone, territory))
     for zone, territory in cities:
-        yield _Fact("city_territory", _Entity("city", zone), _Entity("territory", territory))
+        yield _Fact("city_territory", Entity("city", zone), Entity("territory", territory))
     for zone, _ in cities:
         metazone = _zone_region(zone, "meta_zones")
         if metazone and zone not in _SUMMER_TIME_UNNAMED_CITIES:
-            yield _Fact("city_time_zone", _Entity("city", zone), _Entity("zone", metazone))
+            yield _Fact("city_time_zone", Entity("city", zone), Entity("zone", metazone))
 
 
 # ---- the texts
@@ -302,14 +291,14 @@ def _render(fact: _Fact, templates: Mapping) -> tuple[dict[str, str], dict[str, 
     variant = crc32(fact.group_id.encode())
     queries, passages = {}, {}
     for lang in LANGUAGES:
-        subject, answer = _name(fact.subject, lang), _name(fact.answer, lang)
+        subject, answer = name_in(fact.subject, lang), name_in(fact.answer, lang)
         if subject is None or answer is None:
             return None
         fields = {"s": subject, "a": answer}
         if fact.subject.kind == "territory":
-            fields["in_s"] = _locative(fact.subject.key, lang)
+            fields["in_s"] = locative(fact.subject.key, lang)
         if fact.answer.kind == "territory":
-            fields["in_a"] = _locative(fact.answer.key, lang)
+            fields["in_a"] = locative(fact.answer.key, lang)
         forms = templates[lang]
         queries[lang] = forms["q"][variant % 2].format_map(fields)
         passages[lang] = forms["p"][variant // 2 % 2].format_map(fields)
@@ -320,187 +309,3 @@ def _render(fact: _Fact, templates: Mapping) -> tuple[dict[str, str], dict[str, 
 
 def _holds(text: str, part: str) -> bool:
     return part.casefold() in text.casefold()
-
-
-@cache
-def _locale(lang: str) -> Locale:
-    return Locale(lang)
-
-
-# A Latin letter in one of these is an English name that nobody translated, or an abbreviation left as it was.
-_OTHER_SCRIPTS = frozenset({"ar", "el", "hi", "ru", "th", "zh"})
-_LATIN = re.compile("[A-Za-z]")
-
-
-@cache
-def _bare_name(entity: _Entity, lang: str) -> str | None:
-    """CLDR's display name, or None where CLDR has none of its own for this language."""
-    kind, key = entity
-    locale = _locale(lang)
-    match kind:
-        case "literal":
-            return key
-        case "territory":
-            name = locale.territories.get(key)
-        case "currency":
-            name = locale.currencies.get(key)
-        case "language":
-            name = locale.languages.get(key)
-        case "script":
-            name = locale.scripts.get(key)
-        case "weekday":
-            name = locale.days["stand-alone"]["wide"][int(key)]
-        case "zone":
-            names = [_locale(each).meta_zones.get(key, {}).get("long", {}) for each in LANGUAGES]
-            # Where some language has no name for the zone all year round, all of them use the standard time's.
-            form = "generic" if all("generic" in each for each in names) else "standard"
-            name = names[LANGUAGES.index(lang)].get(form)
-        case "city":
-            # CLDR leaves out a city whose name is the identifier's, which only Latin scripts can share.
-            name = locale.time_zones.get(key, {}).get("city") or key.rpartition("/")[2].replace("_", " ")
-        case _:
-            raise AssertionError(kind)
-    if not name or name == key or (lang in _OTHER_SCRIPTS and _LATIN.search(name)):
-        return None
-    return name
-
-
-@cache
-def _name(entity: _Entity, lang: str) -> str | None:
-    """The name as it stands within a sentence: with the noun or the article that the language wants beside it."""
-    name = _bare_name(entity, lang)
-    kind = entity.kind
-    if name is None or kind in {"literal", "weekday"}:
-        return name
-    match lang, kind:
-        case "ar", "language":
-            if name.startswith(("لغة", "اللهجة", "اللغة")):
-                return name
-            return f"اللغة {name}" if _is_arabic_adjective(name) else f"لغة {name}"
-        case "ar", "script":
-            return f"الكتابة {name}" if _is_arabic_adjective(name) else f"كتابة {name}"
-        case "en", "territory":
-            return f"the {name}" if _ENGLISH_ARTICLE.search(name) else name
-        case "ru", "language":
-            if "(" in name:
-                return f"язык «{name}»"
-            return f"{name} язык" if name.endswith(("ий", "ый", "ой")) else f"язык {name}"
-        case "ru", "territory" | "city" | "zone":
-            for short, full in (("о-ва", "острова"), ("о-в", "остров"), ("Св.", "Святой")):
-                name = re.sub(rf"(?<!\w){re.escape(short)}(?!\w)", full, name)
-            return name[0].upper() + name[1:]
-        case "th", "language":
-            return name if name.startswith("ภาษา") else f"ภาษา{name}"
-        case "th", "script":
-            return name if name.startswith(("อักษร", "ตัว")) else f"อักษร{name}"
-        case "vi", "language" | "script" | "currency" | "zone":
-            return name[0].lower() + name[1:]
-    return name
-
-
-def _is_arabic_adjective(name: str) -> bool:
-    # "الفرنسية" agrees with the feminine nouns for language and script; "الكادو" does not.
-    first = name.split()[0]
-    return first.startswith("ال") and first.endswith("ية")
-
-
-_ENGLISH_ARTICLE = re.compile(
-    r"^(United|Bahamas|Gambia|Netherlands|Philippines|Maldives|Seychelles|Comoros|Isle of Man|British Indian"
-    r"|Caribbean Netherlands|U\.S\.)|(Islands|Republic|Territories)$"
-)
-
-_SPANISH_ARTICLE = {
-    "la": r"Isla |República|Ciudad|RAE|Polinesia|Guayana|Antártida|India$",
-    "las": "Islas|Bahamas|Bermudas|Comoras|Maldivas|Seychelles",
-    "el": "Reino Unido|Territorio |Caribe|Líbano|Sáhara|Congo",
-    "los": "Países Bajos|Emiratos|Territorios",
-}
-
-_GERMAN_LOCATIVE = {
-    "AE": "in den Vereinigten Arabischen Emiraten",
-    "AQ": "in der Antarktis",
-    "AX": "auf den Ålandinseln",
-    "BQ": "in den Karibischen Niederlanden",
-    "BS": "auf den Bahamas",
-    "CC": "auf den Kokosinseln",
-    "CF": "in der Zentralafrikanischen Republik",
-    "CH": "in der Schweiz",
-    "CK": "auf den Cookinseln",
-    "CX": "auf der Weihnachtsinsel",
-    "DO": "in der Dominikanischen Republik",
-    "EH": "in der Westsahara",
-    "FK": "auf den Falklandinseln",
-    "FO": "auf den Färöern",
-    "GB": "im Vereinigten Königreich",
-    "GS": "auf Südgeorgien und den Südlichen Sandwichinseln",
-    "HK": "in der Sonderverwaltungsregion Hongkong",
-    "IM": "auf der Isle of Man",
-    "IO": "im Britischen Territorium im Indischen Ozean",
-    "IQ": "im Irak",
-    "IR": "im Iran",
-    "KM": "auf den Komoren",
-    "KY": "auf den Kaimaninseln",
-    "LB": "im Libanon",
-    "MD": "in der Republik Moldau",
-    "MH": "auf den Marshallinseln",
-    "MN": "in der Mongolei",
-    "MO": "in der Sonderverwaltungsregion Macau",
-    "MP": "auf den Nördlichen Marianen",
-    "MV": "auf den Malediven",
-    "NF": "auf der Norfolkinsel",
-    "NL": "in den Niederlanden",
-    "PH": "auf den Philippinen",
-    "PN": "auf den Pitcairninseln",
-    "PS": "in den Palästinensischen Autonomiegebieten",
-    "SB": "auf den Salomonen",
-    "SC": "auf den Seychellen",
-    "SD": "im Sudan",
-    "SK": "in der Slowakei",
-    "SN": "im Senegal",
-    "SS": "im Südsudan",
-    "TC": "auf den Turks- und Caicosinseln",
-    "TD": "im Tschad",
-    "TF": "in den Französischen Süd- und Antarktisgebieten",
-    "TR": "in der Türkei",
-    "UA": "in der Ukraine",
-    "UM": "auf den Amerikanischen Überseeinseln",
-    "US": "in den Vereinigten Staaten",
-    "VA": "in der Vatikanstadt",
-    "VC": "in St. Vincent und den Grenadinen",
-    "VG": "auf den Britischen Jungferninseln",
-    "VI": "auf den Amerikanischen Jungferninseln",
-    "YE": "im Jemen",
-}
-_GERMAN_ISLANDS = _codes(
-    "AI AS AW BB BL BM CU CW DM GD GG GL GP GU JE JM KI MF MG MQ MS MT MU NR NU PM PR RE SH SJ SX TK WF YT"
-)
-
-
-@cache
-def _locative(territory: str, lang: str) -> str:
-    """ "In France": with the right preposition and case, or around a name that stays in the nominative."""
-    name = _name(_Entity("territory", territory), lang)
-    match lang:
-        case "ar":
-            return f"في {name}"
-        case "de":
-            return _GERMAN_LOCATIVE.get(territory, f"{'auf' if territory in _GERMAN_ISLANDS else 'in'} {name}")
-        case "el":
-            return f"στη χώρα ή περιοχή «{name}»"
-        case "es":
-            article = next((f"{word} " for word, names in _SPANISH_ARTICLE.items() if re.match(names, str(name))), "")
-            return f"en {article}{name}"
-        case "hi":
-            return f"{name} में"
-        case "ru":
-            return f"в стране или на территории «{name}»"
-        case "th":
-            return f"ใน{name}"
-        case "tr":
-            return f"{name} adlı ülke veya bölgede"
-        case "vi":
-            return f"ở {name}"
-        case "zh":
-            return f"在{name}"
-        case _:
-            return f"in {name}"

@@ -32,23 +32,13 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of
 def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose = False) -> None:
     """Read the sources and write the store: shuffled, partitioned by language, split by document."""
     from hybrid_ir.config import load_experiment
-    from hybrid_ir.prepare import prepare as write_store
     from hybrid_ir.progress import counter
-    from hybrid_ir.source_inputs import inputs_for
+    from hybrid_ir.source_inputs import prepare_experiment
     from hybrid_ir.terminal import console
 
     experiment = load_experiment(config, overrides or ())
-    section = experiment.prepare
     with counter("reading") as count:
-        manifest = write_store(
-            inputs_for(section.sources),
-            experiment.store,
-            seed=experiment.seed,
-            validation_fraction=section.validation_fraction,
-            test_fraction=section.test_fraction,
-            settings=section.model_dump(mode="json"),
-            progress=count,
-        )
+        manifest = prepare_experiment(experiment, count)
     out = console()
     out.print(f"store written to {experiment.store}")
     out.print(_store_table(manifest))
@@ -135,7 +125,6 @@ def evaluate(
     if config is not None and not any(model.prompts.values()):
         # The model declares no prefixes of its own, and the user gave a config that does.
         model.prompts |= {"query": experiment.encoder.query_prefix, "document": experiment.encoder.passage_prefix}
-    section = experiment.evaluate
     total = None if tests is None else len(tests.queries) + len(tests.candidates)  # of a corpus only the end tells
     with counter("encoding", total) as count:
         done = 0
@@ -145,18 +134,11 @@ def evaluate(
             done += texts
             count("texts", done)
 
-        settings: dict[str, Any] = {
-            "precision": section.precision,
-            "token_budget": section.token_budget,
-            "bootstrap_rounds": section.bootstrap_rounds,
-            "seed": experiment.seed,
-            "progress": progress,
-        }
         if task is not None:
-            summary = evaluate_task(model, checkpoint, collection, task, out, **settings)
+            summary = evaluate_task(model, checkpoint, collection, task, out, experiment, progress)
         else:
             assert tests is not None
-            summary = run_evaluation(model, checkpoint, tests, out, **settings)
+            summary = run_evaluation(model, checkpoint, tests, out, experiment, progress)
     console().print(f"measures written to {out} (report: {out / 'report.html'})")
     if task is not None:
         console().print(task_table(collection, summary))

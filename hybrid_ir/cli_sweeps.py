@@ -97,22 +97,13 @@ def study(
 
 def _prepare_once(experiment: Any) -> None:
     """Write the study's store unless it is there: then, and only then, was it prepared from these sources."""
-    from hybrid_ir.prepare import prepare
-    from hybrid_ir.source_inputs import inputs_for
+    from hybrid_ir.source_inputs import prepare_experiment
     from hybrid_ir.store import open_store
 
-    section = experiment.prepare
     if (Path(experiment.store) / "manifest.json").is_file():
         open_store(experiment.store)
-        return
-    prepare(
-        inputs_for(section.sources),
-        experiment.store,
-        seed=experiment.seed,
-        validation_fraction=section.validation_fraction,
-        test_fraction=section.test_fraction,
-        settings=section.model_dump(mode="json"),
-    )
+    else:
+        prepare_experiment(experiment)
 
 
 def _run(

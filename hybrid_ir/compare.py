@@ -40,17 +40,7 @@ def compare(
         if done.is_file() and done.stat().st_mtime > Path(experiment.out, "metrics.json").stat().st_mtime:
             summaries[name] = json.loads(done.read_text(encoding="utf-8"))
             continue
-        section = experiment.evaluate
-        summaries[name] = evaluate(
-            load_encoder(checkpoint),
-            checkpoint,
-            collection,
-            done.parent,
-            precision=section.precision,
-            token_budget=section.token_budget,
-            bootstrap_rounds=section.bootstrap_rounds,
-            seed=experiment.seed,
-        )
+        summaries[name] = evaluate(load_encoder(checkpoint), checkpoint, collection, done.parent, experiment)
     one = next(iter(experiments.values()))
     settings = one.model_dump(mode="json", exclude={"out": True, "batch": {"mix", "alpha"}})
     write_comparison(

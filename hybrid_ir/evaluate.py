@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 from sentence_transformers import SentenceTransformer
 
 import hybrid_ir
+from hybrid_ir.config import Experiment
 from hybrid_ir.encoder import encode, resolve_precision
 from hybrid_ir.languages import FAMILY
-from hybrid_ir.metrics import Evaluation, evaluate_collection
+from hybrid_ir.metrics import evaluate_collection
 from hybrid_ir.report import write_report
 from hybrid_ir.run_folder import read_log, write_json
 from hybrid_ir.squad import lareqa_collection
@@ -46,27 +49,25 @@ def load_collection(name: str, path: str, *, split: str = "test", languages: Seq
     return collection
 
 
-def measure(
-    model: SentenceTransformer,
-    collection: Collection,
-    *,
-    precision: str,
-    token_budget: int | None,
-    bootstrap_rounds: int,
-    seed: int,
-    progress: Callable[[int], None] = lambda texts: None,
-) -> Evaluation:
-    """Encode every query and candidate, rank all candidates for each query, average."""
-    settings: dict[str, Any] = {"precision": precision, "token_budget": token_budget, "progress": progress}
-    return evaluate_collection(
-        collection.queries,
-        collection.candidates,
-        encode(model, [q.text for q in collection.queries], role="query", **settings),
-        encode(model, [c.text for c in collection.candidates], role="document", **settings),
-        families=FAMILY,
-        seed=seed,
-        resamples=bootstrap_rounds,
-    )
+def encoder_of(
+    model: SentenceTransformer, experiment: Experiment, progress: Callable[[int], None] = lambda texts: None
+) -> Callable[..., np.ndarray]:
+    """`encode` with this model, as `experiment.evaluate` says; it takes texts and `role`."""
+    settings = experiment.evaluate
+    return partial(encode, model, precision=settings.precision, token_budget=settings.token_budget, progress=progress)
+
+
+def measured(
+    collection: str, model: SentenceTransformer, checkpoint: str, experiment: Experiment, start: float
+) -> dict[str, Any]:
+    """What `metrics.json` says of how it was measured. `start` is by `time.perf_counter`."""
+    return {
+        "collection": collection,
+        "checkpoint": checkpoint,
+        "precision": resolve_precision(experiment.evaluate.precision, model.device.type),
+        "seconds": round(time.perf_counter() - start, 1),
+        "version": hybrid_ir.__version__,
+    }
 
 
 def evaluate(
@@ -74,32 +75,25 @@ def evaluate(
     checkpoint: str,
     collection: Collection,
     out: Path,
-    *,
-    precision: str,
-    token_budget: int | None,
-    bootstrap_rounds: int,
-    seed: int,
+    experiment: Experiment,
     progress: Callable[[int], None] = lambda texts: None,
 ) -> dict[str, Any]:
-    """Measure, write the three files and a manifest to `out`, and return the measures."""
+    """Encode every query and candidate, rank all candidates for each query, average; write the files to `out`.
+
+    Returns what `metrics.json` holds. Of `experiment`, `evaluate` and `seed` are read.
+    """
     start = time.perf_counter()
-    evaluation = measure(
-        model,
-        collection,
-        precision=precision,
-        token_budget=token_budget,
-        bootstrap_rounds=bootstrap_rounds,
-        seed=seed,
-        progress=progress,
+    encode_role = encoder_of(model, experiment, progress)
+    evaluation = evaluate_collection(
+        collection.queries,
+        collection.candidates,
+        encode_role([q.text for q in collection.queries], role="query"),
+        encode_role([c.text for c in collection.candidates], role="document"),
+        families=FAMILY,
+        seed=experiment.seed,
+        resamples=experiment.evaluate.bootstrap_rounds,
     )
-    summary = {
-        "collection": collection.name,
-        "checkpoint": checkpoint,
-        "precision": resolve_precision(precision, model.device.type),
-        "seconds": round(time.perf_counter() - start, 1),
-        "version": hybrid_ir.__version__,
-        **evaluation.summary,
-    }
+    summary = measured(collection.name, model, checkpoint, experiment, start) | evaluation.summary
     out.mkdir(parents=True, exist_ok=True)
     pq.write_table(evaluation.per_query, out / "per_query.parquet")
     write_report(

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from sentence_transformers import SentenceTransformer
 
-import hybrid_ir
-from hybrid_ir.encoder import encode, resolve_precision
+from hybrid_ir.config import Experiment
+from hybrid_ir.evaluate import encoder_of, measured
 from hybrid_ir.mewsli import load_mewsli, measure_mewsli
 from hybrid_ir.miracl import load_miracl, measure_miracl
 from hybrid_ir.pair_tasks import load_tatoeba, load_xcopa, measure_tatoeba, measure_xcopa
@@ -65,25 +65,15 @@ def evaluate_task(
     name: str,
     task: Task,
     out: Path,
-    *,
-    precision: str,
-    token_budget: int | None,
-    bootstrap_rounds: int,
-    seed: int,
+    experiment: Experiment,
     progress: Callable[[int], None] = lambda texts: None,
 ) -> dict[str, Any]:
-    """Measure, write the files to `out`, and return what `metrics.json` holds."""
+    """Measure, write the files to `out`, and return what `metrics.json` holds, as `evaluate` does for a collection."""
     start = time.perf_counter()
-    encode_role = partial(encode, model, precision=precision, token_budget=token_budget, progress=progress)
+    encode_role = encoder_of(model, experiment, progress)
     result = task(partial(encode_role, role="query"), partial(encode_role, role="document"), out / "runs")
-    summary = {
-        "collection": name,
-        "checkpoint": checkpoint,
-        "precision": resolve_precision(precision, model.device.type),
-        "seconds": round(time.perf_counter() - start, 1),
-        "version": hybrid_ir.__version__,
-        **summarize(result, seed=seed, resamples=bootstrap_rounds),
-    }
+    measures = summarize(result, seed=experiment.seed, resamples=experiment.evaluate.bootstrap_rounds)
+    summary = measured(name, model, checkpoint, experiment, start) | measures
     out.mkdir(parents=True, exist_ok=True)
     pq.write_table(result.per_query, out / "per_query.parquet")
     write_task_report(out / "report.html", title=name, subtitle=f"checkpoint {checkpoint}", summary=summary)

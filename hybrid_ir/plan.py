@@ -12,21 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import lru_cache
-from math import lcm
 
 import numpy as np
 
 from hybrid_ir.config import Kind
+from hybrid_ir.permutation import ROWS_PER_BLOCK, epoch_order, first_half
+from hybrid_ir.schedule import Schedule, whole_parts
 from hybrid_ir.types import InputError
 
 Pair = tuple[str, str]
 """(query language, passage language)"""
-
-ROWS_PER_BLOCK = 1024
-"""Rows of a Parquet row group. A permutation deals a block's rows together, so that reads stay nearly sequential.
-(A power of 4, so that the Feistel network below needs no walking within a block.)"""
 
 
 @dataclass(frozen=True)
@@ -48,72 +43,6 @@ class BatchPlan:
     partition_B: np.ndarray
     row_B: np.ndarray
     pairs: tuple[Pair, ...]
-
-
-class Schedule:
-    """Deals turns to items in proportion to whole-number weights: every item is always within one turn of its share.
-
-    The order is Tijdeman's ("The chairman assignment problem", 1980): of the items that are owed a turn, the one whose
-    next turn is due first. It repeats after sum(weights) turns, so a table of one period answers any turn at once.
-    (To give each turn to the item with the largest deficit, the obvious rule, breaks the bound for skewed weights.)
-    """
-
-    def __init__(self, weights: Sequence[int]) -> None:
-        parts = np.asarray(weights, dtype=np.int64)
-        assert len(parts)
-        assert (parts >= 0).all()
-        assert parts.sum() > 0
-        parts = parts // np.gcd.reduce(parts)
-        self.parts = parts
-        self.period = int(parts.sum())
-        # Equal weights take turns: what Tijdeman's rule comes to, without its n * n steps (128 languages: n = 16,256).
-        self._items = np.arange(len(parts)) if (parts == 1).all() else _tijdeman(tuple(int(p) for p in parts))
-
-    def item(self, turns: np.ndarray) -> np.ndarray:
-        """Item that has each of `turns` (counted from 0). Same shape as `turns`."""
-        return self._items[turns % self.period]
-
-    def counts(self, turns: int | np.ndarray) -> np.ndarray:
-        """How many of the first `turns` turns each item had, shape (items,). Of several `turns`, the sum."""
-        whole, rest = np.divmod(np.atleast_1d(turns), self.period)
-        beyond = len(rest) - np.searchsorted(np.sort(rest), np.arange(self.period), side="right")
-        started = np.bincount(self._items, weights=beyond, minlength=len(self.parts))
-        return whole.sum() * self.parts + started.astype(np.int64)
-
-
-@lru_cache(maxsize=4096)
-def _tijdeman(parts: tuple[int, ...]) -> np.ndarray:
-    """Item of each turn of one period."""
-    weights = np.asarray(parts, dtype=np.int64)
-    period, n = int(weights.sum()), len(weights)
-    items = np.zeros(period, dtype=np.int64)
-    given = np.zeros(n, dtype=np.int64)
-    slack = max(2 * n - 2, 1)
-    for turn in range(period):
-        owed = weights * (turn + 1) - period * given  # in units of 1 / period
-        due = (period * (slack - 1) - slack * owed) / np.maximum(weights, 1)
-        due[(owed * slack < period) | (weights == 0)] = np.inf
-        items[turn] = choice = int(np.argmin(due)) if n > 1 else 0
-        given[choice] += 1
-    assert (given == weights).all()
-    return items
-
-
-def whole_parts(weights: Sequence[float], most: int) -> list[int]:
-    """Whole numbers in proportion to `weights`: exactly if a common denominator up to `most` exists, else rounded to
-    `most` parts by largest remainder. Positive weights keep at least one part."""
-    least = Fraction(1, 10**9)
-    fractions = [max(Fraction(str(w)).limit_denominator(10**9), least) if w > 0 else Fraction(0) for w in weights]
-    total = sum(fractions)
-    shares = [f / total for f in fractions]
-    denominator = lcm(*(s.denominator for s in shares))
-    if denominator <= most:
-        return [int(s * denominator) for s in shares]
-    exact = [float(s * most) for s in shares]
-    parts = [max(int(x), 1 if x > 0 else 0) for x in exact]
-    for i in sorted(range(len(parts)), key=lambda i: parts[i] - exact[i])[: max(most - sum(parts), 0)]:
-        parts[i] += 1
-    return parts
 
 
 @dataclass(frozen=True)
@@ -359,64 +288,3 @@ def _most_rows(deals: Sequence[_Deal], partition: int, batch_size: int) -> int:
         bound = (sum(rows) if deal.per_row else max(rows)) if rows else 0
         most = max(most, min(batch_size, int(np.ceil(bound))))
     return most
-
-
-def epoch_order(positions: np.ndarray, n: int, key: tuple[int, int, int]) -> np.ndarray:
-    """Rows at `positions` of the order in which an epoch visits rows 0..n-1. A bijection; nothing of size n is made.
-
-    The first half of the rows always comes before the second (which rows those are is already random: the store is
-    shuffled). So a batch that straddles two epochs takes the end of one half and the start of the other, and cannot
-    hold a group twice as long as it takes no more rows than either half has. Within a half, blocks are visited in a
-    random order and rows within a block too; the short block of a half comes last.
-    """
-    half = first_half(n)
-    rows = np.empty_like(positions)
-    for which, (start, size) in enumerate(((0, half), (half, n - half))):
-        inside = (positions >= start) & (positions < start + size)
-        if not inside.any():
-            continue
-        block, offset = np.divmod(positions[inside] - start, ROWS_PER_BLOCK)
-        full = size // ROWS_PER_BLOCK
-        place = block.copy()
-        whole = block < full
-        if whole.any():
-            place[whole] = permute(block[whole], full, (*key, which))
-        shuffled = np.empty_like(offset)
-        for b in np.unique(place):
-            mine = place == b
-            length = ROWS_PER_BLOCK if b < full else size - full * ROWS_PER_BLOCK
-            shuffled[mine] = permute(offset[mine], length, (*key, which, int(b)))
-        rows[inside] = start + place * ROWS_PER_BLOCK + shuffled
-    return rows
-
-
-def first_half(n: int) -> int:
-    """Rows of the half that an epoch visits first: whole blocks, unless there are too few for that to be about half."""
-    return (n + 1) // 2 if n < 8 * ROWS_PER_BLOCK else n // (2 * ROWS_PER_BLOCK) * ROWS_PER_BLOCK
-
-
-def permute(values: np.ndarray, n: int, key: Sequence[int]) -> np.ndarray:
-    """A keyed pseudo-random bijection of 0..n-1, evaluated at `values`: six Feistel rounds on the smallest even number
-    of bits that holds n, walked until the value falls below n (Black and Rogaway, "Ciphers with arbitrary finite
-    domains", 2002)."""
-    if n <= 1:
-        return values.copy()
-    half_bits = np.uint64(max(1, (int(n - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half_bits) - np.uint64(1)
-    rounds = np.random.SeedSequence([int(k) for k in key]).generate_state(6, np.uint64)
-    out = values.astype(np.uint64)
-    walking = np.ones(out.shape, dtype=bool)
-    while walking.any():
-        left, right = out[walking] >> half_bits, out[walking] & mask
-        for round_key in rounds:
-            left, right = right, left ^ (_mix(right ^ round_key) & mask)
-        out[walking] = (left << half_bits) | right
-        walking = out >= n
-    return out.astype(values.dtype)
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser (Steele, Lea, Flood 2014); wraps around on purpose."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

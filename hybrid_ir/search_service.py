@@ -1,32 +1,23 @@
 """Searching as a service: requests in, micro-batches through the release, answers with coverage. No HTTP and no Ray.
 
-A batch takes what has come and never waits to fill: alone, a query goes at once; under load the next batch gathers while the
-one before is encoded. Each request keeps the release that it began with, so no answer mixes two.
+Each request keeps the release that it began with, so no answer mixes two.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from hybrid_ir.api import EmbeddingsRequest, SearchRequest
+from hybrid_ir.batcher import Batcher, Observe, Started
 from hybrid_ir.config import Serve
 from hybrid_ir.passages import IndexedPassage, canonical
 from hybrid_ir.release import Release, ShardAnswer, ShardDown
 from hybrid_ir.shard import ShardQuery, is_flat, merge
-
-Observe = Callable[[str, float, dict[str, str]], None]
-"""Receives (metric name, value, labels)."""
-
-
-STALL_S = 0.25
-"""A shard slower than this no longer holds up the next batch."""
 
 
 class RequestError(Exception):
@@ -38,87 +29,6 @@ class RequestError(Exception):
         super().__init__(message)
         self.status, self.type, self.message, self.param = status, type, message, param
         self.body = body or {}
-
-
-@dataclass(slots=True)
-class _Waiting:
-    text: str
-    query: ShardQuery
-    started: asyncio.Future[_Started]
-    since: float
-
-
-@dataclass(slots=True)
-class _Started:
-    """A query whose batch is on its way through the shards: `tasks[s]` answers for its `place`-th query."""
-
-    tasks: list[asyncio.Task[ShardAnswer]]
-    place: int
-    queue_s: float
-    encode_s: float
-
-
-class Batcher:
-    """Encodes waiting queries together and starts their searches, one batch after the other, for one release."""
-
-    def __init__(self, release: Release, max_batch: int, observe: Observe) -> None:
-        self._release, self._max_batch, self._observe = release, max_batch, observe
-        self._waiting: deque[_Waiting] = deque()
-        self._worker: asyncio.Task[None] | None = None
-        self._shards = range(len(release.manifest.shards))
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def submit(self, text: str, query: ShardQuery) -> asyncio.Future[_Started]:
-        """Done once the query is encoded and its searches have begun. Cancel it to leave the queue."""
-        loop = asyncio.get_running_loop()
-        item = _Waiting(text, query, loop.create_future(), time.perf_counter())
-        self._waiting.append(item)
-        if self._worker is None or self._worker.done():
-            self._worker = loop.create_task(self._work())
-        return item.started
-
-    async def _work(self) -> None:
-        searching: list[asyncio.Task[ShardAnswer]] = []
-        while self._waiting:
-            batch: list[_Waiting] = []
-            while self._waiting and len(batch) < self._max_batch:
-                item = self._waiting.popleft()
-                if not item.started.cancelled():
-                    batch.append(item)
-            if not batch:
-                continue
-            start = time.perf_counter()
-            try:
-                vectors = await self._release.encode([item.text for item in batch], "query")
-            except Exception as error:  # handed to the requests, which answer with it
-                for item in batch:
-                    if not item.started.done():
-                        item.started.set_exception(error)
-                continue
-            encoded = time.perf_counter()
-            self._observe("batch_size", len(batch), {})
-            self._observe("encode_seconds", encoded - start, {})
-            self._observe("queue_length", len(self._waiting), {})
-            # While this batch is searched the next is encoded, and no more than that.
-            if searching:
-                await asyncio.wait(searching, timeout=STALL_S)
-            queries = [item.query for item in batch]
-            searching = [asyncio.create_task(self._search(n, vectors, queries)) for n in self._shards]
-            for task in searching:  # a request that has left asks for no result, and its error is no news
-                task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            for place, item in enumerate(batch):
-                if not item.started.done():
-                    item.started.set_result(_Started(searching, place, start - item.since, encoded - start))
-
-    async def _search(self, shard: int, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:
-        start = time.perf_counter()
-        answer = await self._release.search(shard, vectors, queries)
-        self._observe(
-            "shard_seconds", time.perf_counter() - start, {"shard": self._release.manifest.shards[shard].name}
-        )
-        return answer
 
 
 class _Serving:
@@ -174,7 +84,7 @@ class SearchService:
         deadline = begun + min(request.deadline_ms or self.settings.deadline_ms, self.settings.deadline_ms) / 1000
         futures = [serving.batcher.submit(text, query) for text in texts]
         await asyncio.wait(futures, timeout=deadline - time.perf_counter())
-        started: list[_Started | None] = []
+        started: list[Started | None] = []
         for future in futures:
             if not future.done():
                 future.cancel()
@@ -332,7 +242,7 @@ class SearchService:
         raise error
 
     def _missing(
-        self, serving: _Serving, started: Sequence[_Started | None], languages: tuple[str, ...] | None
+        self, serving: _Serving, started: Sequence[Started | None], languages: tuple[str, ...] | None
     ) -> set[int]:
         """Shards that have not answered every query of the request; one that holds none of its languages need not."""
         missing: set[int] = set()
@@ -349,7 +259,7 @@ class SearchService:
         return missing
 
     async def _results(
-        self, serving: _Serving, started: Sequence[_Started | None], k: int, deadline: float, missing: set[int]
+        self, serving: _Serving, started: Sequence[Started | None], k: int, deadline: float, missing: set[int]
     ) -> list[list[tuple[IndexedPassage, float]]]:
         """(passage, score) of the hits of each query. A shard whose passages cannot be read joins `missing`."""
         parts = [None if one is None else [_result(task) for task in one.tasks] for one in started]
@@ -389,7 +299,7 @@ class SearchService:
         request: SearchRequest,
         results: list[list[tuple[IndexedPassage, float]]],
         missing: set[int],
-        started: Sequence[_Started | None],
+        started: Sequence[Started | None],
         begun: float,
     ) -> dict[str, Any]:
         manifest = serving.release.manifest

@@ -235,6 +235,30 @@ def point_from(axes: Mapping[str, Axis], uniform: Any) -> dict[str, Any] | None:
     return point
 
 
+def suggest_point(space: Space, trial: Any) -> None:
+    """Ask an Optuna trial for a point of a Bayesian search; `drawn_point` reads what it suggests."""
+    for path, axis in space.axes[0].items():
+        if isinstance(axis, Simplex):
+            for kind in axis.simplex:
+                trial.suggest_float(f"{path}/{kind}", 0.0, 1.0)
+        elif isinstance(axis, Range):
+            trial.suggest_float(path, 0.0, 1.0)
+        else:
+            trial.suggest_categorical(path, range(len(axis)))
+
+
+def drawn_point(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The point of a Bayesian search's draw: a number in [0, 1] for a range and for each kind of a mix, a place in a list."""
+    point: dict[str, Any] = {}
+    for path, axis in space.axes[0].items():
+        drawn = config[path]
+        if isinstance(axis, Simplex):
+            point[path] = axis.draw([drawn[kind] for kind in axis.simplex])
+        else:
+            point[path] = axis.at(drawn) if isinstance(axis, Range) else axis[drawn]
+    return point
+
+
 def middle_point(space: Space, share: float) -> dict[str, Any]:
     """A point to check a space by: the value at `share` of each range, the first of each list, an allowed mix."""
     point = {}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from hybrid_ir import atlas, hub_sources, parallel_text, records, squad
-from hybrid_ir.prepare import Input
+from hybrid_ir.config import Experiment
+from hybrid_ir.prepare import Input, prepare
 from hybrid_ir.source_config import Source
 from hybrid_ir.types import Group, InputError, Records
 
@@ -22,6 +23,22 @@ def inputs_for(configured: Sequence[Source]) -> list[Input]:
         seen[kind] += 1
         inputs.append(_input(kind if seen[kind] == 1 else f"{kind}-{seen[kind]}", source))
     return inputs
+
+
+def prepare_experiment(
+    experiment: Experiment, progress: Callable[[str, int], None] = lambda what, n: None
+) -> dict[str, Any]:
+    """Write the store of an experiment, and return its manifest. Raises as `prepare` does."""
+    section = experiment.prepare
+    return prepare(
+        inputs_for(section.sources),
+        experiment.store,
+        seed=experiment.seed,
+        validation_fraction=section.validation_fraction,
+        test_fraction=section.test_fraction,
+        settings=section.model_dump(mode="json"),
+        progress=progress,
+    )
 
 
 def _input(name: str, source: Any) -> Input:

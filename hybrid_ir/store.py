@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from hybrid_ir.plan import ROWS_PER_BLOCK, Partition
+from hybrid_ir.permutation import ROWS_PER_BLOCK
+from hybrid_ir.plan import Partition
 from hybrid_ir.types import Candidate, Collection, Group, InputError, Query
 
 FORMAT = 1

@@ -13,19 +13,20 @@ import numpy as np
 
 from hybrid_ir.choice import PointResult, point_results
 from hybrid_ir.cost import encoder_parameters
-from hybrid_ir.drawing import INK, MUTED, SERIES, drawing, legend, quiet
+from hybrid_ir.drawing import drawing
 from hybrid_ir.languages import language_family, language_script
 from hybrid_ir.metrics import with_mean
 from hybrid_ir.perturb import PERTURBATIONS
 from hybrid_ir.significance import Comparison, compare_trials, holm
 from hybrid_ir.store import open_store
 from hybrid_ir.studies import LAREQA, Study
+from hybrid_ir.study_drawings import draw_changes, draw_costs, draw_perturbed
 from hybrid_ir.study_probes import mean_values
 from hybrid_ir.sweep_report import Findings, Table
 from hybrid_ir.types import InputError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 Probes = Mapping[str, Mapping[str, float]]
 """Trial name -> what its study's probe measured."""
@@ -204,7 +205,7 @@ def _by_family(study: Study, results: Mapping[str, PointResult], probes: Probes,
             f"{label} lowers AP_mono in {lower} of {len(languages)} languages against {base}: from {changes[worst]:+.3f} "
             f"({worst}) to {changes[best]:+.3f} ({best}), on average {np.mean(list(changes.values())):+.3f}."
         )
-    figure = _draw_changes({label: {x: ap[label][x] - ap[base][x] for x in languages} for label in others})
+    figure = draw_changes({label: {x: ap[label][x] - ap[base][x] for x in languages} for label in others})
     note = f"AP_mono minus that of {base} batches, by language: below zero is what the mix costs."
     return said, tables, [("Change by language", note, figure)]
 
@@ -249,7 +250,7 @@ def _sizes(study: Study, results: Mapping[str, PointResult], probes: Probes, out
             "training time."
         )
     note = "Retrieval within each language by training time; a dot an encoder, a line a kind of batches."
-    return said, [table], [("Quality and cost", note, _draw_costs(lines))] if lines else []
+    return said, [table], [("Quality and cost", note, draw_costs(lines))] if lines else []
 
 
 def _within(found: Mapping[str, float], measure: str) -> float:
@@ -323,7 +324,7 @@ def _robust(study: Study, results: Mapping[str, PointResult], probes: Probes, ou
     unseen = _unseen_table(results, out, trained)
     if unseen is not None:
         tables.append(unseen)
-    return said, tables, [("Perturbed queries", "AP_multi by perturbation.", _draw_perturbed(found))] if found else []
+    return said, tables, [("Perturbed queries", "AP_multi by perturbation.", draw_perturbed(found))] if found else []
 
 
 def _change(values: Mapping[str, float], kind: str, measure: str) -> str:
@@ -365,64 +366,3 @@ def _per_language(result: PointResult, out: Path, measure: str) -> dict[str, flo
             if values[measure] is not None:
                 found[language].append(values[measure])
     return {language: float(np.mean(values)) for language, values in found.items()}
-
-
-def _draw_changes(changes: Mapping[str, Mapping[str, float]]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.6, 2.9), layout="constrained")
-    axes = figure.subplots()
-    languages = list(next(iter(changes.values())))
-    width = 0.8 / len(changes)
-    for i, (label, values) in enumerate(changes.items()):
-        at = [j + (i - (len(changes) - 1) / 2) * width for j in range(len(languages))]
-        axes.bar(at, [values[x] for x in languages], width * 0.9, color=SERIES[i % len(SERIES)], label=label)
-    axes.axhline(0, color=MUTED, linewidth=0.8)
-    axes.set_xticks(range(len(languages)), languages)
-    quiet(axes)
-    legend(figure, axes, len(changes))
-    return figure
-
-
-def _draw_costs(lines: Mapping[str, Sequence[tuple[float, float, float, str]]]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.6, 3.4), layout="constrained")
-    for axes, (place, measure) in zip(figure.subplots(1, 2), ((1, "nDCG@10"), (2, "R@100")), strict=True):
-        for i, (recipe, points) in enumerate(lines.items()):
-            axes.plot(
-                [p[0] for p in points],
-                [p[place] for p in points],
-                marker="o",
-                color=SERIES[i],
-                label=recipe,
-                linewidth=1.3,
-            )
-            for point in points:
-                axes.annotate(
-                    point[3].rpartition("/")[2], (point[0], point[place]), xytext=(5, 4), textcoords="offset points",
-                    fontsize=7, color=INK,
-                )  # fmt: skip
-        axes.set_title(measure, loc="left", color=INK)
-        axes.set_xlabel("training time (s)", color=MUTED)
-        axes.margins(x=0.15, y=0.15)
-        quiet(axes)
-        axes.legend(frameon=False, labelcolor=INK)
-    return figure
-
-
-def _draw_perturbed(found: Mapping[str, Mapping[str, float]]) -> Figure:
-    from matplotlib.figure import Figure
-
-    kinds = ("clean", *PERTURBATIONS)
-    figure = Figure(figsize=(9.6, 2.9), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(found)
-    for i, (label, values) in enumerate(found.items()):
-        at = [j + (i - (len(found) - 1) / 2) * width for j in range(len(kinds))]
-        bars = axes.bar(at, [values[f"{k}/AP_multi"] for k in kinds], width * 0.9, color=SERIES[i], label=label)
-        axes.bar_label(bars, fmt="%.3f", padding=2, fontsize=7, color=INK)
-    axes.set_xticks(range(len(kinds)), kinds)
-    quiet(axes)
-    legend(figure, axes, len(found))
-    return figure

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.config import Experiment
-from hybrid_ir.encoder import encode, load_encoder
-from hybrid_ir.evaluate import evaluate, load_collection
+from hybrid_ir.encoder import load_encoder
+from hybrid_ir.evaluate import encoder_of, evaluate, load_collection
 from hybrid_ir.evaluate_task import evaluate_task, load_task
 from hybrid_ir.lexicon import cldr_lexicon
 from hybrid_ir.metrics import MEASURES, evaluate_collection
@@ -37,7 +36,7 @@ PERTURBED_WORDS = 0.3
 
 def clean_and_perturbed(model: SentenceTransformer, tests: Collection, experiment: Experiment) -> Values:
     """`{perturbation}/{measure}` for the queries as they are (`clean`) and under each perturbation."""
-    run = _encoder(model, experiment)
+    run = encoder_of(model, experiment)
     passages = run([c.text for c in tests.candidates], role="document")
     texts, languages = [q.text for q in tests.queries], [q.language for q in tests.queries]
     lexicon = cldr_lexicon(tests.languages)
@@ -57,7 +56,7 @@ def clean_and_perturbed(model: SentenceTransformer, tests: Collection, experimen
 def within_each_language(model: SentenceTransformer, tests: Collection, experiment: Experiment) -> Values:
     """nDCG@10 and R@100 (`ir_measures`) with queries and passages of one language: means over languages."""
     measures = ("nDCG@10", "R@100")
-    run = _encoder(model, experiment)
+    run = encoder_of(model, experiment)
     found: dict[str, list[float]] = {name: [] for name in measures}
     for language in tests.languages:
         queries = [q for q in tests.queries if q.language == language]
@@ -80,7 +79,7 @@ def within_each_language(model: SentenceTransformer, tests: Collection, experime
 
 def translation_search(model: SentenceTransformer, tests: Collection, experiment: Experiment) -> Values:
     """Accuracy of finding an English question by its translation and back, as Tatoeba's: mean over languages."""
-    run = _encoder(model, experiment)
+    run = encoder_of(model, experiment)
     by_language: dict[str, dict[str, str]] = {}
     for query in tests.queries:
         by_language.setdefault(query.language, {})[query.group_id] = query.text
@@ -139,27 +138,16 @@ def _tests(study: Study) -> Collection:
 
 
 def _evaluate(model: SentenceTransformer, run: Path, test: Benchmark, experiment: Experiment) -> Values:
-    section, checkpoint = experiment.evaluate, str(run / "checkpoint")
-    settings: dict[str, Any] = {
-        "precision": section.precision,
-        "token_budget": section.token_budget,
-        "bootstrap_rounds": section.bootstrap_rounds,
-        "seed": experiment.seed,
-    }
+    checkpoint = str(run / "checkpoint")
     name, folder = test.collection, run / test.collection
     if name in TASKS:
         task = load_task(name, test.path, split=test.split, languages=test.languages, corpus=test.corpus)
-        measures = evaluate_task(model, checkpoint, name, task, folder, **settings)["measures"]
+        measures = evaluate_task(model, checkpoint, name, task, folder, experiment)["measures"]
     else:
         tests = load_collection(name, test.path, split=test.split or "test", languages=test.languages)
-        summary = evaluate(model, checkpoint, tests, folder, **settings)
+        summary = evaluate(model, checkpoint, tests, folder, experiment)
         measures = {measure: summary[measure] for measure in MEASURES}
     return {f"{name}/{measure}": value for measure, value in measures.items() if value is not None}
-
-
-def _encoder(model: SentenceTransformer, experiment: Experiment) -> Any:
-    section = experiment.evaluate
-    return partial(encode, model, precision=section.precision, token_budget=section.token_budget)
 
 
 def mean_values(values: Sequence[Mapping[str, float]]) -> Values:

@@ -12,6 +12,7 @@ from hybrid_ir.encoder import load_encoder
 from hybrid_ir.evaluate import evaluate
 from hybrid_ir.metrics import MEASURES, with_mean
 from hybrid_ir.resources import encoding_options
+from hybrid_ir.run_folder import read_log
 from hybrid_ir.store import open_store
 from hybrid_ir.train import train
 
@@ -25,9 +26,11 @@ def run_trial(
 ) -> dict[str, Any]:
     """Train `experiment` (or go on where it was left), evaluate it, and return what the sweep's table shows.
 
-    `report` is called with each log row, several a second, and may raise `Stopped`. Validation measures are the kept
-    checkpoint's; `test` is empty where the store holds nothing out for it.
+    `report` is called with each log row, several a second, those from before an interruption first, and may raise
+    `Stopped`. Validation measures are the kept checkpoint's; `test` is empty where the store holds nothing out for it.
     """
+    for row in read_log(Path(experiment.out) / "log.jsonl") or []:
+        report(row)
     metrics = train(experiment, resources, report)
     return {
         "step": metrics["steps"],
@@ -58,14 +61,8 @@ def test_measures(experiment: Experiment) -> dict[str, float]:
 
 def evaluate_test(experiment: Experiment) -> dict[str, Any]:
     checkpoint = str(Path(experiment.out) / "checkpoint")
-    section = experiment.evaluate
+    device = "cuda" if experiment.train.gpus_per_worker else "cpu"
+    collection = open_store(experiment.store).collection("test")
     return evaluate(
-        load_encoder(checkpoint, device="cuda" if experiment.train.gpus_per_worker else "cpu"),
-        checkpoint,
-        open_store(experiment.store).collection("test"),
-        Path(experiment.out) / "test",
-        precision=section.precision,
-        token_budget=section.token_budget,
-        bootstrap_rounds=section.bootstrap_rounds,
-        seed=experiment.seed,
+        load_encoder(checkpoint, device=device), checkpoint, collection, Path(experiment.out) / "test", experiment
     )

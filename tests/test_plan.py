@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid_ir.config import Batch
-from hybrid_ir.plan import ROWS_PER_BLOCK, Partition, Schedule, epoch_order, first_half, make_plan, permute, whole_parts
+from hybrid_ir.permutation import ROWS_PER_BLOCK, epoch_order, first_half, permute
+from hybrid_ir.plan import Partition, make_plan
+from hybrid_ir.schedule import Schedule, whole_parts
 from hybrid_ir.types import InputError
 
 WIDE = Partition("wide", ("ar", "de", "en", "es"), 1201)

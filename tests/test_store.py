@@ -14,7 +14,7 @@ import pytest
 from conftest import LANGUAGES, make_group, write_store
 
 from hybrid_ir import store as store_module
-from hybrid_ir.plan import ROWS_PER_BLOCK
+from hybrid_ir.permutation import ROWS_PER_BLOCK
 from hybrid_ir.store import (
     PartitionWriter,
     Store,

@@ -19,8 +19,9 @@ from training_store import make_store
 from hybrid_ir.config import load_experiment
 from hybrid_ir.cost import ASSUMED_TOKENS, GPU_FLOPS, estimate_cost, parameters
 from hybrid_ir.resources import concurrent_trials
-from hybrid_ir.search_space import parse_space
-from hybrid_ir.sweep import bayesian_search, drawn_point, list_trials, rows_of
+from hybrid_ir.search_space import drawn_point, parse_space
+from hybrid_ir.sweep import list_trials
+from hybrid_ir.tuner import RememberingASHA, bayesian_search, rows_of
 from hybrid_ir.types import InputError
 
 SMALL = [
@@ -136,6 +137,31 @@ def test_each_seed_of_a_bayesian_point_is_a_row(tmp_path):
     assert [(r["state"], r["label"]) for r in rows_of(failed, {}, space)] == [("failed", "name=tiny")]
 
 
+def test_asha_remembers_after_a_restart_what_ended_trials_scored(tmp_path):
+    def scheduler():
+        settings = {"time_attr": "step", "metric": "AP_mean", "mode": "max", "max_t": 31, "grace_period": 10}
+        return RememberingASHA(lambda config: [tmp_path / config["trial"]], **settings, reduction_factor=2)
+
+    def trial(name, status, last):
+        return SimpleNamespace(trial_id=name, config={"trial": name}, status=status, last_result=last)
+
+    (tmp_path / "good").mkdir()
+    rows = [{"step": 5, "loss": 1.0}, {"step": 10, "AP_mean": 0.4}, {"step": 20, "AP_mean": 0.5}]
+    (tmp_path / "good" / "log.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    weak = trial("weak", "PENDING", {})
+
+    for ended, step, decision in (
+        (trial("good", "TERMINATED", {"step": 20}), 10, "STOP"),
+        (trial("good", "TERMINATED", {"step": 20}), 20, "STOP"),
+        (trial("good", "TERMINATED", {"step": 10}), 20, "CONTINUE"),  # the sweep never saw what came after
+        (trial("good", "PENDING", {"step": 20}), 10, "CONTINUE"),  # it will report again
+    ):
+        asha = scheduler()
+        asha.on_trial_add(None, ended)
+        asha.on_trial_add(None, weak)
+        assert asha.on_trial_result(None, weak, {"step": step, "AP_mean": 0.3}) == decision
+
+
 def test_gpu_hours_by_hand():
     experiment = base("encoder.name=FacebookAI/xlm-roberta-base", "train.gpus_per_worker=1", "encoder.max_tokens=256")
     # 12 layers of 4 x 768 x 768 + 2 x 768 x 3072.
@@ -224,9 +250,9 @@ def test_a_trial_that_fails_is_reported_with_its_cause_and_ends_nothing(unbroken
 
 @pytest.mark.slow
 def test_a_sweep_interrupted_and_restarted_gives_the_table_of_an_unbroken_one(store, unbroken, tmp_path):
-    """Without ASHA, whose stops depend on what it remembers: of the two trials that it let be."""
+    """Of its first two trials: the one that learns is interrupted, and the next is still stopped by what that one scored."""
     out = tmp_path / "sweep"
-    space = {"axes": [{"train.learning_rate": [3e-3]}, {"encoder.name": ["nowhere/at-all"]}]}
+    space = {**SPACE, "axes": [{"train.learning_rate": [3e-3, 1e-7]}]}
     command = tune(store, space, out, config=ONE_AT_A_TIME)
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -247,7 +273,7 @@ def test_a_sweep_interrupted_and_restarted_gives_the_table_of_an_unbroken_one(st
     again = run(command)
     assert again.returncode == 0, again.stderr
     before, after = table(unbroken[0]), table(out)
-    assert after.keys() == {("learning_rate=0.003", 0), ("name=nowhere/at-all", 0)}
+    assert after.keys() == {("learning_rate=0.003", 0), ("learning_rate=1e-07", 0)}
     for key, row in after.items():
         same = {k: v for k, v in row.items() if k not in ("seconds",)}
         assert {k: before[key][k] for k in same} == same

@@ -16,6 +16,7 @@ from checkpoints import make_preset
 from readers import DATA, needs_data
 
 from hybrid_ir import cli
+from hybrid_ir.config import load_experiment
 from hybrid_ir.encoder import load_encoder
 from hybrid_ir.evaluate_task import evaluate_task, load_task
 from hybrid_ir.mewsli import Mention, load_mewsli, measure_mewsli
@@ -445,8 +446,8 @@ def encoder(checkpoint):
 
 def evaluate(encoder, name, out, **options):
     task = load_task(name, **options)
-    settings = {"precision": "fp32", "token_budget": None, "bootstrap_rounds": 50, "seed": 0}
-    return evaluate_task(encoder, "a/checkpoint", name, task, out, **settings)
+    experiment = load_experiment(None, ["evaluate.precision=fp32", "evaluate.bootstrap_rounds=50"])
+    return evaluate_task(encoder, "a/checkpoint", name, task, out, experiment)
 
 
 def check_files(out, summary, *, runs=()):
