@@ -26,7 +26,8 @@ ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS)
 else
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --ignore tests/test_serving.py
+	$(BIN)/python -m pytest -m slow tests/test_serving.py
 endif
 
 lint: $(VENV)/dev ## style, types and the import contract

@@ -133,7 +133,7 @@ def claim(base: Experiment, space: Space, out: Path) -> None:
         changed = [key for key in this if before.get(key) != this[key]]
         if changed:
             raise InputError(
-                f"{out} holds a sweep with another {' and '.join(changed)}; choose another --out, or restore them to go on"
+                f"{out} holds a sweep that differs in its {' and '.join(changed)}; choose another --out, or restore them to go on"
             )
     elif out.is_dir() and any(entry.name != "store" for entry in out.iterdir()):
         raise InputError(f"{out} holds something that is not a sweep, so it is left alone; choose another --out")

@@ -296,7 +296,7 @@ def words(monkeypatch):
     ]
     tests = Collection("words", queries, passages)
     encoder = Words({word for q in queries for word in q.text.split()})
-    monkeypatch.setattr("hybrid_ir.study_probes.encode", lambda model, texts, **settings: encoder(texts, **settings))
+    monkeypatch.setattr("hybrid_ir.evaluate.encode", lambda model, texts, **settings: encoder(texts, **settings))
     return tests
 
 

@@ -20,7 +20,7 @@ from hybrid_ir.config import load_experiment
 from hybrid_ir.cost import ASSUMED_TOKENS, GPU_FLOPS, estimate_cost, parameters
 from hybrid_ir.resources import concurrent_trials
 from hybrid_ir.search_space import drawn_point, parse_space
-from hybrid_ir.sweep import list_trials
+from hybrid_ir.sweep import claim, list_trials
 from hybrid_ir.tuner import RememberingASHA, bayesian_search, rows_of
 from hybrid_ir.types import InputError
 
@@ -189,6 +189,20 @@ def test_what_the_store_cannot_serve_is_refused_before_anything_starts(store, tm
     assert not (tmp_path / "out").exists()
 
 
+def test_another_sweeps_folder_is_left_alone(store, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other"
+    claim(base(f"store={store}"), parse_space({"axes": {"batch.alpha": [0, 1]}}, "test"), out)
+    done = run(tune(store, {"axes": {"batch.alpha": [0]}}, out))
+    assert done.returncode == 2
+    assert "holds a sweep that differs in its space; choose another --out" in done.stderr
+    other.mkdir()
+    (other / "thesis.tex").touch()
+    done = run(tune(store, {"axes": {"batch.alpha": [0]}}, other))
+    assert done.returncode == 2
+    assert "holds something that is not a sweep, so it is left alone" in done.stderr
+    assert [path.name for path in other.iterdir()] == ["thesis.tex"]
+
+
 # On a real Ray
 
 
@@ -277,11 +291,3 @@ def test_a_sweep_interrupted_and_restarted_gives_the_table_of_an_unbroken_one(st
     for key, row in after.items():
         same = {k: v for k, v in row.items() if k not in ("seconds",)}
         assert {k: before[key][k] for k in same} == same
-
-
-@pytest.mark.slow
-def test_another_sweeps_folder_is_left_alone(store, unbroken):
-    out, _ = unbroken
-    done = run(tune(store, {"axes": {"batch.alpha": [0]}}, out, config=ONE_AT_A_TIME))
-    assert done.returncode == 2
-    assert "holds a sweep with another space; choose another --out" in done.stderr
