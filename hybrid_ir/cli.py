@@ -83,7 +83,7 @@ def train(config: Config = None, overrides: Overrides = None, verbose: Verbose =
 def evaluate(
     checkpoint: Annotated[str, typer.Option(help="Folder or hub name of the encoder.")],
     path: Annotated[str, typer.Option(help="The collection's folder; of miracl and xcopa, hub:OWNER/NAME too.")],
-    out: Annotated[Path, typer.Option(help="Folder to write metrics.json, per_query.parquet and report.html to.")],
+    out: Annotated[str, typer.Option(help="Folder to write metrics.json, per_query.parquet and report.html to.")],
     collection: Annotated[
         str, typer.Option(help="store, xquad-r, mlqa-r, miracl, tatoeba, mewsli-x or xcopa.")
     ] = "store",
@@ -110,11 +110,14 @@ def evaluate(
     from hybrid_ir.evaluate import load_collection
     from hybrid_ir.evaluate_task import evaluate_task, load_task
     from hybrid_ir.progress import counter
+    from hybrid_ir.storage import fetch, written
     from hybrid_ir.task_result import TASKS
     from hybrid_ir.terminal import console, measures_table, quiet_libraries, task_table
 
     if not verbose:
         quiet_libraries()
+    if collection != "store":
+        path, corpus = fetch(path), None if corpus is None else fetch(corpus)
     wanted = [x.strip() for x in languages.split(",") if x.strip()] if languages else None
     task, tests = None, None
     if collection in TASKS:
@@ -126,7 +129,7 @@ def evaluate(
         # The model declares no prefixes of its own, and the user gave a config that does.
         model.prompts |= {"query": experiment.encoder.query_prefix, "document": experiment.encoder.passage_prefix}
     total = None if tests is None else len(tests.queries) + len(tests.candidates)  # of a corpus only the end tells
-    with counter("encoding", total) as count:
+    with counter("encoding", total) as count, written(out) as folder:
         done = 0
 
         def progress(texts: int) -> None:
@@ -135,11 +138,11 @@ def evaluate(
             count("texts", done)
 
         if task is not None:
-            summary = evaluate_task(model, checkpoint, collection, task, out, experiment, progress)
+            summary = evaluate_task(model, checkpoint, collection, task, folder, experiment, progress)
         else:
             assert tests is not None
-            summary = run_evaluation(model, checkpoint, tests, out, experiment, progress)
-    console().print(f"measures written to {out} (report: {out / 'report.html'})")
+            summary = run_evaluation(model, checkpoint, tests, folder, experiment, progress)
+    console().print(f"measures written to {out} (report: {out}/report.html)")
     if task is not None:
         console().print(task_table(collection, summary))
         if left_out := [f"{n:,} {name}" for name, n in summary["counts"]["left_out"].items() if n]:
@@ -160,9 +163,13 @@ def compare(
 ) -> None:
     """Train and evaluate the same experiment under several mixes; print the table of all."""
     from hybrid_ir.config import load_experiment, recipe_experiments
+    from hybrid_ir.storage import is_uri
     from hybrid_ir.store import open_store
+    from hybrid_ir.types import InputError
 
     experiment = load_experiment(config, overrides or ())
+    if is_uri(experiment.out):
+        raise InputError(f"a comparison reads what it wrote, so it needs a folder, not {experiment.out}")
     experiments = recipe_experiments(experiment, [m.strip() for m in mixes.split(",") if m.strip()])
     for each in experiments.values():
         _check_store(each)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,7 +70,7 @@ def build(
     from hybrid_ir.terminal import console, quiet_libraries
 
     begun = time.perf_counter()
-    with ray_session(verbose), _stages() as progress:
+    with ray_session(verbose), _stages() as progress, _index_folder(out) as folder:
         from hybrid_ir.index_job import build_index
 
         if not verbose:
@@ -76,7 +78,7 @@ def build(
         manifest = build_index(
             checkpoint,
             passages,
-            out,
+            folder,
             experiment.index,
             seed=experiment.seed,
             pooling=experiment.encoder.pooling,
@@ -94,11 +96,12 @@ def verify(index: IndexFolder, config: Config = None, overrides: Overrides = Non
 
     experiment = load_experiment(config, overrides or ())
     from hybrid_ir.index_job import verify_index
+    from hybrid_ir.storage import fetch
     from hybrid_ir.terminal import console, quiet_libraries
 
     if not verbose:
         quiet_libraries()
-    manifest = verify_index(index, experiment.index, seed=experiment.seed)
+    manifest = verify_index(fetch(index), experiment.index, seed=experiment.seed)
     console().print(f"{index} is whole (version {manifest.index_version}, space {manifest.space['id']})")
     _print_index(manifest, index)
 
@@ -114,14 +117,32 @@ def add(
     from hybrid_ir.session import ray_session
     from hybrid_ir.terminal import console, quiet_libraries
 
-    with ray_session(verbose), _stages() as progress:
+    with ray_session(verbose), _stages() as progress, _index_folder(index) as folder:
         from hybrid_ir.index_job import add_passages
 
         if not verbose:
             quiet_libraries()
-        manifest = add_passages(index, passages, experiment.index, seed=experiment.seed, progress=progress)
+        manifest = add_passages(folder, passages, experiment.index, seed=experiment.seed, progress=progress)
     console().print(f"{manifest.shards[-1].rows:,} passages added to {index} as shard {manifest.shards[-1].name}")
     _print_index(manifest, index)
+
+
+@contextmanager
+def _index_folder(index: str) -> Iterator[str]:
+    """Where a build writes. Its tasks share the folder, so one that a URI stands for is on the only node."""
+    import ray
+
+    from hybrid_ir.storage import is_uri, written
+    from hybrid_ir.types import InputError
+
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if is_uri(index) and nodes > 1:
+        raise InputError(
+            f"a build on {nodes} nodes needs a folder that all of them see, not {index}; build on such a folder and copy it, "
+            "or start Ray on one node"
+        )
+    with written(index) as folder:
+        yield str(folder)
 
 
 def serve(

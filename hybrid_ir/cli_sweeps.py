@@ -22,7 +22,7 @@ def add_commands(app: typer.Typer) -> None:
 
 def tune(
     space: Annotated[Path, typer.Option("--space", "-s", help="YAML file of the search space (tune_configs/spaces).")],
-    out: Annotated[Path, typer.Option(help="Folder for the trials, trials.parquet, best/ and report.html.")],
+    out: Annotated[str, typer.Option(help="Folder for the trials, trials.parquet, best/ and report.html.")],
     config: Config = None,
     overrides: Overrides = None,
     dry_run: DryRun = False,
@@ -34,10 +34,10 @@ def tune(
 
     base, searched = load_experiment(config, overrides or ()), load_space(space)
 
-    def publish(rows: list[dict[str, Any]]) -> None:
+    def publish(rows: list[dict[str, Any]], folder: Path) -> None:
         from hybrid_ir.sweep_report import Findings, write_sweep_report
 
-        write_sweep_report(out / "report.html", f"Sweep: {space.stem}", base, searched, rows, Findings())
+        write_sweep_report(folder / "report.html", f"Sweep: {space.stem}", base, searched, rows, Findings())
 
     if dry_run:
         _dry_run(base, searched, out)
@@ -54,30 +54,34 @@ def study(
     toy: Annotated[
         bool, typer.Option("--toy/--full", help="Embedded data and encoders from scratch, or hub models on GPUs.")
     ] = True,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; runs/studies/NAME by default.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder to write to; runs/studies/NAME by default.")] = None,
     dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
     """Answer one of the five questions of tune_configs/studies: prepare, sweep, measure, test, report."""
     from hybrid_ir.search_space import enumerate_points
+    from hybrid_ir.storage import is_uri
     from hybrid_ir.studies import check_collections, check_study, load_study
+    from hybrid_ir.types import InputError
 
     form = "toy" if toy else "full"
-    folder = out or Path("runs/studies") / (Path(name).stem + ("" if toy else "_full"))
+    if out is not None and is_uri(out):
+        raise InputError(f"a study reads what it wrote, so it needs a folder, not {out}; choose another --out")
+    folder = Path(out or f"runs/studies/{Path(name).stem}{'' if toy else '_full'}")
     asked = load_study(name, form, folder, overrides or ())
     check_study(asked, enumerate_points(asked.space, asked.experiment))
     from hybrid_ir.terminal import console
 
     console().print(asked.question)
     if dry_run:
-        _dry_run(asked.experiment, asked.space, folder)
+        _dry_run(asked.experiment, asked.space, str(folder))
         for each in asked.collections:
             console().print(f"then evaluate each on {each.collection} ({each.path})", markup=False)
         return
     check_collections(asked)
     _prepare_once(asked.experiment)
 
-    def publish(rows: list[dict[str, Any]]) -> None:
+    def publish(rows: list[dict[str, Any]], folder: Path) -> None:
         from hybrid_ir.progress import counter
         from hybrid_ir.study_findings import find, take_benchmark_as_test
         from hybrid_ir.study_run import probe_trials
@@ -92,7 +96,7 @@ def study(
         for sentence in findings.sentences:
             console().print(f"- {sentence}", markup=False)
 
-    _run(asked.experiment, asked.space, folder, verbose=verbose, publish=publish)
+    _run(asked.experiment, asked.space, str(folder), verbose=verbose, publish=publish)
 
 
 def _prepare_once(experiment: Any) -> None:
@@ -109,32 +113,34 @@ def _prepare_once(experiment: Any) -> None:
 def _run(
     base: Any,
     space: Any,
-    out: Path,
+    out: str,
     *,
     verbose: bool,
-    publish: Callable[[list[dict[str, Any]]], None],
+    publish: Callable[[list[dict[str, Any]], Path], None],
 ) -> None:
     """Plan, say what it will cost, run, have the report written, and print the table."""
     from hybrid_ir.choice import choose, point_results
     from hybrid_ir.progress import SweepProgress
     from hybrid_ir.resources import concurrent_trials
     from hybrid_ir.session import ray_session
+    from hybrid_ir.storage import written
     from hybrid_ir.sweep import check_trials, claim, list_trials, sweep
     from hybrid_ir.terminal import console, quiet_libraries
 
     terminal = console()
     trials = list_trials(base, space, out)
     check_trials(base, space, trials)
-    claim(base, space, out)
     if not verbose:
         quiet_libraries()
     begun = time.perf_counter()
-    with ray_session(verbose) as resources:
-        terminal.print(_cost_line(base, space, trials, concurrent_trials(base, resources)))
-        with SweepProgress(len(trials) or (space.samples or 1)) as progress:
-            rows = sweep(base, space, out, resources, progress)
-        publish(rows)
-    terminal.print(f"written to {out} (report: {out / 'report.html'})")
+    with written(out, leave=("ray", "trials")) as folder:
+        claim(base, space, folder)
+        with ray_session(verbose) as resources:
+            terminal.print(_cost_line(base, space, trials, concurrent_trials(base, resources)))
+            with SweepProgress(len(trials) or (space.samples or 1)) as progress:
+                rows = sweep(base, space, out, folder, resources, progress)
+            publish(rows, folder)
+    terminal.print(f"written to {out} (report: {out}/report.html)")
     results = point_results(rows)
     terminal.print(points_table(results))
     for row in rows:
@@ -145,7 +151,7 @@ def _run(
         terminal.print(f"no point keeps rank_distance below {space.max_rank_distance:g}; best/ was not written")
     else:
         bound = f" with rank_distance up to {space.max_rank_distance:g}" if space.max_rank_distance else ""
-        terminal.print(f"chosen by AP_mean of validation{bound}: {chosen.label} -> {out / 'best'}", markup=False)
+        terminal.print(f"chosen by AP_mean of validation{bound}: {chosen.label} -> {out}/best", markup=False)
     terminal.print(f"{(time.perf_counter() - begun) / 60:.1f} min")
 
 
@@ -175,7 +181,7 @@ def points_table(results: Sequence[Any]) -> Any:
     return table
 
 
-def _dry_run(base: Any, space: Any, out: Path) -> None:
+def _dry_run(base: Any, space: Any, out: str) -> None:
     """Print the trials, their models, data, GPUs and hours. Needs neither the store nor the models."""
     from hybrid_ir.store import is_store
     from hybrid_ir.sweep import check_trials, list_trials

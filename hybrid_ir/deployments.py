@@ -12,6 +12,7 @@ from hybrid_ir.distributed_release import deployment_names
 from hybrid_ir.gateway import Gateway
 from hybrid_ir.index_folder import Manifest, read_manifest
 from hybrid_ir.shard_replica import ShardReplica
+from hybrid_ir.storage import absolute
 
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
@@ -44,7 +45,7 @@ def build_app(index: str, settings: Serve, checkpoint: str | None = None) -> ser
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=10,
     )
-    spec = {"index": os.path.abspath(index), "checkpoint": checkpoint, "app": None}
+    spec = {"index": absolute(index), "checkpoint": checkpoint, "app": None}
     # Keys travel by themselves: settings are shown and logged.
     shown = {**settings.model_dump(mode="json"), "api_keys": []}
     bound = release_deployments(index, manifest, settings, checkpoint) if placement == "distributed" else []
@@ -61,7 +62,7 @@ def build_release_app(index: str, settings: Serve, checkpoint: str | None = None
 def release_deployments(
     index: str, manifest: Manifest, settings: Serve, checkpoint: str | None
 ) -> list[serve.Application]:
-    index = os.path.abspath(index)
+    index = absolute(index)
     options: dict[str, Any] = {
         "num_replicas": settings.replicas,
         "ray_actor_options": {"num_cpus": settings.cpus_per_replica},

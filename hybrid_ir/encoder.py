@@ -17,6 +17,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from hybrid_ir.batches import tokenize
+from hybrid_ir.storage import fetch
 from hybrid_ir.types import InputError
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -37,7 +38,7 @@ def load_encoder(
     max_tokens: int | None = None,
     device: str = "cpu",
 ) -> SentenceTransformer:
-    """A folder or hub name as a SentenceTransformer whose vectors are unit length.
+    """A folder, its URI or a hub name as a SentenceTransformer whose vectors are unit length.
 
     `pooling` serves models that bring none. Prefixes and length are the model's own where None is given.
     Raises InputError when `name` is not a model that can be loaded.
@@ -45,6 +46,7 @@ def load_encoder(
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from sentence_transformers.util import is_sentence_transformer_model
 
+    name = fetch(name)
     if Path(name).exists() and not any((Path(name) / f).is_file() for f in ("modules.json", "config.json")):
         raise InputError(f"{name!r} is not a model: it has neither modules.json nor config.json")
     try:

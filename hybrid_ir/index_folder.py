@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hybrid_ir.storage import fetch
 from hybrid_ir.types import InputError
 
 FORMAT = 1
@@ -77,7 +78,7 @@ class Manifest(_Part):
 
 def read_manifest(index: str | Path) -> Manifest:
     """Raises InputError when there is no index, or none that this version reads."""
-    path = Path(index) / "manifest.json"
+    path = Path(fetch(str(index))) / "manifest.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -105,8 +106,9 @@ def check_files(index: str | Path, files: dict[str, File], *, checksums: bool = 
 
     Raises InputError that names the file.
     """
+    folder = Path(fetch(str(index)))
     for name, expected in files.items():
-        path = Path(index) / name
+        path = folder / name
         if not path.is_file():
             raise InputError(f"{path} is missing; {REBUILD}")
         size = path.stat().st_size

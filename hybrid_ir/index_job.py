@@ -41,6 +41,7 @@ from hybrid_ir.passages import PassageTable
 from hybrid_ir.run_folder import write_json
 from hybrid_ir.shard import is_flat
 from hybrid_ir.space import check_space, difference, probe_vectors, space_of
+from hybrid_ir.storage import fetch
 from hybrid_ir.types import InputError
 
 Progress = Callable[[str, int], None]
@@ -76,8 +77,9 @@ def build_index(
     if prefixes is not None and not any(model.prompts.values()):
         model.prompts |= {"query": prefixes[0], "document": prefixes[1]}
     space = space_of(model)
-    _claim(build, _inputs(passages), space)
-    fragments = ingest(passages, build, progress=progress)
+    here = [fetch(path) for path in passages]
+    _claim(build, _inputs(here), space)
+    fragments = ingest(here, build, progress=progress)
     if not (index / "encoder").is_dir():
         # Saved, renamed, and loaded from there by the actors: what is served is what encoded.
         shutil.rmtree(build / "encoder", ignore_errors=True)
@@ -135,7 +137,8 @@ def add_passages(
     model = load_encoder(str(index / "encoder"))
     check_space(str(index), old.space, old.probes, model)
     build = index / ".build"
-    _claim(build, _inputs(passages), old.space)
+    here = [fetch(path) for path in passages]
+    _claim(build, _inputs(here), old.space)
     known: set[str] = set()
     first_id = 0
     for shard in old.shards:
@@ -143,7 +146,7 @@ def add_passages(
         for batch in PassageTable(folder / "passages.arrow").column("doc_id"):
             known.update(batch)
         first_id = max(first_id, int(np.load(folder / "ids.npy", mmap_mode="r").max()) + 1)
-    fragments = ingest(passages, build, known.__contains__, progress)
+    fragments = ingest(here, build, known.__contains__, progress)
     _encode(index, fragments, settings, progress)
     trained = make_codec(old.codec, old.space["dimension"])
     if not is_flat(old.codec):

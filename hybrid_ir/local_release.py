@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import faiss
@@ -16,6 +15,7 @@ from hybrid_ir.passages import IndexedPassage
 from hybrid_ir.query_encoder import QueryEncoder
 from hybrid_ir.release import ShardAnswer
 from hybrid_ir.shard import Shard, ShardQuery, open_shard
+from hybrid_ir.storage import absolute
 
 
 class LocalRelease:
@@ -25,7 +25,7 @@ class LocalRelease:
 
     def __init__(self, index: str, *, checkpoint: str | None = None, threads: int = 1) -> None:
         """Check every file, open the shards, load the encoder. Raises InputError that names what is wrong."""
-        self.index = str(Path(index).absolute())
+        self.index = absolute(index)
         self.manifest = read_manifest(index)
         check_files(index, self.manifest.files)
         self._shards: list[Shard] = [open_shard(index, self.manifest, n) for n in range(len(self.manifest.shards))]

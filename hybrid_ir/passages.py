@@ -20,8 +20,8 @@ from hybrid_ir.languages import language_code
 from hybrid_ir.records import parquet_rows, record_files
 from hybrid_ir.squad import lareqa_collection
 from hybrid_ir.store import key64, open_store
-from hybrid_ir.text_files import one_line, read_lines
-from hybrid_ir.types import InputError, Rejected
+from hybrid_ir.text_files import read_lines
+from hybrid_ir.types import InputError, Rejected, one_line
 
 Scalar = str | int | float | bool
 FIELDS = ("doc_id", "text", "language", "metadata")

@@ -28,7 +28,8 @@ from pyarrow import fs
 
 import hybrid_ir
 from hybrid_ir.groups import shorten
-from hybrid_ir.store import FORMAT, PartitionWriter, open_filesystem, write_collection
+from hybrid_ir.storage import open_filesystem
+from hybrid_ir.store import FORMAT, PartitionWriter, write_collection
 from hybrid_ir.types import Candidate, Collection, Group, InputError, Query, Records, Rejected
 
 Split = Literal["train", "validation", "test"]

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from hybrid_ir.groups import checked_group, passage_id, shorten
 from hybrid_ir.languages import language_code
-from hybrid_ir.text_files import listing, one_line, read_lines
-from hybrid_ir.types import InputError, Passage, Records, Rejected
+from hybrid_ir.text_files import listing, read_lines
+from hybrid_ir.types import InputError, Passage, Records, Rejected, one_line
 
 WIDE_FIELDS = frozenset({"group_id", "document", "queries", "passages", "negatives"})
 FLAT_FIELDS = frozenset({"group_id", "document", "language", "query", "passage", "negative"})

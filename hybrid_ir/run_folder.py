@@ -7,7 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pyarrow import fs
+
 from hybrid_ir.config import Experiment
+from hybrid_ir.storage import open_filesystem
 from hybrid_ir.store import Store
 from hybrid_ir.types import InputError
 
@@ -22,15 +25,16 @@ FREE_TO_CHANGE = {
 
 def is_complete(experiment: Experiment, store: Store) -> bool:
     """Whether `experiment.out` holds this very training, finished. Raises InputError if it holds another one."""
-    path = Path(experiment.out) / "manifest.json"
-    if not path.is_file():
-        if Path(experiment.out).is_dir() and any(Path(experiment.out).iterdir()):
+    path = f"{experiment.out}/manifest.json"
+    filesystem, inner = open_filesystem(experiment.out)
+    if not filesystem.get_file_info(f"{inner}/manifest.json").is_file:
+        if filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True)):
             raise InputError(
                 f"{experiment.out} holds something that is not a run, so it is left alone; choose another out=FOLDER"
             )
         return False
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = json.loads(filesystem.open_input_stream(f"{inner}/manifest.json").read())
         trained_on = before["store"]["content_hash"]
         state = before["state"]
     except (ValueError, TypeError, KeyError):
@@ -53,15 +57,16 @@ def is_complete(experiment: Experiment, store: Store) -> bool:
             f"{experiment.out} holds a run with other settings ({'; '.join(changed[:4])}); "
             "choose another out=FOLDER, or restore them to resume"
         )
-    return state == "complete" and (Path(experiment.out) / "metrics.json").is_file()
+    return state == "complete" and filesystem.get_file_info(f"{inner}/metrics.json").is_file
 
 
-def read_log(path: Path) -> list[dict[str, Any]] | None:
+def read_log(path: str | Path) -> list[dict[str, Any]] | None:
     """Rows of a run's `log.jsonl`; None when there is none. A resumed run's log may hold a step twice: the last counts."""
-    if not path.is_file():
+    filesystem, inner = open_filesystem(str(path))
+    if not filesystem.get_file_info(inner).is_file:
         return None
     rows: dict[tuple[int, bool], dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in filesystem.open_input_stream(inner).read().decode("utf-8", "replace").splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

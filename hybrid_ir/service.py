@@ -18,6 +18,7 @@ from typing import Any
 from hybrid_ir.config import Serve
 from hybrid_ir.index_folder import check_files, read_manifest
 from hybrid_ir.session import ray_session
+from hybrid_ir.storage import absolute
 from hybrid_ir.types import InputError
 
 APP = "hybrid-ir"
@@ -105,7 +106,7 @@ def swap(index: str, settings: Serve, *, checkpoint: str | None = None) -> dict[
     manifest = read_manifest(index)
     with _joined() as (ray, actor):
         state = ray.get(actor.state.remote())
-        spec = {"index": str(Path(index).absolute()), "checkpoint": checkpoint, "app": None}
+        spec = {"index": absolute(index), "checkpoint": checkpoint, "app": None}
         if state["active"]["index"] == spec["index"]:
             raise InputError(f"{index} is what is served already; build the new release in another folder")
         if state["active"]["app"] is not None:

@@ -24,6 +24,7 @@ import numpy as np
 
 from hybrid_ir.index_folder import REBUILD, Manifest, ShardEntry, check_files
 from hybrid_ir.passages import IndexedPassage, PassageTable
+from hybrid_ir.storage import fetch
 from hybrid_ir.types import InputError
 
 MARGIN = 16
@@ -241,7 +242,7 @@ def open_shard(index: str | Path, manifest: Manifest, number: int, *, checksums:
     """Shard `number`, its files checked. Raises InputError that names the file at fault and what to do."""
     entry = manifest.shards[number]
     check_files(index, entry.files, checksums=checksums)
-    folder = Path(index) / "shards" / entry.name
+    folder = Path(fetch(str(index))) / "shards" / entry.name
     totals = Totals(manifest.codec, manifest.nprobe, manifest.languages)
     try:
         return Shard(folder, entry, totals, PassageTable(folder / "passages.arrow"))

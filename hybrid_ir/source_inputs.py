@@ -11,6 +11,7 @@ from hybrid_ir import atlas, hub_sources, parallel_text, records, squad
 from hybrid_ir.config import Experiment
 from hybrid_ir.prepare import Input, prepare
 from hybrid_ir.source_config import Source
+from hybrid_ir.storage import fetch
 from hybrid_ir.types import Group, InputError, Records
 
 
@@ -42,6 +43,8 @@ def prepare_experiment(
 
 
 def _input(name: str, source: Any) -> Input:
+    if getattr(source, "path", None) is not None:
+        source = source.model_copy(update={"path": fetch(source.path)})
     common: dict[str, Any] = {"name": name, "use": source.use}
     match source.kind:
         case "atlas":

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from hybrid_ir.groups import checked_group, connect_documents, passage_id, shorten
 from hybrid_ir.languages import language_code
-from hybrid_ir.text_files import check_folder, files_by_language, listing, one_line, read_lines
-from hybrid_ir.types import Candidate, Collection, Group, InputError, Passage, Query, Records, Rejected
+from hybrid_ir.text_files import check_folder, files_by_language, listing, read_lines
+from hybrid_ir.types import Candidate, Collection, Group, InputError, Passage, Query, Records, Rejected, one_line
 
 
 def read_lareqa(folder: str | Path, languages: Sequence[str] | None = None) -> Records:

@@ -26,7 +26,8 @@ from pyarrow import fs
 
 from hybrid_ir.permutation import ROWS_PER_BLOCK
 from hybrid_ir.plan import Partition
-from hybrid_ir.types import Candidate, Collection, Group, InputError, Query
+from hybrid_ir.storage import is_uri, open_filesystem
+from hybrid_ir.types import Candidate, Collection, Group, InputError, Query, one_line
 
 FORMAT = 1
 BLOCKS_PER_FILE = 64
@@ -107,7 +108,7 @@ class Store:
             if array.type != pa.string() or array.null_count or len(array) != rows:
                 raise ValueError(f"{column} has {len(array)} values of {array.type}, not {rows} texts")
         except _DAMAGE as error:
-            raise InputError(f"{path} cannot be read ({_one_line(error)}); prepare the store again") from error
+            raise InputError(f"{path} cannot be read ({one_line(error)}); prepare the store again") from error
         self._cache[key] = array
         self._cached_bytes += array.nbytes
         while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
@@ -127,7 +128,7 @@ class Store:
 
 def is_store(path: str) -> bool:
     """Whether a manifest is at `path`, be it of a damaged store."""
-    filesystem, inner = open_filesystem(path if "://" in path else str(Path(path).absolute()))
+    filesystem, inner = open_filesystem(path)
     return filesystem.get_file_info(f"{inner}/manifest.json").is_file
 
 
@@ -136,7 +137,7 @@ def open_store(path: str) -> Store:
 
     Raises InputError for a missing store, one of another format, or a missing or truncated file.
     """
-    if "://" not in path:
+    if not is_uri(path):
         path = str(Path(path).absolute())  # workers that the store is sent to stand in another working directory
     filesystem, inner = open_filesystem(path)
     try:
@@ -144,9 +145,7 @@ def open_store(path: str) -> Store:
     except FileNotFoundError:
         raise InputError(f"no store at {path} (it has no manifest.json); run: hybrid-ir prepare store={path}") from None
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}/manifest.json cannot be read ({_one_line(error)}); prepare the store again"
-        ) from error
+        raise InputError(f"{path}/manifest.json cannot be read ({one_line(error)}); prepare the store again") from error
     if not isinstance(manifest, dict) or "partitions" not in manifest:
         raise InputError(
             f"{path} is not a store: its manifest.json lists no partitions; choose a folder that prepare wrote"
@@ -271,7 +270,7 @@ def read_collection(folder: str, name: str) -> Collection:
             raise InputError(f"{folder}/{part}.parquet is missing; prepare the store again") from None
         except _DAMAGE as error:
             raise InputError(
-                f"{folder}/{part}.parquet cannot be read ({_one_line(error)}); prepare the store again"
+                f"{folder}/{part}.parquet cannot be read ({one_line(error)}); prepare the store again"
             ) from error
     return Collection(
         name,
@@ -284,20 +283,6 @@ def _collection_schema(fields: Sequence[str]) -> pa.Schema:
     return pa.schema([(f, pa.list_(pa.string()) if f == "group_ids" else pa.string()) for f in fields])
 
 
-def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a path or URI, and the path inside it. Raises InputError for a scheme nobody serves."""
-    if "://" not in str(path):
-        return fs.LocalFileSystem(), str(Path(path).absolute())
-    try:
-        return fs.FileSystem.from_uri(str(path))
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"cannot open {path} ({_one_line(error)}); use a folder, or a URI such as s3://") from error
-
-
 def key64(text: str) -> int:
     """A 63-bit hash of an id: how passages are compared across workers."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -39,6 +39,7 @@ from hybrid_ir.search_space import (
     trial_experiment,
     trial_name,
 )
+from hybrid_ir.storage import absolute, fetch
 from hybrid_ir.store import open_store
 from hybrid_ir.types import InputError, Interrupted
 
@@ -46,12 +47,12 @@ if TYPE_CHECKING:
     from hybrid_ir.tuner import Show
 
 
-def list_trials(base: Experiment, space: Space, out: Path) -> dict[str, tuple[Point, Experiment]]:
+def list_trials(base: Experiment, space: Space, out: str) -> dict[str, tuple[Point, Experiment]]:
     """Every trial of a grid or random search by name, in order; {} for a Bayesian search, whose ranges are checked.
 
     Raises InputError for a point that is not a valid experiment, and for rungs that fall on no validation.
     """
-    base = _absolute(base)
+    base = base.model_copy(update={"store": absolute(base.store)})  # trials stand in other working directories
     if space.asha is not None:
         _check_asha(space, base)
     trials: dict[str, tuple[Point, Experiment]] = {}
@@ -59,8 +60,7 @@ def list_trials(base: Experiment, space: Space, out: Path) -> dict[str, tuple[Po
         for seed in space.seeds:
             experiment = trial_experiment(base, point, seed)
             name = trial_name(experiment)
-            folder = str(out.absolute() / "trials" / name)
-            trials[name] = point, experiment.model_copy(update={"out": folder})
+            trials[name] = point, experiment.model_copy(update={"out": f"{absolute(out)}/trials/{name}"})
     return trials
 
 
@@ -91,19 +91,22 @@ def _check_asha(space: Space, base: Experiment) -> None:
         )
 
 
-def sweep(base: Experiment, space: Space, out: Path, resources: dict[str, float], show: Show) -> list[dict[str, Any]]:
-    """Run or go on with the sweep in `out`, and return a row for each trial. Ray must be connected.
+def sweep(
+    base: Experiment, space: Space, out: str, folder: Path, resources: dict[str, float], show: Show
+) -> list[dict[str, Any]]:
+    """Run or go on with the sweep at `out`, and return a row for each trial. Ray must be connected.
 
-    A trial that fails is a row with its cause and ends nothing. Raises InputError before anything starts for what
-    cannot work, Interrupted after Ctrl-C, and InputError when every trial failed.
+    Trials and Tune write to `out`, this process to `folder` (see `storage.written`). A trial that fails is a row with its
+    cause and ends nothing. Raises InputError before anything starts for what cannot work, Interrupted after Ctrl-C, and
+    InputError when every trial failed.
     """
     from hybrid_ir.tuner import make_tuner, rows_of, shown_by
 
-    base, out = _absolute(base), out.absolute()
+    base, out = base.model_copy(update={"store": absolute(base.store)}), absolute(out)
     trials = list_trials(base, space, out)
     check_trials(base, space, trials)
     most = concurrent_trials(base, resources)
-    claim(base, space, out)
+    claim(base, space, folder)
     tuner = make_tuner(base, space, trials, out, resources, most)
     with shown_by(show, trials), _term_is_interrupt():
         results = tuner.fit()
@@ -113,10 +116,10 @@ def sweep(base: Experiment, space: Space, out: Path, resources: dict[str, float]
     left = sum(row["state"] == "unfinished" for row in rows) + max(len(trials) - len(rows), 0)
     if left:
         raise Interrupted(f"stopped with {left} trials to go, saved in {out}")
-    _write_trials(out / "trials.parquet", rows)
+    _write_trials(folder / "trials.parquet", rows)
     if all(row["state"] == "failed" for row in rows):
         raise InputError(f"every trial failed, the first with: {rows[0]['error']}")
-    _publish_choice(rows, space, out)
+    _publish_choice(rows, space, out, folder)
     return rows
 
 
@@ -151,15 +154,15 @@ def _write_trials(path: Path, rows: list[dict[str, Any]]) -> None:
     pq.write_table(pa.table(columns), path)
 
 
-def _publish_choice(rows: list[dict[str, Any]], space: Space, out: Path) -> None:
+def _publish_choice(rows: list[dict[str, Any]], space: Space, out: str, folder: Path) -> None:
     """Write choice.json, and copy the chosen point's best checkpoint to best/."""
     results = point_results(rows)
     chosen = choose(results, space.max_rank_distance)
-    shutil.rmtree(out / "best", ignore_errors=True)
+    shutil.rmtree(folder / "best", ignore_errors=True)
     if chosen is not None:
-        shutil.copytree(out / "trials" / chosen.trials[0] / "checkpoint", out / "best")
+        shutil.copytree(fetch(f"{out}/trials/{chosen.trials[0]}/checkpoint"), folder / "best")
     write_json(
-        out / "choice.json",
+        folder / "choice.json",
         {
             "objective": "AP_mean of validation, mean over seeds",
             "max_rank_distance": space.max_rank_distance,
@@ -167,13 +170,6 @@ def _publish_choice(rows: list[dict[str, Any]], space: Space, out: Path) -> None
             "pareto": [{"point": dict(r.point), **r.validation} for r in pareto(results)],
         },
     )
-
-
-def _absolute(base: Experiment) -> Experiment:
-    """Trials stand in other working directories."""
-    if "://" in base.store:
-        return base
-    return base.model_copy(update={"store": str(Path(base.store).absolute())})
 
 
 @contextmanager

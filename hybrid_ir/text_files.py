@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ir.languages import language_code
-from hybrid_ir.types import InputError
+from hybrid_ir.types import InputError, one_line
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -83,7 +83,3 @@ def listing(folder: Path) -> str:
     """The first names in a folder, for a message that says what was found."""
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     return f"{', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" or "nothing"
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -35,6 +35,7 @@ from hybrid_ir.encoder import PRESETS, create_encoder, load_encoder, resolve_pre
 from hybrid_ir.plan import Plan
 from hybrid_ir.resources import check_resources
 from hybrid_ir.run_folder import is_complete, read_log, write_json
+from hybrid_ir.storage import fetch, is_uri, open_filesystem, put, written
 from hybrid_ir.store import Store, open_store
 from hybrid_ir.tracking import check_trackers, open_trackers, tracked
 from hybrid_ir.types import InputError, Interrupted
@@ -52,14 +53,18 @@ def train(experiment: Experiment, resources: dict[str, float], report: Report = 
     Ray must be connected; `resources` are its cluster's. `report` is called with each log row. Raises InputError before
     anything starts for what cannot work, and Interrupted after a stop that saved.
     """
-    run = Path(experiment.out)
     store = open_store(experiment.store)
     plan = plan_for(store, experiment)
     lexicon_for(experiment, store, plan)
     check_trackers(experiment.train.trackers)
     check_resources(experiment, resources)
     if is_complete(experiment, store):
-        return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        return json.loads(Path(fetch(f"{experiment.out}/metrics.json")).read_text(encoding="utf-8"))
+    with written(experiment.out, leave=("ray", ".last")) as run:
+        return _train(experiment, store, plan, run, report)
+
+
+def _train(experiment: Experiment, store: Store, plan: Plan, run: Path, report: Report) -> dict[str, Any]:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -73,7 +78,8 @@ def train(experiment: Experiment, resources: dict[str, float], report: Report = 
             run / "manifest.json", {**manifest, "state": "stopped", "steps": progress["done"] if progress else 0}
         )
         raise Interrupted(
-            f"stopped after step {progress['done'] if progress else 0} of {experiment.train.steps}, saved in {run}"
+            f"stopped after step {progress['done'] if progress else 0} of {experiment.train.steps}, "
+            f"saved in {experiment.out}"
         )
     assert folder is not None
     metrics = _publish(experiment, store, plan, run, progress, Path(folder), model)
@@ -100,6 +106,9 @@ def _initial_model(experiment: Experiment, store: Store, run: Path) -> str:
             seed=experiment.seed,
         )
         os.replace(partial, folder)
+    if is_uri(experiment.out):  # workers on other nodes load it from there
+        put(folder, f"{experiment.out}/initial")
+        return f"{experiment.out}/initial"
     return str(folder.absolute())
 
 
@@ -164,6 +173,7 @@ def _fit(
     job = Job(_anywhere(experiment), store, plan, model, tokenizer, monitor)
     asynchronous = settings.validation == "async"
     chosen_by = settings.early_stopping_measure
+    filesystem, inner = open_filesystem(experiment.out)
     resources = {"num_cpus": settings.cpus_per_validation, "num_gpus": settings.gpus_per_validation}
     trainer = TorchTrainer(
         enter_worker,  # pyright: ignore[reportArgumentType]
@@ -174,7 +184,8 @@ def _fit(
         ),
         run_config=ray.train.RunConfig(
             name="train",
-            storage_path=str((run / "ray").absolute()),
+            storage_filesystem=filesystem,
+            storage_path=f"{inner}/ray",
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
             # Ray keeps the latest beside the best.
             checkpoint_config=ray.train.CheckpointConfig(

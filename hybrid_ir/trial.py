@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from hybrid_ir.config import Experiment
@@ -13,6 +12,7 @@ from hybrid_ir.evaluate import evaluate
 from hybrid_ir.metrics import MEASURES, with_mean
 from hybrid_ir.resources import encoding_options
 from hybrid_ir.run_folder import read_log
+from hybrid_ir.storage import open_filesystem, written
 from hybrid_ir.store import open_store
 from hybrid_ir.train import train
 
@@ -29,7 +29,7 @@ def run_trial(
     `report` is called with each log row, several a second, those from before an interruption first, and may raise
     `Stopped`. Validation measures are the kept checkpoint's; `test` is empty where the store holds nothing out for it.
     """
-    for row in read_log(Path(experiment.out) / "log.jsonl") or []:
+    for row in read_log(f"{experiment.out}/log.jsonl") or []:
         report(row)
     metrics = train(experiment, resources, report)
     return {
@@ -44,10 +44,10 @@ def run_trial(
 
 def test_measures(experiment: Experiment) -> dict[str, float]:
     """Measures of the trained checkpoint on the store's test split, written to RUN/test/ once."""
-    run = Path(experiment.out)
-    done = run / "test" / "metrics.json"
-    if done.is_file() and done.stat().st_mtime > (run / "metrics.json").stat().st_mtime:
-        summary = json.loads(done.read_text(encoding="utf-8"))
+    filesystem, inner = open_filesystem(experiment.out)
+    trained, done = filesystem.get_file_info([f"{inner}/metrics.json", f"{inner}/test/metrics.json"])
+    if done.is_file and done.mtime > trained.mtime:
+        summary = json.loads(filesystem.open_input_stream(done.path).read())
     elif not open_store(experiment.store).manifest["eval"].get("test"):
         return {}
     elif experiment.train.gpus_per_worker:  # this process has none
@@ -60,9 +60,8 @@ def test_measures(experiment: Experiment) -> dict[str, float]:
 
 
 def evaluate_test(experiment: Experiment) -> dict[str, Any]:
-    checkpoint = str(Path(experiment.out) / "checkpoint")
+    checkpoint = f"{experiment.out}/checkpoint"
     device = "cuda" if experiment.train.gpus_per_worker else "cpu"
     collection = open_store(experiment.store).collection("test")
-    return evaluate(
-        load_encoder(checkpoint, device=device), checkpoint, collection, Path(experiment.out) / "test", experiment
-    )
+    with written(f"{experiment.out}/test") as folder:
+        return evaluate(load_encoder(checkpoint, device=device), checkpoint, collection, folder, experiment)

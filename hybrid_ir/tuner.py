@@ -25,6 +25,7 @@ from hybrid_ir.config import Experiment
 from hybrid_ir.resources import DRIVER_CPUS
 from hybrid_ir.run_folder import read_log
 from hybrid_ir.search_space import Point, Space, drawn_point, point_label, suggest_point, trial_experiment, trial_name
+from hybrid_ir.storage import open_filesystem
 
 VALIDATION = ("AP_mean", "AP_mono", "AP_cross", "AP_multi", "rank_distance")
 
@@ -39,7 +40,7 @@ def make_tuner(
     base: Experiment,
     space: Space,
     trials: Mapping[str, tuple[Point, Experiment]],
-    out: Path,
+    out: str,
     resources: dict[str, float],
     most: int,
 ) -> tune.Tuner:
@@ -53,7 +54,7 @@ def make_tuner(
         if "trial" in config:
             return [experiments[config["trial"]]]
         todo = [trial_experiment(base, drawn_point(space, config), seed) for seed in space.seeds]
-        return [each.model_copy(update={"out": str(out / "trials" / trial_name(each))}) for each in todo]
+        return [each.model_copy(update={"out": f"{out}/trials/{trial_name(each)}"}) for each in todo]
 
     class Training(tune.Trainable):
         """Pickled by value, and importing where it runs.
@@ -116,13 +117,16 @@ def make_tuner(
             self._results.put({**done[-1], "AP_mean": mean, "complete": done, "done": True})
 
     trainable = tune.with_resources(Training, {"CPU": DRIVER_CPUS})
-    folder = out / "ray" / "tune"
-    if tune.Tuner.can_restore(str(folder)):
-        return tune.Tuner.restore(str(folder), trainable=trainable, resume_unfinished=True, restart_errored=True)
+    filesystem, inner = open_filesystem(f"{out}/ray")
+    stopped = f"{inner}/tune"
+    if tune.Tuner.can_restore(stopped, storage_filesystem=filesystem):
+        return tune.Tuner.restore(
+            stopped, trainable, storage_filesystem=filesystem, resume_unfinished=True, restart_errored=True
+        )
     scheduler = None
     if space.asha is not None:
         scheduler = RememberingASHA(
-            lambda config: [Path(each.out) for each in experiments_of(config)],
+            lambda config: [each.out for each in experiments_of(config)],
             time_attr="step",
             metric="AP_mean",
             mode="max",
@@ -142,7 +146,11 @@ def make_tuner(
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=str(out / "ray"), verbose=0, callbacks=[_ShowTrials(), JsonLoggerCallback()]
+            name="tune",
+            storage_path=inner,
+            storage_filesystem=filesystem,
+            verbose=0,
+            callbacks=[_ShowTrials(), JsonLoggerCallback()],
         ),
     )
 
@@ -154,7 +162,7 @@ class RememberingASHA(ASHAScheduler):
     goes on reports its validations again, and is judged again.
     """
 
-    def __init__(self, runs_of: Callable[[Mapping[str, Any]], list[Path]], **settings: Any) -> None:
+    def __init__(self, runs_of: Callable[[Mapping[str, Any]], list[str]], **settings: Any) -> None:
         super().__init__(**settings)
         self._runs_of = runs_of
 
@@ -163,7 +171,7 @@ class RememberingASHA(ASHAScheduler):
         if trial.status != Trial.TERMINATED:
             return
         for run in self._runs_of(trial.config):
-            for row in read_log(run / "log.jsonl") or []:
+            for row in read_log(f"{run}/log.jsonl") or []:
                 if row["step"] <= trial.last_result.get("step", 0):
                     self.on_trial_result(tune_controller, trial, row)
 

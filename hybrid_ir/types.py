@@ -23,6 +23,11 @@ class Interrupted(Exception):
     """The user stopped what was going on, and it was saved."""
 
 
+def one_line(error: BaseException) -> str:
+    """A library's message, for use within ours."""
+    return " ".join(str(error).split())[:200]
+
+
 class Passage(NamedTuple):
     """A text that can answer a query. Two passages with one `doc_id` are the same passage."""
 

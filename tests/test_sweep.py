@@ -77,7 +77,7 @@ def test_a_trial_that_the_cluster_cannot_hold_is_refused():
 def test_asha_compares_at_validations():
     space = parse_space({"axes": {"batch.alpha": [0, 1]}, "asha": {"first": 15}}, "test")
     with pytest.raises(InputError, match=r"asha.first=15 must be a multiple of train.evaluate_every \(which is 10\)"):
-        list_trials(base(), space, Path("out"))
+        list_trials(base(), space, "out")
 
 
 def test_a_bayesian_draw_is_a_point():

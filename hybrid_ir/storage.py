@@ -1,0 +1,152 @@
+"""Where files are: folders, and URIs of what pyarrow's filesystems open (s3://, gs://, file://).
+
+Stages work in folders. What a URI names is fetched into a cache when it is read, and put back when it was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+from hybrid_ir.types import InputError, Interrupted, one_line
+
+
+def is_uri(path: str) -> bool:
+    return "://" in path
+
+
+def absolute(path: str) -> str:
+    """A path as processes that stand elsewhere find it; a URI as it is."""
+    return path if is_uri(path) else os.path.abspath(path)
+
+
+def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem of a path or URI, and the path inside it. Raises InputError for a scheme nobody serves."""
+    if not is_uri(str(path)):
+        return fs.LocalFileSystem(), str(Path(path).absolute())
+    try:
+        return fs.FileSystem.from_uri(str(path))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"cannot open {path} ({one_line(error)}); use a folder, or a URI such as s3://") from error
+
+
+def fetch(path: str) -> str:
+    """A local copy of the file or folder at a URI; a plain path as it is.
+
+    Copies stay in the user's cache (`$XDG_CACHE_HOME/hybrid_ir`), one for each state of what is there by names, sizes and
+    times. Raises InputError where nothing is.
+    """
+    if not is_uri(path):
+        return path
+    filesystem, inner = open_filesystem(path)
+    found = _files(filesystem, inner, path)
+    if not found:
+        raise InputError(f"there is nothing at {path}")
+    state = hashlib.blake2b(repr((path, sorted(found.items()))).encode(), digest_size=12).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hybrid_ir" / state
+    copy = cache / inner.rstrip("/").rpartition("/")[2]
+    if not copy.exists():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=cache.parent))
+        try:
+            _copy(filesystem, inner, found, partial / copy.name, path)
+            with suppress(OSError):  # another process has fetched the same
+                partial.rename(cache)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return str(copy)
+
+
+@contextmanager
+def written(path: str, leave: Sequence[str] = ()) -> Iterator[Path]:
+    """The folder to write for `path`: itself, or for a URI a local one with what is there, put back at the end.
+
+    Put back however the context ends (a stopped training leaves what it saved), what is not there any more removed.
+    `leave` names what others write at its top: neither fetched nor touched.
+    """
+    if not is_uri(path):
+        yield Path(path)
+        return
+    filesystem, inner = open_filesystem(path)
+    try:
+        filesystem.create_dir(inner, recursive=True)  # a bucket that cannot be written to is said now
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot write to {path}: {one_line(error)}") from error
+    scratch = Path(tempfile.mkdtemp(prefix="hybrid-ir-"))
+    folder = scratch / (inner.rstrip("/").rpartition("/")[2] or "out")
+    folder.mkdir()
+    there = {n: f for n, f in _files(filesystem, inner, path).items() if n.partition("/")[0] not in leave}
+    _copy(filesystem, inner, there, folder, path)
+    before = _times(folder, leave)
+    try:
+        yield folder
+    except (InputError, Interrupted) as error:
+        raise type(error)(str(error).replace(str(folder), path)) from error
+    finally:
+        try:
+            _put_back(filesystem, inner, folder, before, _times(folder, leave))
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"cannot write to {path}: {one_line(error)}; what was to go there is in {folder}"
+            ) from error
+        shutil.rmtree(scratch)
+
+
+def put(folder: Path, path: str) -> None:
+    """Copy a local folder to a URI."""
+    filesystem, inner = open_filesystem(path)
+    _put_back(filesystem, inner, folder, {}, _times(folder))
+
+
+_State = tuple[int, int]
+
+
+def _files(filesystem: fs.FileSystem, inner: str, path: str) -> dict[str, _State]:
+    """Size and time (ns) of every file below `inner` by its path there; of a file, itself by the empty name."""
+    try:
+        own = filesystem.get_file_info(inner)
+        if own.type == fs.FileType.File:
+            return {"": (own.size, own.mtime_ns or 0)}
+        infos = filesystem.get_file_info(fs.FileSelector(inner, recursive=True, allow_not_found=True))
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot read {path}: {one_line(error)}") from error
+    start = len(inner.rstrip("/")) + 1
+    return {i.path[start:]: (i.size, i.mtime_ns or 0) for i in infos if i.type == fs.FileType.File}
+
+
+def _copy(filesystem: fs.FileSystem, inner: str, names: dict[str, _State], target: Path, path: str) -> None:
+    for name in names:
+        place = target / name if name else target
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with filesystem.open_input_stream(f"{inner}/{name}" if name else inner) as source, place.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"cannot read {path}/{name}: {one_line(error)}") from error
+
+
+def _times(folder: Path, leave: Sequence[str] = ()) -> dict[str, _State]:
+    files = {p.relative_to(folder): p.stat() for p in folder.rglob("*") if p.is_file()}
+    return {n.as_posix(): (stat.st_size, stat.st_mtime_ns) for n, stat in files.items() if n.parts[0] not in leave}
+
+
+def _put_back(
+    filesystem: fs.FileSystem, inner: str, folder: Path, before: dict[str, _State], now: dict[str, _State]
+) -> None:
+    changed = [name for name, state in now.items() if before.get(name) != state]
+    # Manifests last: whoever sees one sees what it names.
+    for parent in {f"{inner}/{name}".rpartition("/")[0] for name in changed}:
+        filesystem.create_dir(parent, recursive=True)
+    for name in sorted(changed, key=lambda name: (name.rpartition("/")[2] == "manifest.json", name)):
+        with (folder / name).open("rb") as source, filesystem.open_output_stream(f"{inner}/{name}") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+    for name in before.keys() - now.keys():
+        filesystem.delete_file(f"{inner}/{name}")
