@@ -318,15 +318,18 @@ class _stop_signals:
 
 
 class _Log:
-    """RUN/log.jsonl, and the trackers that were asked for."""
+    """RUN/log.jsonl, the trackers that were asked for, and Ray's metrics."""
 
     def __init__(self, run: Path, experiment: Experiment) -> None:
         self._run, self._experiment = run, experiment
 
     def __enter__(self) -> _Log:
+        from hybrid_ir.train_metrics import Gauges
+
         self._file = (self._run / "log.jsonl").open("a", encoding="utf-8")
         settings = dict(leaves("", self._experiment.model_dump(mode="json", exclude={"index", "serve"})))
-        self._trackers = open_trackers(self._experiment.train.trackers, self._run, settings)
+        asked = open_trackers(self._experiment.train.trackers, self._run, settings)
+        self._trackers = [*asked, Gauges(self._run.name)]
         return self
 
     def write(self, row: dict[str, Any]) -> None:
