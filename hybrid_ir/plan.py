@@ -122,7 +122,7 @@ class Plan:
         epochs, places = np.divmod(position_B[order], n)
         row_B = np.empty(self.batch_size, dtype=np.int64)
         row_B[order] = epoch_order(places, n, (self.seed, partitions, epochs))
-        return BatchPlan(step, deal.kind, partition_B, row_B, tuple(deal.pairs[p] for p in pair_B.tolist()))
+        return BatchPlan(step, deal.kind, partition_B, row_B, tuple(map(deal.pairs.__getitem__, pair_B.tolist())))
 
     def realised(self, steps: int) -> dict[Kind, dict[Pair, int]]:
         """Rows that the first `steps` batches give to each language pair of each kind, in closed form."""
