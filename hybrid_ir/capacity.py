@@ -36,13 +36,15 @@ class Constants:
     """What everything is computed from. Measured: on 2 CPU cores; no GPU and no second node was ever measured."""
 
     core_flops: float = _measured(40e9, "FLOP/s a core", "k-means of 4096 lists in 102 s (index_size.py)")
-    query_core_s: float = _measured(9.9e-4, "s a query and shard", "1,008 queries/s, 2 shards, 2 cores (index_size.py)")
+    query_core_s: float = _measured(
+        9.9e-4, "s a query and shard", "1,008/s, 2 shards of half a million (index_size.py)"
+    )
     flat_query_core_s: float = _measured(1.4e-7, "s a query and row", "Flat: 141 queries/s at 100 thousand")
     write_core_s: float = _measured(25e-6, "s a passage", "a million in 52 s on 2 cores, less its list assignment")
     gate_s: float = _measured(1.1e-6, "s a passage and language", "11 s, a million passages, ten languages")
     ingest_per_s: float = _measured(38_000, "passages/s", "index_build.ingest, one process, JSON lines")
     seen_bytes: float = _measured(69, "bytes a passage", "ingest's set of doc_id hashes (tracemalloc)")
-    cut_bytes: float = _measured(18, "bytes a passage", "cut_shards and its languages (plan_scale.py)")
+    cut_bytes: float = _measured(20, "bytes a passage", "cut_shards and its languages (plan_scale.py)")
     replica_mb: float = _measured(113, "MB", "129 MB at ten thousand passages, less 16 of index (index_size.py)")
     hop_ms: float = _measured(4, "ms", "p50 26.5 distributed less 18.5 local, two hops (benchmarks/serve.py)")
     encode_core_flops: float = _measured(69e9, "FLOP/s a core", "378 texts/s of 58 tokens, mini (encoding.py)")
@@ -100,9 +102,9 @@ class IndexPlan:
     searches_per_s: float
     """The shards', queries encoded already."""
     encoded_per_s: float
-    """Queries that the encoder's replicas encode on CPUs, one node each."""
+    """Queries that the encoder's replicas encode, on all CPUs of a node each."""
     p50_ms: float
-    """Of one connection."""
+    """Of one connection: two hops, one after the other, around encoding and searching."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ def plan_index(passages: float, dimension: int, encoder: str, c: Constants) -> I
             "raise node_memory_gb"
         )
     memory = c.replicas * (shards * replica + encoder_bytes)
-    nodes = max(ceil(shards * c.replicas / a_node), ceil(memory / usable))
+    # Replicas on one node would share pages, and die together: each of a shard's counts, on a node of its own.
+    nodes = max(ceil(shards * c.replicas / a_node), ceil(memory / usable), int(c.replicas))
 
     assign = 2 * lists * dimension  # floating point operations to find a vector's list
     node_flops = c.core_flops * c.node_cores
@@ -207,7 +210,7 @@ def plan_index(passages: float, dimension: int, encoder: str, c: Constants) -> I
         query_s = c.query_core_s + more / c.core_flops
     else:
         query_s = c.flat_query_core_s * passages / shards * dimension / TRAINED_DIMENSION
-    search_core_s = shards * c.replicas / nodes * query_s / c.replicas  # a node's part of one query
+    node_query_s = shards / nodes * query_s  # a query asks one replica of every shard
     encode_core_s = c.query_tokens * 2 * layers / c.encode_core_flops
     return IndexPlan(
         passages=passages,
@@ -220,9 +223,10 @@ def plan_index(passages: float, dimension: int, encoder: str, c: Constants) -> I
         memory_gb=memory / 1e9,
         nodes=nodes,
         hours=hours,
-        searches_per_s=c.node_cores / search_core_s,
+        searches_per_s=c.node_cores / node_query_s,
         encoded_per_s=c.replicas * c.node_cores / encode_core_s,
-        p50_ms=1000 * (encode_core_s + search_core_s) / c.node_cores + 2 * c.hop_ms,
+        # deployments: an encoder's threads are half the node's; one shard searches one query on one.
+        p50_ms=2 * c.hop_ms + 1000 * (2 * encode_core_s / c.node_cores + max(query_s, node_query_s / c.node_cores)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -26,7 +27,7 @@ def epoch_order(
     random order and rows within a block too; the short block of a half comes last.
     """
     seed = key[0]
-    n_B, partition_B, epoch_B = (np.broadcast_to(x, positions.shape) for x in (n, *key[1:]))
+    n_B, partition_B, epoch_B = (_for_each(x, positions) for x in (n, *key[1:]))
     half_B = first_half(n_B)
     second_B = positions >= half_B
     start_B = second_B * half_B
@@ -59,18 +60,21 @@ def first_half(n: Any) -> Any:
     return (n + 1) // 2 if n < 8 * ROWS_PER_BLOCK else n // (2 * ROWS_PER_BLOCK) * ROWS_PER_BLOCK
 
 
-def permute(values: np.ndarray, n: int | np.ndarray, keys: Any) -> np.ndarray:
+def permute(values: np.ndarray, n: int | np.ndarray, keys: tuple[int, ...] | np.ndarray) -> np.ndarray:
     """A keyed pseudo-random bijection of 0..n-1, evaluated at `values`: six Feistel rounds on the smallest even number
     of bits that holds n, walked until the value falls below n (Black and Rogaway, "Ciphers with arbitrary finite
-    domains", 2002). `n` and each of the six `keys` are for all values or one for each."""
-    n_B = np.broadcast_to(n, values.shape).astype(np.uint64)
-    keys_6B = np.broadcast_to(np.asarray(keys, dtype=np.uint64).reshape(6, -1), (6, len(values)))
-    # Exact: a float64 holds n - 1 up to 2**53. frexp gives its bit length.
-    half_bits_B = np.maximum((np.frexp(n_B - np.uint64(1))[1] + 1) // 2, 1).astype(np.uint64)
-    out = _encipher(values.astype(np.uint64), half_bits_B, keys_6B)
+    domains", 2002). `n` and `keys` (`round_keys`, or (6, B)) are for all values or one for each."""
+    n_B = _for_each(n, values)
+    # A float64 holds n - 1 up to 2**53 exactly, and frexp gives its bit length.
+    half_bits_B = np.maximum((np.frexp(n_B - 1)[1] + 1) // 2, 1).astype(np.uint64)
+    n_B = n_B.astype(np.uint64)
+    keys_6B = keys if isinstance(keys, np.ndarray) else np.repeat(np.array([keys], dtype=np.uint64).T, len(values), 1)
+    mask_B = np.left_shift(1, half_bits_B, dtype=np.uint64) - np.uint64(1)
+    out = _encipher(values.astype(np.uint64), half_bits_B, mask_B, keys_6B, _mix)
     walking = np.flatnonzero(out >= n_B)
     while len(walking):
-        out[walking] = _encipher(out[walking], half_bits_B[walking], keys_6B[:, walking])
+        some = half_bits_B[walking], mask_B[walking], keys_6B[:, walking]
+        out[walking] = _encipher(out[walking], *some, _mix)
         walking = walking[out[walking] >= n_B[walking]]
     return out.astype(values.dtype)
 
@@ -87,24 +91,38 @@ def round_keys(key: tuple[int, ...]) -> tuple[int, ...]:
 def _place(block: int, blocks: int, key: tuple[int, ...]) -> int:
     """As `permute` of one value, which walks further than the others: Python's numbers cost less than short arrays."""
     half_bits, keys = max(1, ((blocks - 1).bit_length() + 1) // 2), round_keys(key)
-    block = _encipher(block, half_bits, keys)
-    while block >= blocks:
-        block = _encipher(block, half_bits, keys)
-    return block
+    while True:
+        block = _encipher(block, half_bits, (1 << half_bits) - 1, keys, _mix_number)
+        if block < blocks:
+            return block
 
 
-def _encipher(x: Any, half_bits: Any, keys: Any) -> Any:
-    """Six rounds on 2 * half_bits bits, of numbers or of uint64 arrays."""
-    one = np.uint64(1) if isinstance(x, np.ndarray) else 1
-    mask = (one << half_bits) - one
+def _encipher(x: Any, half_bits: Any, mask: Any, keys: Any, mix: Callable[[Any], Any]) -> Any:
+    """Six rounds on 2 * half_bits bits, of numbers or of uint64 arrays. `mask` is of half_bits ones."""
     left, right = x >> half_bits, x & mask
     for key in keys:
-        left, right = right, left ^ (_mix(right ^ key) & mask)
+        left, right = right, left ^ (mix(right ^ key) & mask)
     return (left << half_bits) | right
 
 
-def _mix(x: Any) -> Any:
-    """splitmix64's finaliser (Steele, Lea, Flood 2014), modulo 2**64."""
+def _mix(x: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser (Steele, Lea, Flood 2014); wraps around on purpose."""
+    x = (x ^ (x >> _S30)) * _C1
+    x = (x ^ (x >> _S27)) * _C2
+    return x ^ (x >> _S31)
+
+
+def _mix_number(x: int) -> int:
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
     return x ^ (x >> 31)
+
+
+# Without dimensions, not numbers: with those numpy takes twice the time on short arrays.
+_S30, _S27, _S31, _C1, _C2 = (
+    np.array(x, dtype=np.uint64) for x in (30, 27, 31, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
+
+
+def _for_each(x: Any, positions: np.ndarray) -> np.ndarray:
+    return x if isinstance(x, np.ndarray) else np.full(len(positions), x)

@@ -8,7 +8,9 @@ import pytest
 
 from hybrid_ir.plan import Partition, Plan, make_plan
 
-LANGUAGES = tuple("ar bn de en es fa fi fr hi id ja ko ru sw te th yo zh".split())
+LANGUAGES = (
+    "ar", "bn", "de", "en", "es", "fa", "fi", "fr", "hi", "id", "ja", "ko", "ru", "sw", "te", "th", "yo", "zh",
+)  # fmt: skip
 LARGE = (
     *(Partition(language, (language,), 1_300_000 + 77_777 * n) for n, language in enumerate(LANGUAGES)),
     *(Partition(f"en+{x}", ("en", x), 40_000 + 9_999 * n) for n, x in enumerate(LANGUAGES) if x != "en"),
