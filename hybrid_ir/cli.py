@@ -200,11 +200,12 @@ def compare(
 
 def main() -> None:
     """Entry point: a mistake of the user's is one clear message and exit 2; Ctrl-C is exit 130."""
-    from hybrid_ir import cli_serving, cli_sweeps
+    from hybrid_ir import cli_capacity, cli_serving, cli_sweeps
     from hybrid_ir.types import InputError
 
     cli_serving.add_commands(app)
     cli_sweeps.add_commands(app)
+    cli_capacity.add_commands(app)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a log file shows what is said when it is said
     try:
         app(standalone_mode=True)

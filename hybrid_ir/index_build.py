@@ -221,7 +221,8 @@ def cut_shards(
 ) -> list[np.ndarray]:
     """Global ids of each shard, sorted by language name, then id. Sizes differ by at most one."""
     by_name = np.argsort(np.argsort(np.asarray(names)))  # language number -> place of its name in the alphabet
-    order = np.lexsort((np.arange(len(row_languages)), by_name[row_languages]))
+    # Stable, so by id within a language. On 16 bits numpy's is a radix sort: 16 bytes a passage at its peak, 8 after it.
+    order = np.argsort(by_name.astype(np.int16)[row_languages], kind="stable")
     if sharding == "random":
         lot = np.random.default_rng(seed).permutation(len(order))
         return [order[np.sort(part)] for part in np.array_split(lot, shards)]

@@ -17,7 +17,7 @@ import numpy as np
 
 from hybrid_ir.config import Kind
 from hybrid_ir.permutation import ROWS_PER_BLOCK, epoch_order, first_half
-from hybrid_ir.schedule import Schedule, whole_parts
+from hybrid_ir.schedule import Lines, Schedule, whole_parts
 from hybrid_ir.types import InputError
 
 Pair = tuple[str, str]
@@ -85,6 +85,16 @@ class Plan:
         self.seed = seed
         self._kind_schedule = kind_schedule
         self._deals = tuple(deals)
+        self._partition_rows = np.array([p.rows for p in partitions], dtype=np.int64)
+        # A line is a pair of a kind: it deals its rows to the partitions that can serve it.
+        servings = [serving for deal in deals for serving in deal.serving]
+        starts = np.cumsum([0, *(len(deal.pairs) for deal in deals)])
+        serving_of_line = np.empty(starts[-1], dtype=np.int64)
+        for n, (start, serving) in enumerate((s, x) for s, d in zip(starts, deals, strict=False) for x in d.serving):
+            serving_of_line[start + serving.pairs] = n
+        self._lines = Lines(
+            [s.schedule for s in servings], [s.partitions for s in servings], serving_of_line, len(partitions)
+        )
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -95,21 +105,24 @@ class Plan:
         """The global batch of `step`, counted from 0."""
         which = int(self._kind_schedule.item(np.asarray(step)))
         deal = self._deals[which]
-        nth = self._kind_counts(step)[which]
-        cursor = self._rows_before(step)
+        batches = self._kind_counts(step)
+        nth = int(batches[which])
+        before = [self._pair_rows(d, int(n)) for d, n in zip(self._deals, batches, strict=True)]
         turns = nth * self.batch_size + np.arange(self.batch_size) if deal.per_row else np.full(self.batch_size, nth)
         pair_B = deal.schedule.item(turns)
         # How many rows of its pair came before each row, over the whole training.
-        turn_B = self._pair_rows(deal, int(nth))[pair_B] + _earlier_equals(pair_B)
-        partition_B = np.empty(self.batch_size, dtype=np.int64)
+        turn_B = before[which][pair_B] + _earlier_equals(pair_B)
+        first_line = sum(map(len, before[:which]))
+        partition_B = self._lines.item(first_line + pair_B, turn_B)
+        position_B = self._lines.counts(np.concatenate(before))[partition_B] + _earlier_equals(partition_B)
+        # By partition: rows that a partition gives come one after another from its blocks.
+        order = np.argsort(partition_B, kind="stable")
+        partitions = partition_B[order]
+        n = self._partition_rows[partitions]
+        epochs, places = np.divmod(position_B[order], n)
         row_B = np.empty(self.batch_size, dtype=np.int64)
-        for serving in deal.serving:
-            rows = np.isin(pair_B, serving.pairs)
-            partition_B[rows] = serving.partitions[serving.schedule.item(turn_B[rows])]
-        for partition in np.unique(partition_B):
-            rows = np.flatnonzero(partition_B == partition)
-            row_B[rows] = self._permuted(int(partition), cursor[partition] + np.arange(len(rows)))
-        return BatchPlan(step, deal.kind, partition_B, row_B, tuple(deal.pairs[p] for p in pair_B))
+        row_B[order] = epoch_order(places, n, (self.seed, partitions, epochs))
+        return BatchPlan(step, deal.kind, partition_B, row_B, tuple(map(deal.pairs.__getitem__, pair_B.tolist())))
 
     def realised(self, steps: int) -> dict[Kind, dict[Pair, int]]:
         """Rows that the first `steps` batches give to each language pair of each kind, in closed form."""
@@ -149,20 +162,8 @@ class Plan:
 
     def _rows_before(self, step: int) -> np.ndarray:
         """Rows that each partition has given before `step`."""
-        cursor = np.zeros(len(self.partitions), dtype=np.int64)
-        for deal, nth in zip(self._deals, self._kind_counts(step), strict=True):
-            rows = self._pair_rows(deal, int(nth))
-            for serving in deal.serving:
-                cursor[serving.partitions] += serving.schedule.counts(rows[serving.pairs])
-        return cursor
-
-    def _permuted(self, partition: int, positions: np.ndarray) -> np.ndarray:
-        rows = np.empty_like(positions)
-        n = self.partitions[partition].rows
-        for epoch in np.unique(positions // n):
-            here = positions // n == epoch
-            rows[here] = epoch_order(positions[here] % n, n, (self.seed, partition, int(epoch)))
-        return rows
+        deals = zip(self._deals, self._kind_counts(step), strict=True)
+        return self._lines.counts(np.concatenate([self._pair_rows(deal, int(nth)) for deal, nth in deals]))
 
 
 def make_plan(

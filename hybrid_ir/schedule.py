@@ -33,12 +33,57 @@ class Schedule:
         """Item that has each of `turns` (counted from 0). Same shape as `turns`."""
         return self._items[turns % self.period]
 
-    def counts(self, turns: int | np.ndarray) -> np.ndarray:
-        """How many of the first `turns` turns each item had, shape (items,). Of several `turns`, the sum."""
-        whole, rest = np.divmod(np.atleast_1d(turns), self.period)
-        beyond = len(rest) - np.searchsorted(np.sort(rest), np.arange(self.period), side="right")
-        started = np.bincount(self._items, weights=beyond, minlength=len(self.parts))
-        return whole.sum() * self.parts + started.astype(np.int64)
+    def counts(self, turns: int) -> np.ndarray:
+        """How many of the first `turns` turns each item had, shape (items,)."""
+        whole, rest = divmod(turns, self.period)
+        return whole * self.parts + np.bincount(self.item(np.arange(rest)), minlength=len(self.parts))
+
+
+class Lines:
+    """Lines that deal turns, several by the same schedule, to things that they share: all lines are answered at once.
+
+    Line l deals by `schedules[schedule_of_line[l]]`, whose item i is thing `things[schedule_of_line[l]][i]` of 0..count-1.
+    """
+
+    def __init__(
+        self,
+        schedules: Sequence[Schedule],
+        things: Sequence[np.ndarray],
+        schedule_of_line: np.ndarray,
+        count: int,
+    ) -> None:
+        widths = np.array([len(t) for t in things])
+        ends = np.cumsum(widths)
+        # A slot is an item of a schedule. Its turns are found by bisection: sorted keys, slot by slot.
+        self._span = 1 + max(s.period for s in schedules)
+        turns = [s.item(np.arange(s.period)) for s in schedules]
+        self._keys = np.concatenate([
+            np.sort((end - width + t) * self._span + np.arange(len(t)))
+            for end, width, t in zip(ends, widths, turns, strict=True)
+        ])  # fmt: skip
+        self._slot_starts = np.searchsorted(self._keys, np.arange(ends[-1]) * self._span)
+        self._thing_of_turn = np.concatenate([t[turn] for t, turn in zip(things, turns, strict=True)])
+        self._count = count
+        self._period = np.array([s.period for s in schedules])[schedule_of_line]
+        self._start = np.cumsum([0, *(s.period for s in schedules)])[schedule_of_line]
+        # Every line with each of its slots.
+        self._line = np.repeat(np.arange(len(schedule_of_line)), widths[schedule_of_line])
+        first = np.repeat(np.cumsum(widths[schedule_of_line]) - widths[schedule_of_line], widths[schedule_of_line])
+        self._slot = (ends - widths)[schedule_of_line][self._line] + np.arange(len(self._line)) - first
+        self._part = np.concatenate([s.parts for s in schedules])[self._slot]
+        self._thing = np.concatenate(things)[self._slot]
+
+    def item(self, lines: np.ndarray, turns: np.ndarray) -> np.ndarray:
+        """Thing that has each of `turns` of the line beside it. Same shape."""
+        return self._thing_of_turn[self._start[lines] + turns % self._period[lines]]
+
+    def counts(self, turns: np.ndarray) -> np.ndarray:
+        """How many turns each thing has had, after `turns[l]` turns of each line l: shape (count,)."""
+        whole, rest = np.divmod(turns, self._period)
+        begun = np.searchsorted(self._keys, self._slot * self._span + rest[self._line]) - self._slot_starts[self._slot]
+        given = whole[self._line] * self._part + begun
+        # bincount adds as float64: exact below 2**53 rows.
+        return np.bincount(self._thing, weights=given, minlength=self._count).astype(np.int64)
 
 
 @lru_cache(maxsize=4096)

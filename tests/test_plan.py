@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid_ir.config import Batch
-from hybrid_ir.permutation import ROWS_PER_BLOCK, epoch_order, first_half, permute
+from hybrid_ir.permutation import ROWS_PER_BLOCK, epoch_order, first_half, permute, round_keys
 from hybrid_ir.plan import Partition, make_plan
-from hybrid_ir.schedule import Schedule, whole_parts
+from hybrid_ir.schedule import Lines, Schedule, whole_parts
 from hybrid_ir.types import InputError
 
 WIDE = Partition("wide", ("ar", "de", "en", "es"), 1201)
@@ -70,10 +70,12 @@ def test_a_schedule_of_equal_weights_takes_turns():
     assert Schedule([5, 5, 5]).item(np.arange(7)).tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
-def test_counts_of_several_lines_are_added_up():
-    schedule = Schedule([2, 1])  # a b a | a b a | ...
-    assert schedule.item(np.arange(6)).tolist() == [0, 1, 0, 0, 1, 0]
-    assert schedule.counts(np.array([1, 2, 5])).tolist() == [1 + 1 + 3, 0 + 1 + 2]
+def test_lines_deal_to_the_things_they_share():
+    # Lines 0 and 2 deal 7 7 9 in the order 7 9 7; line 1 deals to 9 alone. Things are numbered 0..9.
+    lines = Lines([Schedule([2, 1]), Schedule([1])], [np.array([7, 9]), np.array([9])], np.array([0, 1, 0]), 10)
+    assert lines.item(np.array([0, 0, 0, 0, 1, 2]), np.array([0, 1, 2, 4, 5, 1])).tolist() == [7, 9, 7, 9, 9, 9]
+    counts = lines.counts(np.array([1, 4, 5]))  # 7 | 9 9 9 9 | 7 9 7 7 9
+    assert (counts[7], counts[9], counts.sum()) == (1 + 0 + 3, 0 + 4 + 2, 10)
 
 
 @settings(deadline=None)
@@ -284,14 +286,14 @@ def test_a_hundred_and_twenty_eight_languages_are_cheap():
 @settings(deadline=None)
 @given(st.integers(1, 3000), st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=5))
 def test_permute_is_a_bijection(n, key):
-    assert sorted(permute(np.arange(n), n, key).tolist()) == list(range(n))
+    assert sorted(permute(np.arange(n), n, round_keys(tuple(key))).tolist()) == list(range(n))
 
 
 @settings(deadline=None)
 @given(st.integers(1, 2**40), st.data())
 def test_permute_stays_inside_and_keeps_values_apart(n, data):
     values = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=50, unique=True))
-    out = permute(np.asarray(values), n, (0, 1)).tolist()
+    out = permute(np.asarray(values), n, round_keys((0, 1))).tolist()
     assert len(set(out)) == len(values)
     assert all(0 <= x < n for x in out)
 
