@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -296,18 +297,23 @@ def _write_shards(
     settings: Index,
     progress: Progress,
 ) -> list[ShardEntry]:
-    """Write every shard that an earlier try has not, in parallel."""
+    """Write every shard that an earlier try has not, in parallel. A task holds its own shard and the languages of all rows."""
     empty = ray.put(faiss.serialize_index(trained))
     build = index / ".build"
     plan = {"codec": codec, "shards": len(names), "sharding": settings.sharding, "first_id": first_id}
     write = [{"number": n} for n, name in enumerate(names) if _written(build / f"shard-{name}.json", plan) is None]
+    ids = {each["number"]: ray.put(parts[each["number"]]) for each in write}
 
     def write_one(rows: Any) -> Any:
+        sizes = []
         for n in map(int, rows["number"]):
-            index_of_shard = faiss.deserialize_index(ray.get(empty))
-            entry = write_shard(index, names[n], parts[n], first_id, fragments, index_of_shard, codec, fragments.keys)
-            write_json(build / f"shard-{names[n]}.json", {"plan": plan, "entry": entry.model_dump(mode="json")})
-        return {"rows": np.asarray([len(parts[int(n)]) for n in rows["number"]])}
+            index_of_shard, part = faiss.deserialize_index(ray.get(empty)), ray.get(ids[n])
+            entry = write_shard(index, names[n], part, first_id, fragments, index_of_shard, codec, fragments.keys)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            done = {"plan": plan, "entry": entry.model_dump(mode="json"), "peak_memory_mb": round(peak)}
+            write_json(build / f"shard-{names[n]}.json", done)
+            sizes.append(len(part))
+        return {"rows": np.asarray(sizes)}
 
     done = sum(map(len, parts)) - sum(len(parts[w["number"]]) for w in write)
     if write:

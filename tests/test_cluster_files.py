@@ -18,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 import hybrid_ir
-from hybrid_ir import cli, cli_serving, cli_sweeps
+from hybrid_ir import cli, cli_capacity, cli_serving, cli_sweeps
 from hybrid_ir.config import load_experiment, parse_experiment
 from hybrid_ir.gateway import Metrics
 from hybrid_ir.http_app import OPEN_TO_ALL
@@ -110,7 +110,8 @@ def told():
         yield from ((path.name, argv) for argv in split(load(path)["spec"].get("entrypoint", "")))
     for block in re.findall("```\n(.*?)```", (CLUSTER / "README.md").read_text(encoding="utf-8"), re.S):
         for line in block.replace("\\\n", " ").splitlines():
-            yield from (("README.md", argv) for argv in split(line))
+            # The README's shell function for a job.
+            yield from (("README.md", argv) for argv in split(re.sub("^submit ", "hybrid-ir ", line)))
 
 
 def split(line):
@@ -137,14 +138,16 @@ def parse(argv):
     if program == "hybrid-ir":
         app = typer.Typer()
         app.registered_commands += cli.app.registered_commands
-        cli_serving.add_commands(app)
-        cli_sweeps.add_commands(app)
+        for half in (cli_serving, cli_sweeps, cli_capacity):
+            half.add_commands(app)
         command = typer.main.get_command(app)
     elif program == "ray":
         from ray.scripts.scripts import cli as command
     else:
         from ray.serve.scripts import cli as command
     while hasattr(command, "commands"):
+        if argv[:2] == ["hybrid-ir", "index"] and arguments[0] not in command.commands and command.name == "index":
+            arguments.insert(0, "build")
         command = command.commands[arguments.pop(0)]
     return command.name, command.make_context(command.name, arguments).params
 
@@ -168,7 +171,7 @@ def test_every_command_is_one_that_its_program_knows(where, argv):
     if name in ("prepare", "train", "tune"):
         experiment = load_experiment(in_checkout(said["config"]), said["overrides"] or ())
         for folder in (experiment.store, said.get("out") or experiment.out):
-            assert str(folder).startswith(("/shared/", "$PWD/")) or name == "prepare", folder
+            assert str(folder).startswith(("/shared/", "$PWD/", "$R/")) or name == "prepare", folder
     if name == "tune":
         load_space(in_checkout(said["space"]))
 

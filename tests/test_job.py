@@ -3,63 +3,42 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from ray_nodes import BIN, environment, free_port, started
 from training_store import make_store
 
 pytestmark = pytest.mark.slow
 
-BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 @pytest.fixture
-def head(tmp_path, monkeypatch):
-    """A head of its own ports, found by nothing else; (dashboard address, environment)."""
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    environment |= {"RAY_AUTH_MODE": "token", "HF_HUB_OFFLINE": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
-    port, dashboard = free_port(), free_port()
-    command = [
-        str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--dashboard-host=127.0.0.1",
-        f"--dashboard-port={dashboard}", "--disable-usage-stats",
-        # Its default is the same for every Ray of a machine, and an agent that cannot listen takes no job.
-        f"--dashboard-agent-listen-port={free_port()}",
-    ]  # fmt: skip
-    # --block, and not `ray stop` afterwards: that would also end the Ray of other tests.
-    with (tmp_path / "head.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    yield f"http://127.0.0.1:{dashboard}", environment
-    process.terminate()
-    process.wait(timeout=60)
+def head(tmp_path):
+    """A head of its own ports, found by nothing else: its dashboard's address."""
+    dashboard = free_port()
+    options = (f"--port={free_port()}", "--num-cpus=2", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}")
+    with started(tmp_path / "head.log", "--head", *options):
+        yield f"http://127.0.0.1:{dashboard}"
 
 
-def submit(head, *words: str) -> subprocess.CompletedProcess[str]:
+def submit(head: str, *words: str) -> subprocess.CompletedProcess[str]:
     """`ray job submit`, again while the head is not yet able to take a job."""
-    address, environment = head
     deadline = time.monotonic() + 300
     while True:
-        done = _submit(address, environment, words)
+        done = _submit(head, words)
         if "submitted successfully" in done.stdout or time.monotonic() > deadline:
             return done
         time.sleep(3)
 
 
-def _submit(address: str, environment: dict[str, str], words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+def _submit(address: str, words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", str(ROOT / "tune_configs"), "--", *words],
-        capture_output=True, text=True, env=environment, timeout=400,
+        capture_output=True, text=True, env=environment(), timeout=400,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ray_nodes import free_port, started
 from training_store import make_store
 
 from hybrid_ir.config import Experiment, load_experiment
@@ -21,6 +22,11 @@ pytestmark = pytest.mark.slow
 
 STEPS = 60
 COMMAND = [sys.executable, "-m", "hybrid_ir.cli"]
+OVERRIDES = [
+    "encoder.vocabulary=600", "encoder.max_tokens=32", "batch.size=18", f"train.steps={STEPS}", "train.learning_rate=1e-3",
+    "train.warmup_steps=4", "train.evaluate_every=10", "train.precision=fp32", "train.cpus_per_worker=0.4",
+    "train.cpus_per_data_actor=0.2",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +37,7 @@ def store(tmp_path_factory) -> Path:
 
 
 def experiment(store: Path, out: Path, *overrides: str) -> Experiment:
-    return load_experiment(
-        None,
-        [
-            f"store={store}", f"out={out}", "encoder.vocabulary=600", "encoder.max_tokens=32", "batch.size=18",
-            f"train.steps={STEPS}", "train.learning_rate=1e-3", "train.warmup_steps=4", "train.evaluate_every=10",
-            "train.precision=fp32", "train.cpus_per_worker=0.4", "train.cpus_per_data_actor=0.2", *overrides,
-        ],
-    )  # fmt: skip
+    return load_experiment(None, [*OVERRIDES, f"store={store}", f"out={out}", *overrides])
 
 
 def losses(run: Path) -> dict[int, float]:
@@ -122,6 +121,27 @@ def test_the_same_training_on_four_workers_from_a_folder_and_by_relative_paths(
     name = os.path.relpath(unbroken / "initial")
     more = [f"encoder.name={name}", "train.workers=4", "train.feed=in_process", "train.threads_per_worker=1"]
     train(experiment(Path(store.name), Path(os.path.relpath(tmp_path / "run")), *more), ray_cluster)
+    assert_same_training(unbroken, tmp_path / "run")
+
+
+def test_workers_and_data_actors_on_several_nodes_train_the_same(unbroken, store, tmp_path):
+    """A head that computes nothing and two nodes, neither of which can hold both workers, with a data actor each."""
+    port = free_port()
+    command = [*COMMAND, "train", *OVERRIDES, f"store={store}", f"out={tmp_path / 'run'}", "train.workers=2"]
+    more = ["train.cpus_per_worker=0.6", "train.data_actors=2", "train.threads_per_worker=1"]
+    with (
+        started(tmp_path / "head.log", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"),
+        started(tmp_path / "a.log", f"--address=127.0.0.1:{port}", "--num-cpus=1"),
+        started(tmp_path / "b.log", f"--address=127.0.0.1:{port}", "--num-cpus=1"),
+    ):
+        environment = os.environ | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
+        deadline = time.monotonic() + 120
+        while True:  # until the nodes have joined, the training is refused for want of CPUs
+            done = subprocess.run([*command, *more], capture_output=True, text=True, env=environment, timeout=300)
+            if done.returncode != 2 or time.monotonic() > deadline:
+                break
+            time.sleep(2)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert_same_training(unbroken, tmp_path / "run")
 
 

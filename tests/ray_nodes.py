@@ -1,0 +1,43 @@
+"""Ray nodes of their own, started as a user starts them: several on one machine, each a raylet with its own resources."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def environment() -> dict[str, str]:
+    """Without another test's Ray in it."""
+    inherited = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return inherited | {"RAY_AUTH_MODE": "token", "HF_HUB_OFFLINE": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
+
+
+@contextmanager
+def started(log: Path, *options: str) -> Iterator[None]:
+    """A node, by `ray start` with these options."""
+    command = [
+        str(BIN / "ray"), "start", "--block", "--disable-usage-stats",
+        # Its default is the same for every Ray of a machine, and an agent that cannot listen takes no job.
+        f"--dashboard-agent-listen-port={free_port()}", *options,
+    ]  # fmt: skip
+    # --block, and not `ray stop` afterwards: that would also end the Ray of other tests.
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
