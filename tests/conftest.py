@@ -30,7 +30,7 @@ def make_group(number: int, languages=LANGUAGES, *, per_document: int = 4, negat
     )
 
 
-def write_store(path: Path, groups, *, seed=0, validation_fraction=0.1, test_fraction=0.2, **more) -> dict:
+def write_store(path: Path | str, groups, *, seed=0, validation_fraction=0.1, test_fraction=0.2, **more) -> dict:
     """Prepare a store of one source named "tiny"; returns the manifest."""
     groups = list(groups)
     return prepare(
@@ -55,6 +55,29 @@ def tiny_store(tiny_groups, tmp_path_factory) -> Store:
     path = tmp_path_factory.mktemp("tiny") / "store"
     write_store(path, tiny_groups)
     return open_store(str(path))
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    """URI of a bucket of a local server; the environment leads S3 clients of this and of started processes to it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield "s3://bucket"
+    server.stop()
 
 
 @pytest.fixture(scope="session")

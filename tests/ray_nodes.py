@@ -6,9 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 BIN = Path(sys.executable).parent
 
@@ -37,7 +40,16 @@ def started(log: Path, *options: str) -> Iterator[None]:
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
     try:
+        deadline = time.monotonic() + 120
+        # One after the other: two that start at once may choose the same port.
+        while "Ray runtime started" not in (said := log.read_text()):
+            assert process.poll() is None, said
+            assert time.monotonic() < deadline, said
+            time.sleep(0.2)
         yield
     finally:
-        process.terminate()
+        # At once: told to terminate, a node takes half a minute to drain.
+        for each in (*psutil.Process(process.pid).children(recursive=True), process):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         process.wait(timeout=60)

@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from training_store import groups
+from checkpoints import make_preset
+from conftest import make_group, write_store
+from indices import sample_passages, write_served_index
 
+from hybrid_ir import cli
+from hybrid_ir.index_folder import read_manifest
+from hybrid_ir.shard import open_shard
 from hybrid_ir.storage import fetch, open_filesystem, put, written
 from hybrid_ir.types import InputError, Interrupted
 
 COMMAND = [sys.executable, "-m", "hybrid_ir.cli"]
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory):
-    """URI of a bucket of a local server; the environment leads S3 clients of this and of started processes to it."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
-        }.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="bucket")
-        yield "s3://bucket"
-    server.stop()
 
 
 def names(uri: str) -> set[str]:
@@ -46,6 +27,12 @@ def names(uri: str) -> set[str]:
     filesystem, inner = open_filesystem(uri)
     infos = filesystem.get_file_info(fs.FileSelector(inner, recursive=True, allow_not_found=True))
     return {i.path.removeprefix(f"{inner}/") for i in infos if i.type == fs.FileType.File}
+
+
+def put_text(uri: str, text: str) -> None:
+    filesystem, inner = open_filesystem(uri)
+    with filesystem.open_output_stream(inner) as stream:
+        stream.write(text.encode())
 
 
 def test_a_plain_path_is_itself(tmp_path):
@@ -125,47 +112,35 @@ def test_nothing_is_lost_when_the_place_is_gone_at_the_end(bucket):
 # The stages
 
 
-def run(*words: str) -> str:
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, env=environment, timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def write_records(path: Path) -> None:
-    rows = [
-        {
-            "group_id": group.group_id,
-            "document": group.document,
-            "queries": dict(group.queries),
-            "passages": {x: passage.text for x, passage in group.passages.items()},
-        }
-        for group in groups()
-    ]
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_prepare_train_evaluate_and_index_from_bucket_to_bucket(bucket, tmp_path):
-    (tmp_path / "data").mkdir()
-    write_records(tmp_path / "data" / "groups.jsonl")
-    put(tmp_path / "data", f"{bucket}/data")
-    settings = [
-        f"store={bucket}/store", "encoder.vocabulary=600", "encoder.max_tokens=32", "batch.size=16", "train.steps=20",
-        "train.evaluate_every=10", "train.feed=in_process", "train.cpus_per_worker=0.8", "train.threads_per_worker=1",
-        "evaluate.bootstrap_rounds=0",
-    ]  # fmt: skip
-    sources = f"prepare.sources=[{{kind: records, path: '{bucket}/data/groups.jsonl'}}]"
-    run("prepare", sources, *settings, "prepare.validation_fraction=0.05", "prepare.test_fraction=0.1")
-    out = run("train", f"out={bucket}/run", *settings)
-    assert f"run written to {bucket}/run" in out
-    assert {"metrics.json", "log.jsonl", "checkpoint/modules.json", "manifest.json"} <= names(f"{bucket}/run")
-    run("evaluate", "--checkpoint", f"{bucket}/run/checkpoint", "--path", f"{bucket}/store", "--out", f"{bucket}/test",
-        "evaluate.bootstrap_rounds=0")  # fmt: skip
+def test_an_evaluation_reads_a_checkpoint_and_a_store_and_writes_measures_at_uris(bucket, tmp_path, capsys):
+    make_preset(tmp_path / "checkpoint")
+    put(tmp_path / "checkpoint", f"{bucket}/run/checkpoint")
+    write_store(f"{bucket}/tiny", [make_group(n) for n in range(60)])
+    words = ["--checkpoint", f"{bucket}/run/checkpoint", "--path", f"{bucket}/tiny", "--out", f"{bucket}/test"]
+    cli.app(["evaluate", *words, "evaluate.bootstrap_rounds=0"], standalone_mode=False)
+    assert f"measures written to {bucket}/test (report: {bucket}/test/report.html)" in capsys.readouterr().out
+    assert names(f"{bucket}/test") == {"metrics.json", "per_query.parquet", "report.html"}
     measures = json.loads((Path(fetch(f"{bucket}/test")) / "metrics.json").read_text())
+    assert measures["checkpoint"] == f"{bucket}/run/checkpoint"
     assert 0 <= measures["AP_multi"] <= 1
 
-    run(
-        "index", "--checkpoint", f"{bucket}/run/checkpoint", "--passages", f"{bucket}/store", "--out", f"{bucket}/index"
-    )
-    assert "is whole" in run("index", "verify", "--index", f"{bucket}/index")
+
+def test_an_index_at_a_uri_is_checked_and_opened(bucket, tmp_path):
+    write_served_index(tmp_path / "index", sample_passages())
+    put(tmp_path / "index", f"{bucket}/index")
+    whole = read_manifest(str(tmp_path / "index"))
+    assert read_manifest(f"{bucket}/index") == whole
+    shard = open_shard(f"{bucket}/index", whole, 0)
+    assert shard.read([0]) == open_shard(tmp_path / "index", whole, 0).read([0])
+    name = f"shards/{whole.shards[0].name}/ids.npy"
+    put_text(f"{bucket}/index/{name}", "damaged")
+    with pytest.raises(InputError, match=r"ids\.npy is truncated or corrupt"):
+        open_shard(f"{bucket}/index", whole, 0)
+
+
+@pytest.mark.parametrize("command", ["compare", "study"])
+def test_what_reads_its_own_files_wants_a_folder(bucket, command):
+    words = {"compare": ["--mixes", "hybrid", f"out={bucket}/x"], "study": ["mixing_ratio", "--out", f"{bucket}/x"]}
+    done = subprocess.run([*COMMAND, command, *words[command]], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert f"needs a folder, not {bucket}/x" in done.stderr
