@@ -154,7 +154,7 @@ def _join(parts: Sequence[str]) -> str:
 # ---- CLDR
 
 _KINDS = ("territories", "languages", "currencies", "scripts")
-# No place, language or script.
+# No place, language or script; the last two are ISO 4217's codes for tests and for "no currency".
 _NOT_NAMES = frozenset({"XA", "XB", "ZZ", "mis", "mul", "und", "zxx", "XTS", "XXX"}) | frozenset(
     {"Zinh", "Zmth", "Zsye", "Zsym", "Zxxx", "Zyyy", "Zzzz"}
 )

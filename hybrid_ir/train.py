@@ -32,6 +32,7 @@ from hybrid_ir.card import model_card
 from hybrid_ir.config import Experiment
 from hybrid_ir.drawing import leaves
 from hybrid_ir.encoder import PRESETS, create_encoder, load_encoder, resolve_precision
+from hybrid_ir.ledger import make_ledger
 from hybrid_ir.plan import Plan
 from hybrid_ir.resources import check_resources
 from hybrid_ir.run_folder import is_complete, read_log, write_json
@@ -342,34 +343,6 @@ class _Log:
         self._file.close()
         for tracker in self._trackers:
             tracker.close()
-
-
-def make_ledger(plan: Plan, progress: dict[str, Any]) -> dict[str, Any]:
-    """Asked and realised shares: kinds as shares of batches, pairs as shares of all rows."""
-    asked = plan.asked()
-    batches = max(sum(progress["kinds"].values()), 1)
-    rows = batches * plan.batch_size
-    kinds, pairs = {}, {}
-    for kind, shares in asked.items():
-        realised = progress["pairs"].get(kind, {})
-        count = progress["kinds"].get(kind, 0)
-        kinds[kind] = {"asked": sum(shares.values()), "realised": count / batches, "batches": count}
-        pairs[kind] = {
-            "-".join(pair): {
-                "asked": share,
-                "realised": realised.get("-".join(pair), 0) / rows,
-                "rows": realised.get("-".join(pair), 0),
-            }
-            for pair, share in shares.items()
-        }
-    return {
-        "steps": progress["done"],
-        "batch_size": plan.batch_size,
-        "kinds": kinds,
-        "pairs": pairs,
-        "epochs": plan.epochs(progress["done"]),
-        "unused_partitions": [{"name": p.name, "languages": list(p.languages), "rows": p.rows} for p in plan.unused],
-    }
 
 
 def _publish(
