@@ -66,6 +66,7 @@ def build(
     from hybrid_ir.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
+    _check_passages(passages)
     from hybrid_ir.session import ray_session
     from hybrid_ir.terminal import console, quiet_libraries
 
@@ -125,6 +126,18 @@ def add(
         manifest = add_passages(folder, passages, experiment.index, seed=experiment.seed, progress=progress)
     console().print(f"{manifest.shards[-1].rows:,} passages added to {index} as shard {manifest.shards[-1].name}")
     _print_index(manifest, index)
+
+
+def _check_passages(passages: list[str]) -> None:
+    """Refuse in a second, before Ray is started, what is not there."""
+    from hybrid_ir.storage import is_uri
+    from hybrid_ir.types import InputError
+
+    for path in passages:
+        if not is_uri(path) and not Path(path).exists():
+            raise InputError(
+                f"no passages at {path}; give .jsonl, .jsonl.gz or .parquet files, a store, or an XQuAD-R folder"
+            )
 
 
 @contextmanager
@@ -194,10 +207,15 @@ def search(
 ) -> None:
     """Search a running service. An API key is read from HYBRID_IR_API_KEY."""
     from hybrid_ir.client import SearchClient
+    from hybrid_ir.types import InputError
 
     wanted = [x.strip() for x in languages.split(",") if x.strip()] if languages else None
-    with SearchClient(url) as client:
-        _print_hits(query, client.search(query, k=k, languages=wanted, policy="strict" if strict else "best_effort"))
+    try:
+        with SearchClient(url) as client:
+            found = client.search(query, k=k, languages=wanted, policy="strict" if strict else "best_effort")
+    except ConnectionError as error:
+        raise InputError(str(error)) from error
+    _print_hits(query, found)
 
 
 def swap(index: IndexFolder, checkpoint: Checkpoint = None, config: Config = None, overrides: Overrides = None) -> None:

@@ -194,3 +194,22 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
     for command in ("prepare", "train", "evaluate", "compare"):
         assert f"Usage: hybrid-ir {command} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["search", "hello", "--url", "http://127.0.0.1:9"], "no service answers at http://127.0.0.1:9"),
+        (
+            ["index", "--checkpoint", "x", "--passages", "/nowhere", "--out", "o"],
+            "no passages at /nowhere; give .jsonl",
+        ),
+    ],
+)
+def test_what_is_not_there_is_one_sentence_before_anything_starts(words, said, tmp_path):
+    command = [sys.executable, "-m", "hybrid_ir.cli", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {said}")
+    assert "Traceback" not in done.stderr
+    assert not any(tmp_path.iterdir())
