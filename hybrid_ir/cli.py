@@ -26,6 +26,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example train.steps=100 out=runs/a")
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Ray and of the libraries.")]
+WaitForNodes = Annotated[
+    int, typer.Option(min=0, help="Seconds to wait for nodes that the cluster's autoscaler brings; 0 = not to.")
+]
 
 
 @app.command()
@@ -48,13 +51,16 @@ def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose
 
 
 @app.command()
-def train(config: Config = None, overrides: Overrides = None, verbose: Verbose = False) -> None:
+def train(
+    config: Config = None, overrides: Overrides = None, wait_for_nodes: WaitForNodes = 0, verbose: Verbose = False
+) -> None:
     """Fine-tune the encoder on the store. Ctrl-C saves; the same command resumes."""
     from hybrid_ir.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
     _check_store(experiment)
 
+    from hybrid_ir.nodes import cluster_for
     from hybrid_ir.progress import TrainingProgress
     from hybrid_ir.session import ray_session
     from hybrid_ir.terminal import console, measures_table, quiet_libraries
@@ -62,10 +68,12 @@ def train(config: Config = None, overrides: Overrides = None, verbose: Verbose =
 
     if not verbose:
         quiet_libraries()
-    with ray_session(verbose) as resources, TrainingProgress(experiment.train.steps) as progress:
-        progress.begin("train")
-        metrics = run_training(experiment, resources, progress.report)
     out = console()
+    with ray_session(verbose) as resources:
+        resources = cluster_for(experiment, resources, wait_for_nodes, out.print)
+        with TrainingProgress(experiment.train.steps) as progress:
+            progress.begin("train")
+            metrics = run_training(experiment, resources, progress.report)
     out.print(f"run written to {experiment.out} (checkpoint: {experiment.out}/checkpoint, step {metrics['best_step']})")
     out.print(
         f"{metrics['steps']} steps, {metrics['pairs_per_s']:.0f} pairs/s, "
@@ -159,6 +167,7 @@ def compare(
     ],
     config: Config = None,
     overrides: Overrides = None,
+    wait_for_nodes: WaitForNodes = 0,
     verbose: Verbose = False,
 ) -> None:
     """Train and evaluate the same experiment under several mixes; print the table of all."""
@@ -176,6 +185,7 @@ def compare(
     tests = open_store(experiment.store).collection("test")
 
     from hybrid_ir.compare import compare as run_comparison
+    from hybrid_ir.nodes import cluster_for
     from hybrid_ir.progress import TrainingProgress
     from hybrid_ir.session import ray_session
     from hybrid_ir.terminal import console, measures_table, quiet_libraries
@@ -183,16 +193,18 @@ def compare(
     if not verbose:
         quiet_libraries()
     begun = time.perf_counter()
-    with ray_session(verbose) as resources, TrainingProgress(experiment.train.steps) as progress:
-        summaries = run_comparison(
-            experiments,
-            tests,
-            Path(experiment.out),
-            resources=resources,
-            started=lambda name, _: progress.begin(name),
-            report=progress.report,
-        )
     out = console()
+    with ray_session(verbose) as resources:
+        resources = cluster_for(experiment, resources, wait_for_nodes, out.print)
+        with TrainingProgress(experiment.train.steps) as progress:
+            summaries = run_comparison(
+                experiments,
+                tests,
+                Path(experiment.out),
+                resources=resources,
+                started=lambda name, _: progress.begin(name),
+                report=progress.report,
+            )
     out.print(f"comparison written to {experiment.out} (report: {experiment.out}/report.html)")
     out.print(measures_table(f"{tests.name}, {experiment.train.steps} steps each", summaries))
     out.print(f"{time.perf_counter() - begun:.0f} s for {len(experiments)} trainings and their evaluation")

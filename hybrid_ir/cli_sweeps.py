@@ -12,6 +12,9 @@ import typer
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of the experiment that is varied.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example train.steps=100")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Ray and of the libraries.")]
+WaitForNodes = Annotated[
+    int, typer.Option(min=0, help="Seconds to wait for nodes that the cluster's autoscaler brings; 0 = not to.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the trials and what they would cost, and stop.")]
 
 
@@ -25,6 +28,13 @@ def tune(
     out: Annotated[str, typer.Option(help="Folder for the trials, trials.parquet, best/ and report.html.")],
     config: Config = None,
     overrides: Overrides = None,
+    at_a_time: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Trials at a time; default: what the cluster holds, as it grows. Kept by one that goes on."
+        ),
+    ] = None,
+    wait_for_nodes: WaitForNodes = 0,
     dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
@@ -42,7 +52,8 @@ def tune(
     if dry_run:
         _dry_run(base, searched, out)
     else:
-        _run(base, searched, out, verbose=verbose, publish=publish)
+        room = at_a_time, wait_for_nodes
+        _run(base, searched, out, room, verbose=verbose, publish=publish)
 
 
 def study(
@@ -55,6 +66,7 @@ def study(
         bool, typer.Option("--toy/--full", help="Embedded data and encoders from scratch, or hub models on GPUs.")
     ] = True,
     out: Annotated[str | None, typer.Option(help="Folder to write to; runs/studies/NAME by default.")] = None,
+    wait_for_nodes: WaitForNodes = 0,
     dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
@@ -96,7 +108,7 @@ def study(
         for sentence in findings.sentences:
             console().print(f"- {sentence}", markup=False)
 
-    _run(asked.experiment, asked.space, str(folder), verbose=verbose, publish=publish)
+    _run(asked.experiment, asked.space, str(folder), (None, wait_for_nodes), verbose=verbose, publish=publish)
 
 
 def _prepare_once(experiment: Any) -> None:
@@ -114,14 +126,16 @@ def _run(
     base: Any,
     space: Any,
     out: str,
+    room: tuple[int | None, int],
     *,
     verbose: bool,
     publish: Callable[[list[dict[str, Any]], Path], None],
 ) -> None:
-    """Plan, say what it will cost, run, have the report written, and print the table."""
+    """Plan, say what it will cost, run, have the report written, and print the table. `room` is how many trials to train at a
+    time (None = what there is room for), and the seconds to wait for nodes."""
     from hybrid_ir.choice import choose, point_results
+    from hybrid_ir.nodes import cluster_for_trials
     from hybrid_ir.progress import SweepProgress
-    from hybrid_ir.resources import concurrent_trials
     from hybrid_ir.session import ray_session
     from hybrid_ir.storage import written
     from hybrid_ir.sweep import check_trials, claim, list_trials, sweep
@@ -136,9 +150,10 @@ def _run(
     with written(out, leave=("ray", "trials")) as folder:
         claim(base, space, folder)
         with ray_session(verbose) as resources:
-            terminal.print(_cost_line(base, space, trials, concurrent_trials(base, resources)))
+            resources, most = cluster_for_trials(base, resources, *room, terminal.print)
+            terminal.print(_cost_line(base, space, trials, most))
             with SweepProgress(len(trials) or (space.samples or 1)) as progress:
-                rows = sweep(base, space, out, folder, resources, progress)
+                rows = sweep(base, space, out, folder, resources, room[0], progress)
             publish(rows, folder)
     terminal.print(f"written to {out} (report: {out}/report.html)")
     results = point_results(rows)

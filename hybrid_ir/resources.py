@@ -11,23 +11,32 @@ DRIVER_CPUS = 0.1
 """Reserved for the process that looks after a trial; it sleeps while the workers train."""
 
 
-def check_resources(experiment: Experiment, resources: dict[str, float]) -> None:
+def bundles(experiment: Experiment) -> list[dict[str, float]]:
+    """What each worker, each data actor and the validation beside them reserve on one node, in Ray's units (CPU, GPU)."""
+    settings = experiment.train
+    asked = [(settings.cpus_per_worker, settings.gpus_per_worker)] * settings.workers
+    asked += [(settings.cpus_per_data_actor, 0.0)] * (settings.data_actors if settings.feed == "ray_data" else 0)
+    if settings.validation == "async":
+        asked.append((settings.cpus_per_validation, settings.gpus_per_validation))
+    return [{"CPU": cpus, **({"GPU": gpus} if gpus else {})} for cpus, gpus in asked]
+
+
+def check_resources(experiment: Experiment, resources: Mapping[str, float]) -> None:
     """Raise InputError when workers and data actors do not fit the cluster together: Ray would wait for ever."""
     settings = experiment.train
     actors = settings.data_actors if settings.feed == "ray_data" else 0
     beside = settings.cpus_per_validation if settings.validation == "async" else 0
-    cpus = settings.workers * settings.cpus_per_worker + actors * settings.cpus_per_data_actor + beside
+    need = _sum(bundles(experiment))
     have = resources.get("CPU", 0)
-    if cpus > have:
+    if need["CPU"] > have:
         raise InputError(
-            f"training needs {cpus:g} CPUs ({settings.workers} workers x {settings.cpus_per_worker:g} + {actors} data actors x "
+            f"training needs {need['CPU']:g} CPUs ({settings.workers} workers x {settings.cpus_per_worker:g} + {actors} data actors x "
             f"{settings.cpus_per_data_actor:g}{f' + {beside:g} for validation' if beside else ''}), the cluster has {have:g}; "
             "lower train.workers or train.cpus_per_worker (fractions are allowed), or set train.feed=in_process"
         )
-    gpus = settings.workers * settings.gpus_per_worker + (settings.gpus_per_validation if beside else 0)
-    if gpus > resources.get("GPU", 0):
+    if need["GPU"] > resources.get("GPU", 0):
         raise InputError(
-            f"training needs {gpus:g} GPUs, the cluster has {resources.get('GPU', 0):g}; "
+            f"training needs {need['GPU']:g} GPUs, the cluster has {resources.get('GPU', 0):g}; "
             "lower train.workers, or set train.gpus_per_worker=0"
         )
 
@@ -39,14 +48,13 @@ def encoding_options(experiment: Experiment) -> dict[str, float]:
 
 def concurrent_trials(base: Experiment, resources: Mapping[str, float]) -> int:
     """How many trials the cluster holds at a time. Raises InputError when it does not hold one."""
-    settings = base.train
     check_resources(base, dict(resources) | {"CPU": resources.get("CPU", 0) - DRIVER_CPUS})
-    actors = settings.data_actors if settings.feed == "ray_data" else 0
-    cpus = DRIVER_CPUS + settings.workers * settings.cpus_per_worker + actors * settings.cpus_per_data_actor
-    gpus = settings.workers * settings.gpus_per_worker
-    if settings.validation == "async":
-        cpus, gpus = cpus + settings.cpus_per_validation, gpus + settings.gpus_per_validation
-    fits = [resources.get("CPU", 0) / cpus]
-    if gpus:
-        fits.append(resources.get("GPU", 0) / gpus)
+    need = _sum(bundles(base))
+    fits = [resources.get("CPU", 0) / (DRIVER_CPUS + need["CPU"])]
+    if need["GPU"]:
+        fits.append(resources.get("GPU", 0) / need["GPU"])
     return max(1, int(min(fits) + 1e-6))
+
+
+def _sum(needs: list[dict[str, float]]) -> dict[str, float]:
+    return {kind: sum(each.get(kind, 0.0) for each in needs) for kind in ("CPU", "GPU")}

@@ -28,7 +28,6 @@ import pyarrow.parquet as pq
 from hybrid_ir.batches import plan_for
 from hybrid_ir.choice import choose, pareto, point_results
 from hybrid_ir.config import Experiment
-from hybrid_ir.resources import concurrent_trials
 from hybrid_ir.run_folder import write_json
 from hybrid_ir.search_space import (
     Point,
@@ -92,9 +91,15 @@ def _check_asha(space: Space, base: Experiment) -> None:
 
 
 def sweep(
-    base: Experiment, space: Space, out: str, folder: Path, resources: dict[str, float], show: Show
+    base: Experiment,
+    space: Space,
+    out: str,
+    folder: Path,
+    resources: dict[str, float],
+    at_a_time: int | None,
+    show: Show,
 ) -> list[dict[str, Any]]:
-    """Run or go on with the sweep at `out`, and return a row for each trial. Ray must be connected.
+    """Run or go on with the sweep at `out` (see `make_tuner`), and return a row for each trial. Ray must be connected.
 
     Trials and Tune write to `out`, this process to `folder` (see `storage.written`). A trial that fails is a row with its
     cause and ends nothing. Raises InputError before anything starts for what cannot work, Interrupted after Ctrl-C, and
@@ -105,9 +110,8 @@ def sweep(
     base, out = base.model_copy(update={"store": absolute(base.store)}), absolute(out)
     trials = list_trials(base, space, out)
     check_trials(base, space, trials)
-    most = concurrent_trials(base, resources)
     claim(base, space, folder)
-    tuner = make_tuner(base, space, trials, out, resources, most)
+    tuner = make_tuner(base, space, trials, out, resources, at_a_time)
     with shown_by(show, trials), _term_is_interrupt():
         results = tuner.fit()
     rows = [row for result in results for row in rows_of(result, trials, space)]

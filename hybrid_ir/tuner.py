@@ -14,18 +14,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import ray
 from optuna.samplers import TPESampler
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from hybrid_ir.config import Experiment
-from hybrid_ir.resources import DRIVER_CPUS
+from hybrid_ir.resources import DRIVER_CPUS, concurrent_trials
 from hybrid_ir.run_folder import read_log
 from hybrid_ir.search_space import Point, Space, drawn_point, point_label, suggest_point, trial_experiment, trial_name
 from hybrid_ir.storage import open_filesystem
+from hybrid_ir.types import InputError
 
 VALIDATION = ("AP_mean", "AP_mono", "AP_cross", "AP_multi", "rank_distance")
 
@@ -42,11 +45,12 @@ def make_tuner(
     trials: Mapping[str, tuple[Point, Experiment]],
     out: str,
     resources: dict[str, float],
-    most: int,
+    at_a_time: int | None,
 ) -> tune.Tuner:
-    """Ray Tune's run of these trials, or what a stopped one left in OUT/ray to go on from. At most `most` train at a time.
+    """Ray Tune's run of these trials, or what a stopped one left in OUT/ray to go on from.
 
-    `trials` is empty for a Bayesian search. Nothing has started before its `fit`.
+    `at_a_time` train together; None: as many as the cluster holds, as it grows and shrinks. `trials` is empty for a Bayesian
+    search, whose number is that of its start. Nothing has started before its `fit`.
     """
     experiments = {name: experiment for name, (_, experiment) in trials.items()}
 
@@ -139,10 +143,10 @@ def make_tuner(
         trainable,
         param_space={} if bayesian else {"trial": tune.grid_search(list(trials))},
         tune_config=tune.TuneConfig(
-            search_alg=bayesian_search(space, base.seed) if bayesian else None,
+            search_alg=bayesian_search(space, base.seed) if bayesian else FillingGrid(base, at_a_time),
             scheduler=scheduler,
             num_samples=space.samples or 1 if bayesian else 1,
-            max_concurrent_trials=most,
+            max_concurrent_trials=at_a_time or concurrent_trials(base, resources) if bayesian else None,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -153,6 +157,30 @@ def make_tuner(
             callbacks=[_ShowTrials(), JsonLoggerCallback()],
         ),
     )
+
+
+class FillingGrid(BasicVariantGenerator):
+    """Tune's grid, with as many trials at a time as the cluster holds *now*: a node that comes is used, one that went is not.
+
+    More would not only wait. Their workers would take the CPUs that the data actors of the others need, and none would go on.
+    """
+
+    def __init__(self, base: Experiment, at_a_time: int | None) -> None:
+        self._base, self._at_a_time = base, at_a_time
+        super().__init__()
+
+    @property
+    def max_concurrent(self) -> int:
+        if self._at_a_time is not None:
+            return self._at_a_time
+        try:
+            return concurrent_trials(self._base, ray.cluster_resources())
+        except InputError:  # not one, for now: it waits
+            return 1
+
+    @max_concurrent.setter
+    def max_concurrent(self, most: int) -> None:
+        """Tune sets what it read from a stopped sweep."""
 
 
 class RememberingASHA(ASHAScheduler):

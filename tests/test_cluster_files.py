@@ -35,7 +35,10 @@ needs_schemas = pytest.mark.skipif(not SCHEMAS.exists(), reason="KubeRay's schem
 
 MANIFESTS = sorted(CLUSTER.glob("kuberay/ray*.yaml"))
 LAUNCHERS = [CLUSTER / "aws.yaml", CLUSTER / "on_premise.yaml"]
-COMMENTED = [*CLUSTER.glob("kuberay/*.yaml"), *LAUNCHERS, CLUSTER / "Dockerfile", CLUSTER / "prometheus.yaml"]
+COMMENTED = [
+    *CLUSTER.glob("kuberay/*.yaml"), *LAUNCHERS,
+    *(CLUSTER / name for name in ("Dockerfile", "prometheus.yaml", "serve_local.yaml")),
+]  # fmt: skip
 DASHBOARD = CLUSTER / "grafana_dashboard.json"
 
 
@@ -130,6 +133,8 @@ def split(line):
 
 
 TOLD = list(told())
+MADE = ("$R/serve.yaml", "runs/jobs/serve.yaml")
+"""What the reader makes of serve_local.yaml."""
 
 
 def parse(argv):
@@ -155,7 +160,7 @@ def parse(argv):
 def test_commands_are_found_where_there_are_some():
     assert {where for where, _ in TOLD} == {
         "README.md", "aws.yaml", "on_premise.yaml", "raycluster.yaml", "rayjob-train.yaml", "rayjob-tune.yaml",
-        "rayservice.yaml",
+        "rayservice.yaml", "serve_local.yaml",
     }  # fmt: skip
 
 
@@ -164,8 +169,8 @@ def test_every_command_is_one_that_its_program_knows(where, argv):
     name, said = parse(argv)
     if name == "submit":
         name, said = parse(list(said["entrypoint"])) if said["entrypoint"][0] == "hybrid-ir" else ("", {})
-    if argv[0] == "serve":
-        assert (ROOT / said.get("config_file_name", "")).exists()
+    if said.get("config_file_name") not in (None, *MADE):
+        assert (ROOT / said["config_file_name"]).is_file()
     if "cluster_config_file" in said:
         assert (ROOT / said["cluster_config_file"]).is_file()
     if name in ("prepare", "train", "tune"):
@@ -329,6 +334,16 @@ def test_jobs_fit_the_clusters_that_their_manifests_make():
                 check_resources(experiment, resources)
                 assert experiment.train.workers == resources["GPU"]
     assert found == {"rayjob-train.yaml": "train", "rayjob-tune.yaml": "tune"}
+
+
+def test_the_local_service_listens_on_this_machine_alone():
+    from ray.serve.schema import ServeDeploySchema
+
+    deployed = ServeDeploySchema.model_validate(load(CLUSTER / "serve_local.yaml"))
+    (application,) = deployed.applications
+    assert application.import_path == "serve_app:app"
+    assert Arguments(**application.args).index == "INDEX"
+    assert deployed.http_options.host == "127.0.0.1"
 
 
 def test_the_service_of_kuberay_is_that_of_serve_yaml():

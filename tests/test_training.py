@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pyarrow import fs
-from ray_nodes import BIN, environment, free_port, started
+from ray_nodes import BIN, autoscaling, environment, free_port, started
 from training_store import make_store
 
 from hybrid_ir.config import Experiment, load_experiment
@@ -28,7 +29,7 @@ COMMAND = [sys.executable, "-m", "hybrid_ir.cli"]
 OVERRIDES = [
     "encoder.vocabulary=600", "encoder.max_tokens=32", "batch.size=18", f"train.steps={STEPS}", "train.learning_rate=1e-3",
     "train.warmup_steps=4", "train.evaluate_every=10", "train.precision=fp32", "train.cpus_per_worker=0.4",
-    "train.cpus_per_data_actor=0.2",
+    "train.cpus_per_data_actor=0.1", "train.feed=in_process", "train.threads_per_worker=1",
 ]  # fmt: skip
 
 
@@ -115,54 +116,76 @@ def test_the_checkpoint_loads_in_sentence_transformers_and_gives_identical_vecto
 
 
 @pytest.fixture
-def nodes(tmp_path):
-    """A head that computes nothing and two nodes of a CPU each, started as a user starts them; the dashboard's address."""
-    port, dashboard = free_port(), free_port()
+def growing_cluster(tmp_path):
+    """A head that computes nothing, whose autoscaler may start two nodes of a CPU each; the dashboard's address."""
+    port, dashboard, config = free_port(), free_port(), tmp_path / "autoscaling.json"
+    variables = autoscaling(config, port, node_cpus=1, most_nodes=2)
     head = (f"--port={port}", "--num-cpus=0", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}")
-    node = (f"--address=127.0.0.1:{port}", "--num-cpus=1")
-    with (
-        started(tmp_path / "head.log", "--head", *head),
-        started(tmp_path / "a.log", *node),
-        started(tmp_path / "b.log", *node),
-    ):
+    variables |= {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
+    with started(tmp_path / "head.log", "--head", *head, f"--autoscaling-config={config}", **variables):
         yield f"http://127.0.0.1:{dashboard}"
 
 
+def ray_job(dashboard: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "ray"), "job", words[0], "--address", dashboard, *words[1:]]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=600)
+
+
 def submit(dashboard: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """`ray job submit` from the configs' folder, again while there is no agent to take a job, or no node to train on."""
-    command = [
-        str(BIN / "ray"),
-        "job",
-        "submit",
-        "--address",
-        dashboard,
-        "--working-dir",
-        str(ROOT / "tune_configs"),
-        "--",
-    ]
+    """`ray job submit` from the configs' folder, again while there is no agent to take a job."""
     deadline = time.monotonic() + 180
     while True:
-        done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment(), timeout=300)
-        said = done.stdout + done.stderr
-        if ("submitted successfully" in said and "the cluster has" not in said) or time.monotonic() > deadline:
+        done = ray_job(dashboard, "submit", "--working-dir", str(ROOT / "tune_configs"), *words)
+        if "submitted successfully" in done.stdout + done.stderr or time.monotonic() > deadline:
             return done
         time.sleep(2)
 
 
-def test_a_job_on_several_nodes_trains_the_same_on_four_workers_and_a_bad_one_says_why(
-    unbroken, store, tmp_path, nodes
-):
-    """Neither node holds all workers, and each has data actors. The encoder is the folder that the other run made of its preset."""
-    settings = [*OVERRIDES, f"store={store}", f"out={tmp_path / 'run'}", f"encoder.name={unbroken / 'initial'}"]
-    more = ["train.workers=4", "train.data_actors=2", "train.cpus_per_data_actor=0.1", "train.threads_per_worker=1"]
-    good = submit(nodes, "hybrid-ir", "train", *settings, *more)
-    assert good.returncode == 0, good.stdout[-3000:] + good.stderr[-3000:]
-    assert f"run written to {tmp_path / 'run'}" in good.stdout
-    assert_same_training(unbroken, tmp_path / "run")
+def wait_for_a_validation(run: Path, deadline_s: float, alive: Callable[[], None]) -> None:
+    """The first of six: a checkpoint is there, and most steps are to come."""
+    deadline = time.monotonic() + deadline_s
+    while not (run / "log.jsonl").is_file() or "AP_mono" not in (run / "log.jsonl").read_text():
+        alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
-    bad = submit(nodes, "hybrid-ir", "train", *settings, "batch.alpah=0.5")
-    assert bad.returncode != 0
-    assert "did you mean 'batch.alpha'" in bad.stdout + bad.stderr
+
+def steps_of_stopped(run: Path) -> int:
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["state"] == "stopped"
+    assert 0 < manifest["steps"] < STEPS
+    return manifest["steps"]
+
+
+def test_a_job_brings_its_nodes_is_stopped_and_goes_on_as_if_it_had_not_been_and_a_bad_one_says_why(
+    unbroken, store, tmp_path, growing_cluster
+):
+    """Stopped on three workers, resumed on four, which neither node holds alone, with data actors: losses, ledger and weights are
+    the unbroken run's. The encoder is the folder that the other run made of its preset."""
+    run = tmp_path / "run"
+    settings = [*OVERRIDES, f"store={store}", f"out={run}", f"encoder.name={unbroken / 'initial'}"]
+    train = ["--", "hybrid-ir", "train", *settings, "train.feed=ray_data", "train.data_actors=2"]
+    first = submit(
+        growing_cluster, "--submission-id=first", "--no-wait", *train, "train.workers=3", "--wait-for-nodes=300"
+    )
+    assert first.returncode == 0, first.stdout + first.stderr
+    wait_for_a_validation(run, 300, lambda: None)
+    ray_job(growing_cluster, "stop", "first")
+    said = ray_job(growing_cluster, "logs", "first").stdout
+    assert "waiting up to 300 s for nodes: training needs 1.4 CPUs" in said
+    done = steps_of_stopped(run)
+    assert f"stopped after step {done}" in said
+
+    again = submit(growing_cluster, *train, "train.workers=4")
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    assert f"run written to {run}" in again.stdout
+    assert_same_training(unbroken, run)
+    assert losses(run)[done] == losses(unbroken).get(done, losses(run)[done])
+
+    bad = submit(growing_cluster, *train, "batch.alpah=0.5")
+    assert bad.returncode == 1
+    assert "did you mean 'batch.alpha'" in bad.stdout
+    assert "failed with exit code 2" in bad.stdout + bad.stderr
 
 
 def test_a_finished_run_is_not_trained_again(unbroken, store, ray_cluster):
@@ -186,7 +209,7 @@ def test_another_setting_or_another_store_does_not_resume_a_run(unbroken, store,
 def test_too_few_cpus_for_workers_and_data_actors_is_said_before_anything_starts(store, tmp_path, ray_cluster):
     from hybrid_ir.train import train
 
-    with pytest.raises(InputError, match=r"needs 8\.2 CPUs .* the cluster has 2; lower train\.workers"):
+    with pytest.raises(InputError, match=r"needs 8 CPUs .* the cluster has 2; lower train\.workers"):
         train(experiment(store, tmp_path / "run", "train.workers=2", "train.cpus_per_worker=4"), ray_cluster)
     assert not (tmp_path / "run").exists()
 
@@ -194,7 +217,7 @@ def test_too_few_cpus_for_workers_and_data_actors_is_said_before_anything_starts
 def test_a_validation_beside_the_training_needs_its_own_cpus(store, tmp_path, ray_cluster):
     from hybrid_ir.train import train
 
-    with pytest.raises(InputError, match=r"needs 2\.6 CPUs .* \+ 2 for validation\), the cluster has 2"):
+    with pytest.raises(InputError, match=r"needs 2\.4 CPUs .* \+ 2 for validation\), the cluster has 2"):
         train(experiment(store, tmp_path / "run", "train.validation=async", "train.cpus_per_validation=2"), ray_cluster)
 
 
@@ -253,45 +276,11 @@ def test_a_killed_worker_is_replaced_and_the_training_ends_the_same(unbroken, st
 
     out = tmp_path / "run"
     # Slow enough that the kill comes before the end.
-    train(
-        experiment(store, out, "train.max_failures=2", "train.steps=300", "train.evaluate_every=100"),
-        ray_cluster,
-        kill_once,
-    )
+    more = ["train.feed=ray_data", "train.max_failures=2", "train.steps=300", "train.evaluate_every=100"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(store.parent)  # relative paths mean the same to the workers, who stand elsewhere
+        train(experiment(Path(store.name), Path(os.path.relpath(out)), *more), ray_cluster, kill_once)
     assert killed
     assert json.loads((out / "metrics.json").read_text())["steps"] == 300
     ledger = json.loads((out / "ledger.json").read_text())
     assert sum(row["batches"] for row in ledger["kinds"].values()) == 300
-
-
-def test_ctrl_c_saves_and_the_run_goes_on_as_if_it_had_not_been_stopped(unbroken, store, tmp_path, ray_cluster):
-    """By a terminal's Ctrl-C on one worker; resumed on two by relative paths: losses, ledger and weights are the unbroken run's."""
-    from hybrid_ir.train import train
-
-    out = tmp_path / "run"
-    command = [*COMMAND, "train", *OVERRIDES, f"store={store}", f"out={out}"]
-    first = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
-    )
-    deadline = time.monotonic() + 180
-    # The first of six validations: a checkpoint is there, and most steps are to come.
-    while not (out / "log.jsonl").is_file() or "AP_mono" not in (out / "log.jsonl").read_text():
-        assert first.poll() is None, first.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(first.pid, signal.SIGINT)  # what a terminal's Ctrl-C does: the whole group gets it
-    stdout, stderr = first.communicate(timeout=120)
-    assert first.returncode == 130, (stdout, stderr)
-    assert "stopped after step" in stderr
-    assert "Traceback" not in stdout + stderr
-    stopped = json.loads((out / "manifest.json").read_text())
-    assert stopped["state"] == "stopped"
-    done = stopped["steps"]
-    assert 0 < done < STEPS
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(store.parent)
-        more = ["train.workers=2", "train.threads_per_worker=1"]
-        train(experiment(Path(store.name), Path(os.path.relpath(out)), *more), ray_cluster)
-    assert_same_training(unbroken, out)
-    assert losses(out)[done] == losses(unbroken).get(done, losses(out)[done])
