@@ -60,7 +60,7 @@ def test_the_full_forms_have_the_papers_settings(tmp_path):
 @pytest.mark.parametrize("file", sorted((FILES / "spaces").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_space_of_the_repository_holds_points(file):
     space = parse_space(yaml.safe_load(file.read_text(encoding="utf-8")), file.name)
-    assert space.search == "bayesian" or len(enumerate_points(space, Experiment())) >= 5
+    assert space.search == "bayesian" or len(enumerate_points(space, Experiment())) >= 2
 
 
 def test_overrides_change_what_all_trials_share(tmp_path):
