@@ -41,14 +41,20 @@ lock: $(VENV)/dev ## write constraints.txt from what is installed
 clean: ## remove the environment and the quickstart's files
 	rm -rf $(VENV) runs store
 
+# On all cores, where pip takes one. Left to the first import it would never be done where PYTHONDONTWRITEBYTECODE is set,
+# and every process would compile torch and transformers anew. Some packages carry files of other Pythons: those fail.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib || true
+
 # torch first and pinned: a looser requirement would fetch the CUDA packages on a machine without a GPU.
 $(VENV)/run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hybrid-ir needs Python 3.11 or newer (set PYTHON=)")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes, once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e .
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/dev: $(VENV)/run
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
+	@$(COMPILE)
 	@touch $@
