@@ -26,8 +26,8 @@ ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS)
 else
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --ignore tests/test_serving.py
-	$(BIN)/python -m pytest -m slow tests/test_serving.py
+	$(BIN)/python -m pytest -m "slow and not alone" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m alone tests/test_serving.py tests/test_training.py
 endif
 
 lint: $(VENV)/dev ## style, types and the import contract

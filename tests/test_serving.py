@@ -20,7 +20,7 @@ from indices import sample_passages, write_served_index
 
 from hybrid_ir.client import SearchClient
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 CLI = [sys.executable, "-m", "hybrid_ir.cli"]
 
 

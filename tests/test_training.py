@@ -157,6 +157,7 @@ def steps_of_stopped(run: Path) -> int:
     return manifest["steps"]
 
 
+@pytest.mark.alone
 def test_a_job_brings_its_nodes_is_stopped_and_goes_on_as_if_it_had_not_been_and_a_bad_one_says_why(
     unbroken, store, tmp_path, growing_cluster
 ):
@@ -180,7 +181,6 @@ def test_a_job_brings_its_nodes_is_stopped_and_goes_on_as_if_it_had_not_been_and
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert f"run written to {run}" in again.stdout
     assert_same_training(unbroken, run)
-    assert losses(run)[done] == losses(unbroken).get(done, losses(run)[done])
 
     bad = submit(growing_cluster, *train, "batch.alpah=0.5")
     assert bad.returncode == 1
