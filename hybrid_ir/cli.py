@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hybrid_ir.cli_options import Config, Verbose, WaitForNodes
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -19,15 +21,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Train and evaluate multilingual retrieval encoders with hybrid batches. Start with: make quickstart",
 )
-Config = Annotated[
-    Path | None, typer.Option("--config", "-c", help="YAML file; see tune_configs/base.yaml for every key.")
-]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example train.steps=100 out=runs/a")
-]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Ray and of the libraries.")]
-WaitForNodes = Annotated[
-    int, typer.Option(min=0, help="Seconds to wait for nodes that the cluster's autoscaler brings; 0 = not to.")
 ]
 
 

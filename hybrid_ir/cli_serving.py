@@ -12,13 +12,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-Config = Annotated[
-    Path | None, typer.Option("--config", "-c", help="YAML file; see tune_configs/base.yaml for every key.")
-]
+from hybrid_ir.cli_options import Config, Verbose
+
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example index.shards=4 serve.port=8001")
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Ray and of the libraries.")]
 Passages = Annotated[
     list[str],
     typer.Option(help="JSON lines, Parquet, a folder of them, a store, or an XQuAD-R folder; may be repeated."),

@@ -9,12 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of the experiment that is varied.")]
+from hybrid_ir.cli_options import Config, Verbose, WaitForNodes
+
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example train.steps=100")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Ray and of the libraries.")]
-WaitForNodes = Annotated[
-    int, typer.Option(min=0, help="Seconds to wait for nodes that the cluster's autoscaler brings; 0 = not to.")
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the trials and what they would cost, and stop.")]
 
 
@@ -52,8 +49,7 @@ def tune(
     if dry_run:
         _dry_run(base, searched, out)
     else:
-        room = at_a_time, wait_for_nodes
-        _run(base, searched, out, room, verbose=verbose, publish=publish)
+        _run(base, searched, out, at_a_time=at_a_time, wait_for_nodes=wait_for_nodes, verbose=verbose, publish=publish)
 
 
 def study(
@@ -108,7 +104,15 @@ def study(
         for sentence in findings.sentences:
             console().print(f"- {sentence}", markup=False)
 
-    _run(asked.experiment, asked.space, str(folder), (None, wait_for_nodes), verbose=verbose, publish=publish)
+    _run(
+        asked.experiment,
+        asked.space,
+        str(folder),
+        at_a_time=None,
+        wait_for_nodes=wait_for_nodes,
+        verbose=verbose,
+        publish=publish,
+    )
 
 
 def _prepare_once(experiment: Any) -> None:
@@ -126,13 +130,16 @@ def _run(
     base: Any,
     space: Any,
     out: str,
-    room: tuple[int | None, int],
     *,
+    at_a_time: int | None,
+    wait_for_nodes: int,
     verbose: bool,
     publish: Callable[[list[dict[str, Any]], Path], None],
 ) -> None:
-    """Plan, say what it will cost, run, have the report written, and print the table. `room` is how many trials to train at a
-    time (None = what there is room for), and the seconds to wait for nodes."""
+    """Plan, wait for nodes, say what it will cost, run, have the report written, and print the table.
+
+    `at_a_time` trials train together; None: as many as there is room for.
+    """
     from hybrid_ir.choice import choose, point_results
     from hybrid_ir.nodes import cluster_for_trials
     from hybrid_ir.progress import SweepProgress
@@ -150,10 +157,10 @@ def _run(
     with written(out, leave=("ray", "trials")) as folder:
         claim(base, space, folder)
         with ray_session(verbose) as resources:
-            resources, most = cluster_for_trials(base, resources, *room, terminal.print)
+            resources, most = cluster_for_trials(base, resources, at_a_time, wait_for_nodes, terminal.print)
             terminal.print(_cost_line(base, space, trials, most))
             with SweepProgress(len(trials) or (space.samples or 1)) as progress:
-                rows = sweep(base, space, out, folder, resources, room[0], progress)
+                rows = sweep(base, space, out, folder, resources, at_a_time, progress)
             publish(rows, folder)
     terminal.print(f"written to {out} (report: {out}/report.html)")
     results = point_results(rows)
