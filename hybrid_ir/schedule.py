@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
-from math import lcm
+from math import floor, lcm, log10
 
 import numpy as np
 
@@ -108,7 +108,10 @@ def whole_parts(weights: Sequence[float], most: int) -> list[int]:
     """Whole numbers in proportion to `weights`: exactly if a common denominator up to `most` exists, else rounded to
     `most` parts by largest remainder. Positive weights keep at least one part."""
     least = Fraction(1, 10**9)
-    fractions = [max(Fraction(str(w)).limit_denominator(10**9), least) if w > 0 else Fraction(0) for w in weights]
+    # By a power of ten, which keeps decimals exact: only ratios count, however small all weights are.
+    scale = Fraction(10) ** -floor(log10(max(weights)))
+    scaled = [Fraction(str(w)) * scale for w in weights]
+    fractions = [max(w.limit_denominator(10**9), least) if w > 0 else w for w in scaled]
     total = sum(fractions)
     shares = [f / total for f in fractions]
     denominator = lcm(*(s.denominator for s in shares))

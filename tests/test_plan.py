@@ -8,7 +8,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hybrid_ir.config import Batch
@@ -80,6 +80,7 @@ def test_lines_deal_to_the_things_they_share():
 
 @settings(deadline=None)
 @given(st.lists(st.floats(1e-12, 1e3), min_size=1, max_size=12), st.integers(20, 2000))
+@example([6e-8, 1e-12], 1000)
 def test_whole_parts_are_in_proportion_and_leave_nobody_out(weights, most):
     parts = whole_parts(weights, most)
     assert min(parts) >= 1
