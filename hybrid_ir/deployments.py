@@ -9,6 +9,7 @@ from ray import serve
 
 from hybrid_ir.config import Serve
 from hybrid_ir.distributed_release import deployment_names
+from hybrid_ir.encoder_replica import EncoderReplica
 from hybrid_ir.gateway import Gateway
 from hybrid_ir.index_folder import Manifest, read_manifest
 from hybrid_ir.shard_replica import ShardReplica
@@ -73,9 +74,6 @@ def release_deployments(
         "health_check_timeout_s": 10,
         "graceful_shutdown_timeout_s": 10,
     }
-    # Here, so that only the encoder's replicas (and who builds the app) import torch.
-    from hybrid_ir.query_encoder import EncoderReplica
-
     encoder, *shards = deployment_names(manifest)
     threads = _threads(settings, 2)
     deploy: Any = serve.deployment

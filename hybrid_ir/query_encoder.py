@@ -1,10 +1,8 @@
-"""The encoder as a service uses it: checked against the index, made for small batches; and as a Serve replica."""
+"""The encoder as a service uses it: checked against the index, and made for small batches."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -12,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.batches import tokenize
 from hybrid_ir.encoder import Embedder, load_encoder
-from hybrid_ir.index_folder import Manifest, read_manifest
+from hybrid_ir.index_folder import Manifest
 from hybrid_ir.space import check_space
 
 
@@ -38,21 +36,6 @@ class QueryEncoder:
         prefix = self._model.prompts.get(role) or ""
         tokens = tokenize(self._model.tokenizer, list(texts), prefix, self._model.max_seq_length)  # type: ignore[arg-type]
         return self._embedder(tokens).cpu().numpy(), sum(map(len, tokens))
-
-
-class EncoderReplica:
-    """What Serve runs, when the encoder has a deployment of its own."""
-
-    def __init__(self, index: str, checkpoint: str | None, threads: int) -> None:
-        # Loaded in the thread that runs it: torch's number of threads is set by thread.
-        self._thread = ThreadPoolExecutor(1)
-        self._encoder = self._thread.submit(QueryEncoder, index, read_manifest(index), checkpoint, threads).result()
-
-    async def embed(self, texts: Sequence[str], role: str) -> tuple[np.ndarray, int]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._encoder.embed, texts, role)
-
-    async def ping(self) -> None:
-        pass
 
 
 def _device() -> str:
