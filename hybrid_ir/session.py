@@ -30,9 +30,11 @@ def ray_session(verbose: bool, cpus: int | None = None) -> Iterator[dict[str, fl
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # every trial's run folder has its own log
     # A sweep has more processes than CPUs, most of them asleep; Ray warns at four times this, on any terminal.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:  # one machine is not taken away piece by piece: no process to watch for that
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray
 
-    address = os.environ.get("RAY_ADDRESS")
     arguments: dict[str, Any] = (
         {"address": address} if address else {"address": "local", "include_dashboard": False, "num_cpus": cpus}
     )
