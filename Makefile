@@ -21,12 +21,14 @@ quickstart: $(VENV)/run ## train, evaluate, compare, index and serve the embedde
 		--query "Which currency do people pay with in Switzerland?" \
 		--query "¿Cuál es el idioma más hablado en Brasil?" --query "在日本，法定货币是什么？"
 
+# They start first, so that neither process is left alone with one of them.
+LONGEST := tests/test_sweep.py tests/test_training.py
 test: $(VENV)/dev ## install what tests need and run all of them (or TESTS=tests/test_plan.py)
 ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS)
 else
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m "slow and not alone" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "slow and not alone" -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) tests
 	$(BIN)/python -m pytest -m alone tests/test_serving.py tests/test_training.py
 endif
 
@@ -41,20 +43,20 @@ lock: $(VENV)/dev ## write constraints.txt from what is installed
 clean: ## remove the environment and the quickstart's files
 	rm -rf $(VENV) runs store
 
-# On all cores, where pip takes one. Left to the first import it would never be done where PYTHONDONTWRITEBYTECODE is set,
-# and every process would compile torch and transformers anew. Some packages carry files of other Pythons: those fail.
-COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib || true
+# Python compiles what is imported, when it is first imported; pip would compile all that it installs.
+unexport PYTHONDONTWRITEBYTECODE
 
 # torch first and pinned: a looser requirement would fetch the CUDA packages on a machine without a GPU.
-$(VENV)/run: pyproject.toml constraints.txt
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hybrid-ir needs Python 3.11 or newer (set PYTHON=)")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes, once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e .
-	@$(COMPILE)
-	@touch $@
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e $(1)
+	@touch $(2)
+endef
 
-$(VENV)/dev: $(VENV)/run
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
-	@$(COMPILE)
-	@touch $@
+$(VENV)/run: pyproject.toml constraints.txt
+	$(call install,.,$@)
+
+$(VENV)/dev: pyproject.toml constraints.txt
+	$(call install,'.[dev]',$(VENV)/run $@)

@@ -161,23 +161,22 @@ def steps_of_stopped(run: Path) -> int:
 def test_a_job_brings_its_nodes_is_stopped_and_goes_on_as_if_it_had_not_been_and_a_bad_one_says_why(
     unbroken, store, tmp_path, growing_cluster
 ):
-    """Stopped on three workers, resumed on four, which neither node holds alone, with data actors: losses, ledger and weights are
+    """Stopped on two workers, resumed on three, which neither node holds alone, with a data actor: losses, ledger and weights are
     the unbroken run's. The encoder is the folder that the other run made of its preset."""
     run = tmp_path / "run"
     settings = [*OVERRIDES, f"store={store}", f"out={run}", f"encoder.name={unbroken / 'initial'}"]
-    train = ["--", "hybrid-ir", "train", *settings, "train.feed=ray_data", "train.data_actors=2"]
-    first = submit(
-        growing_cluster, "--submission-id=first", "--no-wait", *train, "train.workers=3", "--wait-for-nodes=300"
-    )
+    train = ["--", "hybrid-ir", "train", *settings, "train.feed=ray_data", "train.data_actors=1"]
+    two = ["train.workers=2", "train.cpus_per_worker=0.6", "--wait-for-nodes=300"]
+    first = submit(growing_cluster, "--submission-id=first", "--no-wait", *train, *two)
     assert first.returncode == 0, first.stdout + first.stderr
     wait_for_a_validation(run, 300, lambda: None)
     ray_job(growing_cluster, "stop", "first")
     said = ray_job(growing_cluster, "logs", "first").stdout
-    assert "waiting up to 300 s for nodes: training needs 1.4 CPUs" in said
+    assert "waiting up to 300 s for nodes: training needs 1.3 CPUs" in said
     done = steps_of_stopped(run)
     assert f"stopped after step {done}" in said
 
-    again = submit(growing_cluster, *train, "train.workers=4")
+    again = submit(growing_cluster, *train, "train.workers=3")
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert f"run written to {run}" in again.stdout
     assert_same_training(unbroken, run)
