@@ -29,7 +29,7 @@ ifdef TESTS
 else
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 	$(BIN)/python -m pytest -m "slow and not alone" -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) tests
-	$(BIN)/python -m pytest -m alone tests/test_serving.py tests/test_training.py
+	$(BIN)/python -m pytest -m alone
 endif
 
 lint: $(VENV)/dev ## style, types and the import contract

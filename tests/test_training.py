@@ -1,4 +1,4 @@
-"""Training end to end on a small store: what a run leaves, the same on any workers and nodes, stopped and resumed, as a job."""
+"""Training end to end on a small store: what a run leaves, what it refuses, workers that die. Several nodes have their own file."""
 
 from __future__ import annotations
 
@@ -8,29 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pyarrow import fs
-from ray_nodes import BIN, autoscaling, environment, free_port, started
+from ray_nodes import environment
+from training_runs import OVERRIDES, STEPS, experiment
 from training_store import make_store
 
-from hybrid_ir.config import Experiment, load_experiment
 from hybrid_ir.storage import fetch, open_filesystem
 from hybrid_ir.types import InputError
 
 pytestmark = pytest.mark.slow
 
-STEPS = 60
-ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-m", "hybrid_ir.cli"]
-OVERRIDES = [
-    "encoder.vocabulary=600", "encoder.max_tokens=32", "batch.size=18", f"train.steps={STEPS}", "train.learning_rate=1e-3",
-    "train.warmup_steps=4", "train.evaluate_every=10", "train.precision=fp32", "train.cpus_per_worker=0.4",
-    "train.cpus_per_data_actor=0.1", "train.feed=in_process", "train.threads_per_worker=1",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -38,34 +30,6 @@ def store(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("training") / "store"
     make_store(path)
     return path
-
-
-def experiment(store: Path, out: Path, *overrides: str) -> Experiment:
-    return load_experiment(None, [*OVERRIDES, f"store={store}", f"out={out}", *overrides])
-
-
-def losses(run: Path) -> dict[int, float]:
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return {row["step"]: row["loss"] for row in rows if "loss" in row}
-
-
-def weights(run: Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    return load_file(run / "checkpoint" / "model.safetensors")
-
-
-def assert_same_training(a: Path, b: Path) -> None:
-    """Losses of common steps, ledgers and final weights agree to what float32 sums in another order allow."""
-    left, right = losses(a), losses(b)
-    common = left.keys() & right.keys()
-    assert STEPS in common
-    for step in common:
-        assert left[step] == pytest.approx(right[step], rel=2e-3), step
-    assert_same_ledger(a, b)
-    first, second = weights(a), weights(b)
-    for name in first:
-        np.testing.assert_allclose(first[name], second[name], atol=2e-3, err_msg=name)
 
 
 def assert_same_ledger(a: Path, b: Path) -> None:
@@ -113,78 +77,6 @@ def test_the_checkpoint_loads_in_sentence_transformers_and_gives_identical_vecto
     plain = SentenceTransformer(str(unbroken / "checkpoint"), device="cpu").encode_query(texts)
     ours = encode(load_encoder(str(unbroken / "checkpoint")), texts, role="query", precision="fp32")
     np.testing.assert_allclose(ours, plain, atol=1e-6)
-
-
-@pytest.fixture
-def growing_cluster(tmp_path):
-    """A head that computes nothing, whose autoscaler may start two nodes of a CPU each; the dashboard's address."""
-    port, dashboard, config = free_port(), free_port(), tmp_path / "autoscaling.json"
-    variables = autoscaling(config, port, node_cpus=1, most_nodes=2)
-    head = (f"--port={port}", "--num-cpus=0", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}")
-    variables |= {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
-    with started(tmp_path / "head.log", "--head", *head, f"--autoscaling-config={config}", **variables):
-        yield f"http://127.0.0.1:{dashboard}"
-
-
-def ray_job(dashboard: str, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [str(BIN / "ray"), "job", words[0], "--address", dashboard, *words[1:]]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=600)
-
-
-def submit(dashboard: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """`ray job submit` from the configs' folder, again while there is no agent to take a job."""
-    deadline = time.monotonic() + 180
-    while True:
-        done = ray_job(dashboard, "submit", "--working-dir", str(ROOT / "tune_configs"), *words)
-        if "submitted successfully" in done.stdout + done.stderr or time.monotonic() > deadline:
-            return done
-        time.sleep(2)
-
-
-def wait_for_a_validation(run: Path, deadline_s: float, alive: Callable[[], None]) -> None:
-    """The first of six: a checkpoint is there, and most steps are to come."""
-    deadline = time.monotonic() + deadline_s
-    while not (run / "log.jsonl").is_file() or "AP_mono" not in (run / "log.jsonl").read_text():
-        alive()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def steps_of_stopped(run: Path) -> int:
-    manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["state"] == "stopped"
-    assert 0 < manifest["steps"] < STEPS
-    return manifest["steps"]
-
-
-@pytest.mark.alone
-def test_a_job_brings_its_nodes_is_stopped_and_goes_on_as_if_it_had_not_been_and_a_bad_one_says_why(
-    unbroken, store, tmp_path, growing_cluster
-):
-    """Stopped on two workers, resumed on three, which neither node holds alone, with a data actor: losses, ledger and weights are
-    the unbroken run's. The encoder is the folder that the other run made of its preset."""
-    run = tmp_path / "run"
-    settings = [*OVERRIDES, f"store={store}", f"out={run}", f"encoder.name={unbroken / 'initial'}"]
-    train = ["--", "hybrid-ir", "train", *settings, "train.feed=ray_data", "train.data_actors=1"]
-    two = ["train.workers=2", "train.cpus_per_worker=0.6", "--wait-for-nodes=300"]
-    first = submit(growing_cluster, "--submission-id=first", "--no-wait", *train, *two)
-    assert first.returncode == 0, first.stdout + first.stderr
-    wait_for_a_validation(run, 300, lambda: None)
-    ray_job(growing_cluster, "stop", "first")
-    said = ray_job(growing_cluster, "logs", "first").stdout
-    assert "waiting up to 300 s for nodes: training needs 1.3 CPUs" in said
-    done = steps_of_stopped(run)
-    assert f"stopped after step {done}" in said
-
-    again = submit(growing_cluster, *train, "train.workers=3")
-    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
-    assert f"run written to {run}" in again.stdout
-    assert_same_training(unbroken, run)
-
-    bad = submit(growing_cluster, *train, "batch.alpah=0.5")
-    assert bad.returncode == 1
-    assert "did you mean 'batch.alpha'" in bad.stdout
-    assert "failed with exit code 2" in bad.stdout + bad.stderr
 
 
 def test_a_finished_run_is_not_trained_again(unbroken, store, ray_cluster):
