@@ -27,8 +27,7 @@ test: $(VENV)/dev ## install what tests need and run all of them (or TESTS=tests
 ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS)
 else
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m "slow and not alone" -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) tests
+	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) tests
 	$(BIN)/python -m pytest -m alone
 endif
 

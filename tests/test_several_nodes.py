@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from indices import sample_passages, write_served_index
 from ray_nodes import BIN, autoscaling, environment, free_port, started
 from safetensors.numpy import load_file
-from training_runs import OVERRIDES, STEPS, experiment
+from training_runs import OVERRIDES, STEPS, Plain, experiment
 from training_store import make_store, make_tokenizer
 
-from hybrid_ir.batches import builder_for, plan_for
 from hybrid_ir.client import SearchClient
-from hybrid_ir.encoder import Embedder, freeze_unused, load_encoder
-from hybrid_ir.step import LossSettings, backward, learning_rate_at, make_optimizer, update
 from hybrid_ir.store import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -64,38 +59,6 @@ def losses(run: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
-class Plain:
-    """The same training as a loop of torch, without Ray and on one rank: the losses of all steps, what was trained on, and the
-    weights after `last` steps."""
-
-    def __init__(self, store: Path, initial: Path, last: int) -> None:
-        torch.set_num_threads(1)
-        given = experiment(store, Path("unused"), f"encoder.name={initial}")
-        opened = open_store(str(store))
-        model = load_encoder(str(initial), max_tokens=given.encoder.max_tokens)
-        builder = builder_for(given, opened, plan_for(opened, given), model.tokenizer)
-        embedder = Embedder(model, precision="fp32", micro_batch_tokens=given.train.micro_batch_tokens)
-        freeze_unused(embedder)
-        embedder.train()
-        optimizer = make_optimizer(embedder, given.train.learning_rate, given.train.weight_decay)
-        loss = LossSettings(**given.loss.model_dump())
-        self.losses: list[float] = []
-        self.batches: Counter[str] = Counter()
-        self.rows: Counter[tuple[str, str]] = Counter()
-        for step in range(STEPS):
-            batch = builder.build(step)
-            self.losses.append(backward(embedder, batch, loss, 0, 1))
-            rate = learning_rate_at(
-                step, peak=given.train.learning_rate, warmup_steps=given.train.warmup_steps, steps=STEPS
-            )
-            update(optimizer, embedder, rate, given.train.gradient_clip)
-            self.batches[batch.kind] += 1
-            self.rows.update((batch.kind, "-".join(pair)) for pair in batch.pairs)
-            if step + 1 == last:
-                transformer = model[0].auto_model  # type: ignore[union-attr]
-                self.weights = {name: value.detach().numpy().copy() for name, value in transformer.state_dict().items()}
-
-
 def test_jobs_train_on_nodes_that_come_are_stopped_and_go_on_and_a_bad_one_says_why(tmp_path, growing_cluster):
     """Stopped on two workers and resumed on three, which no node holds, with a data actor: losses, ledger and weights are those
     of the plain loop."""
@@ -124,7 +87,7 @@ def test_jobs_train_on_nodes_that_come_are_stopped_and_go_on_and_a_bad_one_says_
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert f"run written to {out}" in again.stdout
 
-    plain = Plain(store, initial, json.loads((out / "metrics.json").read_text())["best_step"])
+    plain = Plain(experiment(store, out), initial)
     logged = losses(out)
     assert min(logged) <= stopped["steps"] < max(logged) == STEPS
     for step, loss in logged.items():  # sums in another order
@@ -133,8 +96,9 @@ def test_jobs_train_on_nodes_that_come_are_stopped_and_go_on_and_a_bad_one_says_
     assert {kind: row["batches"] for kind, row in ledger["kinds"].items()} == plain.batches
     rows = {(kind, pair): row["rows"] for kind, pairs in ledger["pairs"].items() for pair, row in pairs.items()}
     assert {key: n for key, n in rows.items() if n} == plain.rows
+    best = plain.weights[json.loads((out / "metrics.json").read_text())["best_step"]]
     for name, value in load_file(out / "checkpoint" / "model.safetensors").items():
-        np.testing.assert_allclose(value, plain.weights[name], atol=2e-3, err_msg=name)
+        np.testing.assert_allclose(value, best[name], atol=2e-3, err_msg=name)
 
     bad = submit(growing_cluster, *train, "batch.alpah=0.5")
     assert bad.returncode == 1

@@ -1,10 +1,18 @@
-"""A short training on the made-up store."""
+"""A short training on the made-up store, and the same as a plain loop of torch to hold runs against."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from hybrid_ir.batches import builder_for, plan_for
 from hybrid_ir.config import Experiment, load_experiment
+from hybrid_ir.encoder import Embedder, freeze_unused, load_encoder
+from hybrid_ir.step import LossSettings, backward, learning_rate_at, make_optimizer, update
+from hybrid_ir.store import open_store
 
 STEPS = 60
 OVERRIDES = [
@@ -16,3 +24,36 @@ OVERRIDES = [
 
 def experiment(store: Path, out: Path, *overrides: str) -> Experiment:
     return load_experiment(None, [*OVERRIDES, f"store={store}", f"out={out}", *overrides])
+
+
+class Plain:
+    """A training without Ray, in one process and without a stop: the losses of all steps, what was trained on, and the weights
+    wherever a run validates."""
+
+    def __init__(self, experiment: Experiment, initial: Path) -> None:
+        settings, store = experiment.train, open_store(experiment.store)
+        assert settings.evaluate_every
+        torch.set_num_threads(1)
+        model = load_encoder(str(initial), max_tokens=experiment.encoder.max_tokens)
+        builder = builder_for(experiment, store, plan_for(store, experiment), model.tokenizer)
+        embedder = Embedder(model, precision="fp32", micro_batch_tokens=settings.micro_batch_tokens)
+        freeze_unused(embedder)
+        embedder.train()
+        optimizer = make_optimizer(embedder, settings.learning_rate, settings.weight_decay)
+        loss = LossSettings(**experiment.loss.model_dump())
+        self.losses: list[float] = []
+        self.batches: Counter[str] = Counter()
+        self.rows: Counter[tuple[str, str]] = Counter()
+        self.weights: dict[int, dict[str, np.ndarray]] = {}
+        for step in range(settings.steps):
+            batch = builder.build(step)
+            self.losses.append(backward(embedder, batch, loss, 0, 1))
+            rate = learning_rate_at(
+                step, peak=settings.learning_rate, warmup_steps=settings.warmup_steps, steps=settings.steps
+            )
+            update(optimizer, embedder, rate, settings.gradient_clip)
+            self.batches[batch.kind] += 1
+            self.rows.update((batch.kind, "-".join(pair)) for pair in batch.pairs)
+            if (step + 1) % settings.evaluate_every == 0:
+                state = model[0].auto_model.state_dict()  # type: ignore[union-attr]
+                self.weights[step + 1] = {name: value.detach().numpy().copy() for name, value in state.items()}
