@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 from training_runs import Plain
 from training_store import make_store
 
+from hybrid_ir import cli_sweeps
 from hybrid_ir.config import load_experiment
 from hybrid_ir.cost import ASSUMED_TOKENS, GPU_FLOPS, estimate_cost, parameters
 from hybrid_ir.resources import concurrent_trials
@@ -205,6 +206,23 @@ def test_another_sweeps_folder_is_left_alone(store, tmp_path):
     assert done.returncode == 2
     assert "holds something that is not a sweep, so it is left alone" in done.stderr
     assert [path.name for path in other.iterdir()] == ["thesis.tex"]
+
+
+def test_the_page_of_a_sweep_names_its_space_and_its_points(store, tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(cli_sweeps, "_run", lambda *_, **options: given.update(options))
+    (tmp_path / "alphas.yaml").write_text("axes: {batch.alpha: [0.25, 0.75]}", encoding="utf-8")
+    cli_sweeps.tune(tmp_path / "alphas.yaml", str(tmp_path / "out"), overrides=[f"store={store}"], wait_for_nodes=7)
+    assert (given["at_a_time"], given["wait_for_nodes"]) == (None, 7)
+    measures = {"AP_mean": 0.5, "AP_mono": 0.5, "AP_cross": 0.4, "AP_multi": 0.3, "rank_distance": 10.0}
+    rows = [
+        {"trial": f"t{alpha}", "label": f"alpha={alpha}", "point": {"batch.alpha": alpha}, "seed": 0, "state": "complete",
+         "error": None, "steps": 10, "seconds": 1.0, "validation": measures, "test": measures}
+        for alpha in (0.25, 0.75)
+    ]  # fmt: skip
+    given["publish"](rows, tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert all(said in page for said in ("Sweep: alphas", "alpha=0.25", "alpha=0.75"))
 
 
 # On a real Ray
