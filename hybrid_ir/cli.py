@@ -5,6 +5,8 @@ Imports stand inside the commands, so that `--help` is instant.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from hybrid_ir.cli_options import Config, Verbose, WaitForNodes
+
+NO_SPACE = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+"""In the message of whoever found the disk full: Python, Arrow, safetensors, or a worker's traceback."""
 
 app = typer.Typer(
     add_completion=False,
@@ -206,7 +211,7 @@ def compare(
 
 
 def main() -> None:
-    """Entry point: a mistake of the user's is one clear message and exit 2; Ctrl-C is exit 130."""
+    """Entry point: a mistake of the user's is one clear message and exit 2; a full disk one and exit 1; Ctrl-C is exit 130."""
     from hybrid_ir import cli_capacity, cli_serving, cli_sweeps
     from hybrid_ir.types import InputError
 
@@ -223,10 +228,14 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if type(error).__name__ != "Interrupted":
+        if type(error).__name__ == "Interrupted":
+            print(f"{error}\nresume with the same command", file=sys.stderr)
+            sys.exit(130)
+        full = [line.strip() for line in str(error).splitlines() if any(said in line for said in NO_SPACE)]
+        if not full:
             raise
-        print(f"{error}\nresume with the same command", file=sys.stderr)
-        sys.exit(130)
+        print(f"error: the disk is full: {full[-1]}; free some space, then run the same command", file=sys.stderr)
+        sys.exit(1)
 
 
 def _check_store(experiment: Any) -> None:

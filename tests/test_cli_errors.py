@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -174,6 +176,32 @@ def test_ctrl_c_while_preparing_leaves_nothing_and_exits_with_130(work, monkeypa
         cli.main()
     assert left.value.code == 130
     assert "Traceback" not in capsys.readouterr().err
+    assert tree(work) == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/log.jsonl"),
+        RuntimeError(
+            "ray::worker\n  File x.py, in save\nOSError: [Errno 28] No space left on device: 'runs/a/log.jsonl'\n"
+        ),
+    ],
+)
+def test_a_full_disk_is_one_sentence_that_names_the_file(error, work, monkeypatch, capsys):
+    def full(*_, **__):
+        raise error
+
+    before = tree(work)
+    monkeypatch.setattr("hybrid_ir.prepare._write", full)
+    monkeypatch.setattr(sys, "argv", ["hybrid-ir", "prepare", "store=new"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: the disk is full: ")
+    assert "No space left on device: 'runs/a/log.jsonl'; free some space" in said
+    assert "Traceback" not in said
     assert tree(work) == before
 
 
