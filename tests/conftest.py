@@ -10,6 +10,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 # Tests run two at a time, each with processes of its own: threads that spin for a core would only take it from the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,8 @@ def bucket(tmp_path_factory):
             "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
         }.items():
             patch.setenv(name, value)
+        # Its content outlives the server, in this process.
+        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST"))
         boto3.client("s3").create_bucket(Bucket="bucket")
         yield "s3://bucket"
     server.stop()
