@@ -149,9 +149,10 @@ def _fit(
     """Progress and folder of the last checkpoint; (None, None) if it was stopped before the first."""
     import ray
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
     from hybrid_ir.job import Job, Monitor
+    from hybrid_ir.process_group import NodeTorchConfig
 
     def enter_worker(job: Job) -> None:
         # Pickled by value, and importing where it runs: the controller unpickles it too, and would spend ten seconds of a
@@ -179,7 +180,7 @@ def _fit(
     trainer = TorchTrainer(
         enter_worker,  # pyright: ignore[reportArgumentType]
         train_loop_config=job,  # type: ignore[arg-type]
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        torch_config=NodeTorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers, use_gpu=gpu, resources_per_worker=per_worker
         ),
