@@ -224,7 +224,9 @@ def main() -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as left:  # Typer turns the one into the other, and says nothing
+        if isinstance(left, SystemExit) and left.code != 130:
+            raise
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
