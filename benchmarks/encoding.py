@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from pairs import alternate, make_inputs, print_table
 
-from hybrid_ir.encoder import encode, load_encoder, resolve_precision
-from hybrid_ir.terminal import quiet_libraries
+from hybrid_ir.encoders.encoder import encode, load_encoder, resolve_precision
+from hybrid_ir.encoders.quiet import quiet_libraries
 
 
 def ours(model_dir: str, texts_file: str, threads: int, precision: str) -> None:

@@ -21,7 +21,10 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from hybrid_ir.index_build import (
+from hybrid_ir.index.folder import read_manifest
+from hybrid_ir.index.passages import IndexedPassage, write_passages
+from hybrid_ir.index.shard import Shard, ShardQuery, is_flat, merge
+from hybrid_ir.index.stages import (
     FRAGMENT_ROWS,
     Fragments,
     cut_shards,
@@ -34,9 +37,6 @@ from hybrid_ir.index_build import (
     train_codec,
     write_shard,
 )
-from hybrid_ir.index_folder import read_manifest
-from hybrid_ir.passages import IndexedPassage, write_passages
-from hybrid_ir.shard import Shard, ShardQuery, is_flat, merge
 
 D = 384
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "sw")

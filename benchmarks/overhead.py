@@ -58,12 +58,12 @@ def plain_rank(rank: int, folder: str, steps: int, batch: int, workers: int) -> 
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
-    from hybrid_ir.batches import builder_for, plan_for
-    from hybrid_ir.config import load_experiment
-    from hybrid_ir.encoder import Embedder, freeze_unused, load_encoder
-    from hybrid_ir.step import LossSettings, backward, make_optimizer, update
-    from hybrid_ir.store import open_store
-    from hybrid_ir.terminal import quiet_libraries
+    from hybrid_ir.batches.builder import builder_for, plan_for
+    from hybrid_ir.config.experiment import load_experiment
+    from hybrid_ir.data.store import open_store
+    from hybrid_ir.encoders.encoder import Embedder, freeze_unused, load_encoder
+    from hybrid_ir.encoders.quiet import quiet_libraries
+    from hybrid_ir.training.step import LossSettings, backward, make_optimizer, update
 
     quiet_libraries()
     experiment = load_experiment(None, settings_of(Path(folder), steps, batch, workers))
@@ -107,7 +107,7 @@ def ours(folder: Path, steps: int, batch: int, workers: int, feed: str) -> dict[
 
 
 def training(xquad: Path, rounds: int, counts: list[int], steps: int, batch: int) -> None:
-    from hybrid_ir.encoder import create_encoder
+    from hybrid_ir.encoders.encoder import create_encoder
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -148,8 +148,8 @@ def plain_search(index: str, queries: list[str], k: int = 10) -> dict[str, float
     """Median milliseconds to encode a query, and to search one flat index, in this process."""
     import faiss
 
-    from hybrid_ir.index_folder import read_manifest
-    from hybrid_ir.query_encoder import QueryEncoder
+    from hybrid_ir.index.folder import read_manifest
+    from hybrid_ir.serving.query_encoder import QueryEncoder
 
     encoder = QueryEncoder(index, read_manifest(index), None, os.cpu_count() or 1)
     flat = faiss.read_index(f"{index}/shards/000/vectors.faiss")
@@ -198,7 +198,7 @@ def served(index: str, placement: str, queries: list[str]) -> dict[str, float]:
 
 
 def serving(xquad: Path, rounds: int, counts: list[int], queries: int, keep: Path | None) -> None:
-    from hybrid_ir.squad import lareqa_collection
+    from hybrid_ir.data.sources.squad import lareqa_collection
 
     with tempfile.TemporaryDirectory() as name:
         folder = keep or Path(name)

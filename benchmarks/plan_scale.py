@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid_ir.index_build import FRAGMENT_ROWS, ROWS_PER_SHARD, cut_shards
-from hybrid_ir.plan import Partition, Plan, make_plan
+from hybrid_ir.batches.plan import Plan, make_plan
+from hybrid_ir.data.store import Partition
+from hybrid_ir.index.stages import FRAGMENT_ROWS, ROWS_PER_SHARD, cut_shards
 
 MIRACL = {
     "ar": 2_061_414, "bn": 297_265, "en": 32_893_221, "es": 10_373_953, "fa": 2_207_172, "fi": 1_883_509,

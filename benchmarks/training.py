@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 import torch
 from pairs import alternate, make_inputs, print_table
 
-from hybrid_ir.batches import Batch, tokenize
-from hybrid_ir.encoder import Embedder, freeze_unused, load_encoder
-from hybrid_ir.step import LossSettings, backward, make_optimizer, update
-from hybrid_ir.terminal import quiet_libraries
+from hybrid_ir.batches.builder import Batch
+from hybrid_ir.encoders.encoder import Embedder, freeze_unused, load_encoder
+from hybrid_ir.encoders.quiet import quiet_libraries
+from hybrid_ir.encoders.tokens import tokenize
+from hybrid_ir.training.step import LossSettings, backward, make_optimizer, update
 
 
 def ours(

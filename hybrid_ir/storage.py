@@ -6,12 +6,14 @@ Stages work in folders. What a URI names is fetched into a cache when it is read
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
@@ -104,6 +106,14 @@ def put(folder: Path, path: str) -> None:
     """Copy a local folder to a URI."""
     filesystem, inner = open_filesystem(path)
     _put_back(filesystem, inner, folder, {}, _times(folder))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write, then rename into place: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
 
 
 _State = tuple[int, int]

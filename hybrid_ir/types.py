@@ -6,6 +6,7 @@ A *document* is what a train/test split must not cut: an article, a news item, a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -91,3 +92,8 @@ class Collection:
 
 
 Records = Iterator[Group | Rejected]
+
+
+def key64(text: str) -> int:
+    """A 63-bit hash of an id: how passages are compared across workers."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1

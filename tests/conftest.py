@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_ir.prepare import Input, prepare
-from hybrid_ir.store import Store, open_store
+from hybrid_ir.data.prepare import Input, prepare
+from hybrid_ir.data.store import Store, open_store
 from hybrid_ir.types import Group, Passage
 
 LANGUAGES = ("de", "en", "es")
@@ -88,7 +88,7 @@ def bucket(tmp_path_factory):
 @pytest.fixture(scope="session")
 def ray_cluster():
     """A Ray of its own on two CPUs, quiet; yields its resources. Shared by the slow tests of a session."""
-    from hybrid_ir.session import ray_session
+    from hybrid_ir.cluster.ray_cluster import ray_session
 
     os.environ.pop("RAY_ADDRESS", None)
     with ray_session(verbose=False, cpus=2) as resources:

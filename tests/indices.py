@@ -9,8 +9,12 @@ import faiss
 import numpy as np
 from checkpoints import make_preset
 
-from hybrid_ir.encoder import encode, load_encoder
-from hybrid_ir.index_build import (
+from hybrid_ir.encoders.encoder import encode, load_encoder
+from hybrid_ir.encoders.space import probe_vectors, space_of
+from hybrid_ir.index.folder import Manifest
+from hybrid_ir.index.passages import IndexedPassage, write_passages
+from hybrid_ir.index.shard import Shard, ShardQuery, is_flat, merge
+from hybrid_ir.index.stages import (
     FRAGMENT_ROWS,
     Fragments,
     cut_shards,
@@ -21,10 +25,6 @@ from hybrid_ir.index_build import (
     train_codec,
     write_shard,
 )
-from hybrid_ir.index_folder import Manifest
-from hybrid_ir.passages import IndexedPassage, write_passages
-from hybrid_ir.shard import Shard, ShardQuery, is_flat, merge
-from hybrid_ir.space import probe_vectors, space_of
 
 SPACE = {"id": "0" * 16, "dimension": 0, "max_tokens": 32, "prefixes": {"query": "", "document": ""}, "parts": {}}
 

@@ -7,7 +7,8 @@ from importlib import resources
 
 import pytest
 
-from hybrid_ir.atlas import LANGUAGES, atlas_groups, subject_of
+from hybrid_ir.data.atlas.facts import atlas_groups, subject_of
+from hybrid_ir.data.atlas.names import LANGUAGES
 
 SCRIPTS = {
     "ar": r"[\u0600-\u06ff]",
@@ -160,7 +161,7 @@ def test_no_two_groups_have_the_same_passage_text(groups):
 
 
 def test_each_relation_has_two_wordings_of_question_and_passage_in_every_language():
-    templates = tomllib.loads(resources.files("hybrid_ir").joinpath("atlas_templates.toml").read_text("utf-8"))
+    templates = tomllib.loads(resources.files("hybrid_ir.data.atlas").joinpath("templates.toml").read_text("utf-8"))
     for relation in templates.values():
         assert tuple(relation) == LANGUAGES
         for forms in relation.values():

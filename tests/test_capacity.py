@@ -10,10 +10,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from hybrid_ir import cli
-from hybrid_ir.capacity import SIZES, Constants, IndexPlan, parse_request, plan_index, plan_training
-from hybrid_ir.index_build import cut_shards
-from hybrid_ir.plan import Partition, make_plan
+from hybrid_ir.batches.plan import make_plan
+from hybrid_ir.cli import app as cli
+from hybrid_ir.cluster.capacity import SIZES, Constants, IndexPlan, parse_request, plan_index, plan_training
+from hybrid_ir.data.store import Partition
+from hybrid_ir.index.stages import cut_shards
 from hybrid_ir.types import InputError
 
 MINI = "mini"  # 4 layers of 256 and 1024: 4 * (4 * 256 * 256 + 2 * 256 * 1024) = 3,145,728 weights

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hybrid_ir.card import model_card
-from hybrid_ir.config import Experiment
+from hybrid_ir.config.experiment import Experiment
+from hybrid_ir.encoders.card import model_card
 
 
 def card(base: str = "FacebookAI/xlm-roberta-base", **changes: Any) -> str:

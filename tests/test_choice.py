@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hybrid_ir.choice import choose, half_width, pareto, point_results
-from hybrid_ir.significance import compare_trials, holm, question_values
+from hybrid_ir.evaluation.significance import compare_trials, holm, question_values
+from hybrid_ir.tuning.choice import choose, half_width, pareto, point_results
 from hybrid_ir.types import InputError
 
 

@@ -12,8 +12,7 @@ import sys
 import pytest
 from conftest import make_group, write_store
 
-import hybrid_ir.session
-from hybrid_ir import cli
+from hybrid_ir.cli import app as cli
 
 TRAIN = ("train", "encoder.name=tiny", "batch.size=8")
 
@@ -50,7 +49,7 @@ def refused(work, monkeypatch, capsys):
     def no_ray(*_, **__):
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(hybrid_ir.session, "ray_session", no_ray)
+    monkeypatch.setattr("hybrid_ir.cluster.ray_session", no_ray)
 
     def run(*arguments):
         before = tree(work)
@@ -188,7 +187,7 @@ def test_what_breaks_off_a_preparation_is_one_sentence_and_leaves_nothing(error,
         raise error
 
     before = tree(work)
-    monkeypatch.setattr("hybrid_ir.prepare._write", break_off)
+    monkeypatch.setattr("hybrid_ir.data.prepare._write", break_off)
     monkeypatch.setattr(sys, "argv", ["hybrid-ir", "prepare", "store=new"])
     with pytest.raises(SystemExit) as left:
         cli.main()
@@ -200,7 +199,7 @@ def test_what_breaks_off_a_preparation_is_one_sentence_and_leaves_nothing(error,
 def test_help_imports_nothing_heavy():
     code = """
 import sys
-from hybrid_ir.cli import app, main
+from hybrid_ir.cli.app import app, main
 for name in ["", *(c.name or c.callback.__name__ for c in app.registered_commands)]:
     sys.argv = ["hybrid-ir", *([name] if name else []), "--help"]
     try:

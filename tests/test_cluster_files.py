@@ -18,14 +18,17 @@ from packaging.specifiers import SpecifierSet
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 import hybrid_ir
-from hybrid_ir import cli, cli_capacity, cli_serving, cli_sweeps
-from hybrid_ir.config import load_experiment, parse_experiment
-from hybrid_ir.gateway import Metrics
-from hybrid_ir.http_app import OPEN_TO_ALL
-from hybrid_ir.resources import check_resources, concurrent_trials
-from hybrid_ir.search_space import load_space
-from hybrid_ir.train import _Log
-from hybrid_ir.train_metrics import Gauges
+from hybrid_ir.cli import app as cli
+from hybrid_ir.cli import capacity as cli_capacity
+from hybrid_ir.cli import serving as cli_serving
+from hybrid_ir.cli import sweeps as cli_sweeps
+from hybrid_ir.config.experiment import load_experiment, parse_experiment
+from hybrid_ir.serving.http_app import OPEN_TO_ALL
+from hybrid_ir.serving.ray_serve.gateway import Metrics
+from hybrid_ir.training.ray_train.gauges import Gauges
+from hybrid_ir.training.ray_train.launcher import _Log
+from hybrid_ir.training.resources import check_resources, concurrent_trials
+from hybrid_ir.tuning.search_space import load_space
 from serve_app import Arguments
 
 ROOT = Path(__file__).parents[1]

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from hybrid_ir.config import RECIPES, Batch, Experiment, load_experiment, recipe_experiments, with_values
-from hybrid_ir.source_config import AtlasSource, LareqaSource, SquadSource
+from hybrid_ir.config.experiment import RECIPES, Batch, Experiment, load_experiment, recipe_experiments, with_values
+from hybrid_ir.config.sources import AtlasSource, LareqaSource, SquadSource
 from hybrid_ir.types import InputError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "tune_configs").glob("*.yaml"))

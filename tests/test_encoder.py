@@ -22,9 +22,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 from transformers import AutoModel, AutoTokenizer
 
-from hybrid_ir import encoder as encoder_module
-from hybrid_ir.batches import tokenize
-from hybrid_ir.encoder import (
+from hybrid_ir.encoders import encoder as encoder_module
+from hybrid_ir.encoders.encoder import (
     Embedder,
     create_encoder,
     encode,
@@ -33,6 +32,7 @@ from hybrid_ir.encoder import (
     micro_batches,
     resolve_precision,
 )
+from hybrid_ir.encoders.tokens import tokenize
 from hybrid_ir.types import InputError
 
 MAKERS = {"preset": make_preset, "xlm_roberta": make_xlm_roberta, "bert": make_bert, "labse": make_labse}
@@ -273,8 +273,21 @@ def test_a_precision_that_is_named_is_kept(precision: str):
     assert resolve_precision(precision, "cpu") == precision
 
 
-def test_auto_is_bf16_on_a_gpu():
+def test_auto_is_bf16_on_a_gpu(monkeypatch):
+    monkeypatch.delenv("HYBRID_IR_AUTO_PRECISION", raising=False)
     assert resolve_precision("auto", "cuda:0") == "bf16"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_environment_says_what_auto_means(monkeypatch, precision: str):
+    monkeypatch.setenv("HYBRID_IR_AUTO_PRECISION", precision)
+    assert resolve_precision("auto", "cpu") == resolve_precision("auto", "cuda") == precision
+
+
+def test_an_auto_precision_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("HYBRID_IR_AUTO_PRECISION", "fp8")
+    with pytest.raises(InputError, match="HYBRID_IR_AUTO_PRECISION must be bf16 or fp32, got 'fp8'"):
+        resolve_precision("auto", "cpu")
 
 
 # Presets.

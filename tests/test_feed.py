@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from training_store import make_store, make_tokenizer
 
-from hybrid_ir.batches import Batch, builder_for, plan_for, slice_sizes
-from hybrid_ir.config import parse_experiment
-from hybrid_ir.feed import in_process_feed
-from hybrid_ir.store import open_store
+from hybrid_ir.batches.builder import Batch, builder_for, plan_for, slice_sizes
+from hybrid_ir.batches.ray_feed import in_process_feed
+from hybrid_ir.config.experiment import parse_experiment
+from hybrid_ir.data.store import open_store
 from hybrid_ir.types import InputError
 
 
@@ -85,7 +85,7 @@ def test_slices_of_any_number_of_workers_put_together_are_the_global_batch():
 def test_ray_data_feed_equals_the_in_process_feed_over_500_steps_with_a_slow_rank(builder, ray_cluster):
     import ray
 
-    from hybrid_ir.feed import ChunkIndex, ray_data_feed
+    from hybrid_ir.batches.ray_feed import ChunkIndex, ray_data_feed
 
     start, end, workers = 5, 505, 2
     index = (
@@ -119,7 +119,7 @@ def test_ray_data_feed_equals_the_in_process_feed_over_500_steps_with_a_slow_ran
 def test_an_unreadable_store_is_an_error_at_the_ranks_of_a_ray_data_feed(builder, ray_cluster):
     import ray
 
-    from hybrid_ir.feed import ChunkIndex, ray_data_feed
+    from hybrid_ir.batches.ray_feed import ChunkIndex, ray_data_feed
 
     def broken():
         raise InputError("store/part-00000.parquet cannot be read")

@@ -18,11 +18,11 @@ from schemathesis.specs.openapi.checks import (
 )
 from starlette.testclient import TestClient
 
-from hybrid_ir.api import ErrorResponse, SearchResponse
-from hybrid_ir.config import Serve
-from hybrid_ir.http_app import create_app
-from hybrid_ir.local_release import LocalRelease
-from hybrid_ir.search_service import SearchService
+from hybrid_ir.config.experiment import Serve
+from hybrid_ir.serving.api import ErrorResponse, SearchResponse
+from hybrid_ir.serving.http_app import create_app
+from hybrid_ir.serving.local_release import LocalRelease
+from hybrid_ir.serving.search_service import SearchService
 
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hybrid_ir.hub_sources import (
+from hybrid_ir.data.sources.hub_sources import (
     open_texts,
     read_miracl,
     read_mmarco,
@@ -51,7 +51,7 @@ def json_lines(*records) -> str:
 
 
 def test_importing_the_readers_does_not_import_datasets():
-    code = "import hybrid_ir.hub_sources, sys; sys.exit('datasets' in sys.modules or 'huggingface_hub' in sys.modules)"
+    code = "import hybrid_ir.data.sources.hub_sources, sys; sys.exit('datasets' in sys.modules or 'huggingface_hub' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
 
 

@@ -10,9 +10,13 @@ import pytest
 from checkpoints import make_preset
 from indices import sample_passages, search, unit, write_index, write_served_index
 
-from hybrid_ir.config import Index
-from hybrid_ir.encoder import encode, load_encoder
-from hybrid_ir.index_build import (
+from hybrid_ir.config.experiment import Index
+from hybrid_ir.encoders.encoder import encode, load_encoder
+from hybrid_ir.encoders.space import space_of
+from hybrid_ir.index.folder import read_manifest
+from hybrid_ir.index.passages import IndexedPassage, PassageTable, read_passages, write_passages
+from hybrid_ir.index.shard import ShardQuery, open_shard
+from hybrid_ir.index.stages import (
     cut_shards,
     default_codec,
     ingest,
@@ -21,11 +25,7 @@ from hybrid_ir.index_build import (
     recall_gate,
     stratified_sample,
 )
-from hybrid_ir.index_folder import read_manifest
-from hybrid_ir.local_release import LocalRelease
-from hybrid_ir.passages import IndexedPassage, PassageTable, read_passages, write_passages
-from hybrid_ir.shard import ShardQuery, open_shard
-from hybrid_ir.space import space_of
+from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.types import InputError, Rejected
 
 
@@ -246,7 +246,7 @@ def test_the_space_is_the_encoder_and_not_its_folder(tmp_path):
 
 @pytest.mark.slow
 def test_a_build_goes_on_where_it_was_killed_and_can_be_verified_and_extended(tmp_path, ray_cluster):
-    from hybrid_ir.index_job import _claim, _EncodeFragment, _inputs, add_passages, build_index, verify_index
+    from hybrid_ir.index.ray_build import _claim, _EncodeFragment, _inputs, add_passages, build_index, verify_index
 
     checkpoint = make_preset(tmp_path / "encoder")
     settings = Index(shards=2, cpus_per_actor=0.5)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_ir.atlas import LANGUAGES
-from hybrid_ir.lexicon import Lexicon, cldr_lexicon, code_switch, read_lexicon
+from hybrid_ir.data.atlas.names import LANGUAGES
+from hybrid_ir.data.lexicon import Lexicon, cldr_lexicon, code_switch, read_lexicon
 from hybrid_ir.types import InputError
 
 HEADER = "source_language\ttarget_language\tsource\ttarget\n"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hybrid_ir.loss import contrastive_loss, false_negative_mask, false_positive_mask, gather_rows
+from hybrid_ir.training.loss import contrastive_loss, false_negative_mask, false_positive_mask, gather_rows
 
 QUERIES = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 PASSAGES = torch.tensor([[1.0, 0.0], [0.6, 0.8]])

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hybrid_ir.metrics import (
-    MEASURES,
+from hybrid_ir.evaluation.measures import (
     average_precision,
     evaluate_collection,
     paired_randomization_test,
@@ -20,6 +19,7 @@ from hybrid_ir.metrics import (
     recall_at,
     relevant_positions,
 )
+from hybrid_ir.measure_names import MEASURES
 from hybrid_ir.types import Candidate, InputError, Query
 
 # Two languages, two questions, four passages. Vectors are chosen so that the scores (dot products) are:
@@ -270,7 +270,7 @@ def test_interval_of_identical_questions_has_no_width():
 def test_small_blocks_give_the_same_evaluation(monkeypatch):
     collection = random_collection(2)
     whole = evaluate_collection(*collection, resamples=0)
-    monkeypatch.setattr("hybrid_ir.metrics.MAX_SCORES", 7 * 120)
+    monkeypatch.setattr("hybrid_ir.evaluation.measures.MAX_SCORES", 7 * 120)
     blocks = evaluate_collection(*collection, resamples=0)
     assert whole.summary == blocks.summary
     key = [("query_id", "ascending"), ("pool", "ascending")]

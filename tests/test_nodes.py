@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hybrid_ir import nodes, tuner
-from hybrid_ir.config import load_experiment
-from hybrid_ir.nodes import cluster_for, cluster_for_trials
+from hybrid_ir.cluster import ray_nodes as nodes
+from hybrid_ir.cluster.ray_nodes import cluster_for, cluster_for_trials
+from hybrid_ir.config.experiment import load_experiment
+from hybrid_ir.tuning import ray_tuner as tuner
 from hybrid_ir.types import InputError
 
 NEEDS_TWO = load_experiment(None, ["train.workers=2", "train.cpus_per_worker=0.75", "train.cpus_per_data_actor=0.5"])

@@ -1,4 +1,4 @@
-"""The search page in a real browser, against a fake service whose every message is one of `hybrid_ir.api`."""
+"""The search page in a real browser, against a fake service whose every message is one of `hybrid_ir.serving.api`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 import hybrid_ir
-from hybrid_ir.api import (
+from hybrid_ir.serving.api import (
     Coverage,
     DeadlineResponse,
     ErrorDetail,
@@ -33,7 +33,7 @@ from hybrid_ir.api import (
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(hybrid_ir.__file__).with_name("page.html")
+PAGE = Path(hybrid_ir.__file__).parent / "serving" / "pages" / "page.html"
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1000,800"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_ir.lexicon import Lexicon
-from hybrid_ir.perturb import PERTURBATIONS, perturb, strip_diacritics, transliterate, typos
+from hybrid_ir.data.lexicon import Lexicon
+from hybrid_ir.evaluation.perturbations import PERTURBATIONS, perturb, strip_diacritics, transliterate, typos
 from hybrid_ir.types import InputError
 
 LEXICON = Lexicon(
@@ -175,7 +175,7 @@ def test_seed_and_language_change_what_is_drawn():
 
 def test_another_process_draws_the_same():
     call = "perturb(['What is the capital of Austria?'], ['en'], 'typos', seed=3, rate=0.5)[0]"
-    code = f"from hybrid_ir.perturb import perturb; print({call})"
+    code = f"from hybrid_ir.evaluation import perturb; print({call})"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True

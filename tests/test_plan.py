@@ -11,10 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hybrid_ir.config import Batch
-from hybrid_ir.permutation import ROWS_PER_BLOCK, epoch_order, first_half, permute, round_keys
-from hybrid_ir.plan import Partition, make_plan
-from hybrid_ir.schedule import Lines, Schedule, whole_parts
+from hybrid_ir.batches.permutation import epoch_order, first_half, permute, round_keys
+from hybrid_ir.batches.plan import make_plan
+from hybrid_ir.batches.schedule import Lines, Schedule, whole_parts
+from hybrid_ir.config.experiment import Batch
+from hybrid_ir.data.store import ROWS_PER_BLOCK, Partition
 from hybrid_ir.types import InputError
 
 WIDE = Partition("wide", ("ar", "de", "en", "es"), 1201)

@@ -6,7 +6,8 @@ import hashlib
 
 import pytest
 
-from hybrid_ir.plan import Partition, Plan, make_plan
+from hybrid_ir.batches.plan import Plan, make_plan
+from hybrid_ir.data.store import Partition
 
 LANGUAGES = (
     "ar", "bn", "de", "en", "es", "fa", "fi", "fr", "hi", "id", "ja", "ko", "ru", "sw", "te", "th", "yo", "zh",

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from readers import DATA, needs_data
 
-from hybrid_ir.prepare import SMALL_PARTITION, Input, assign_splits, partition_signatures, prepare
-from hybrid_ir.source_config import AtlasSource, LareqaSource, RecordsSource
-from hybrid_ir.source_inputs import inputs_for
-from hybrid_ir.squad import lareqa_collection
-from hybrid_ir.store import open_store
+from hybrid_ir.config.sources import AtlasSource, LareqaSource, RecordsSource
+from hybrid_ir.data.inputs import inputs_for
+from hybrid_ir.data.prepare import SMALL_PARTITION, Input, assign_splits, partition_signatures, prepare
+from hybrid_ir.data.sources.squad import lareqa_collection
+from hybrid_ir.data.store import open_store
 from hybrid_ir.types import Group, InputError, Passage, Rejected
 
 

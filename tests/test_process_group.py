@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import psutil
 
-from hybrid_ir.process_group import interface_of
+from hybrid_ir.training.ray_train.process_group import interface_of
 
 
 def test_the_interface_is_the_one_with_the_nodes_address():

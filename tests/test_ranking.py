@@ -10,7 +10,7 @@ import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_ir.ranking import measure_run, rank_passages, write_run
+from hybrid_ir.evaluation.ranking import measure_run, rank_passages, write_run
 from hybrid_ir.types import InputError, Passage
 
 NAMES = {"nDCG@10": "ndcg_cut_10", "R@100": "recall_100", "AP": "map", "AP@20": "map_cut_20"}
@@ -59,7 +59,7 @@ def test_small_blocks_of_scores_rank_alike(monkeypatch):
     queries, vectors = (generator.standard_normal((n, 4)).astype(np.float32) for n in (9, 40))
     passages, encode = passages_of(vectors)
     whole = rank_passages(queries, passages, encode, depth=5)[0].run([str(i) for i in range(9)])
-    monkeypatch.setattr("hybrid_ir.ranking.MAX_SCORES", 90)  # two queries at a time
+    monkeypatch.setattr("hybrid_ir.evaluation.ranking.MAX_SCORES", 90)  # two queries at a time
     blocks = rank_passages(queries, passages, encode, depth=5)[0].run([str(i) for i in range(9)])
     assert [list(ranked) for ranked in whole.values()] == [list(ranked) for ranked in blocks.values()]
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from readers import parted
 
-from hybrid_ir.records import read_records
+from hybrid_ir.data.sources.records import read_records
 from hybrid_ir.types import InputError, Passage
 
 

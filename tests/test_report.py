@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from hybrid_ir.metrics import MEASURES
-from hybrid_ir.report import heat_map_png, write_comparison, write_report
+from hybrid_ir.measure_names import MEASURES
+from hybrid_ir.reports.pages import heat_map_png, write_comparison, write_report
 from hybrid_ir.types import InputError
 
 LANGUAGES = ("de", "en", "th")

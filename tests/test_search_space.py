@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybrid_ir.config import Experiment, parse_experiment
-from hybrid_ir.search_space import (
+from hybrid_ir.config.experiment import Experiment, parse_experiment
+from hybrid_ir.tuning.search_space import (
     Range,
     Simplex,
     enumerate_points,

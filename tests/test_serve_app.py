@@ -10,10 +10,10 @@ import yaml
 from indices import sample_passages, write_served_index
 from pydantic import ValidationError
 
-from hybrid_ir import cli
-from hybrid_ir.config import Serve
-from hybrid_ir.gateway import check_public
-from hybrid_ir.service import refuse_used_port
+from hybrid_ir.cli import app as cli
+from hybrid_ir.config.experiment import Serve
+from hybrid_ir.serving.ray_serve.control import refuse_used_port
+from hybrid_ir.serving.ray_serve.gateway import check_public
 from hybrid_ir.types import InputError
 from serve_app import Arguments, app
 
@@ -99,7 +99,7 @@ def test_a_truncated_file_is_refused_before_ray_starts(tmp_path, monkeypatch, ca
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    monkeypatch.setattr("hybrid_ir.service.ray_session", lambda *_: pytest.fail("Ray was started"))
+    monkeypatch.setattr("hybrid_ir.serving.ray_serve.control.ray_session", lambda *_: pytest.fail("Ray was started"))
     monkeypatch.setattr("sys.argv", ["hybrid-ir", "serve", "--index", str(folder), f"serve.port={port}"])
     with pytest.raises(SystemExit) as left:
         cli.main()

@@ -20,9 +20,9 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from hybrid_ir.batches import Batch
-from hybrid_ir.encoder import Embedder, freeze_unused, load_encoder
-from hybrid_ir.step import LossSettings, backward, learning_rate_at, make_optimizer, update
+from hybrid_ir.batches.builder import Batch
+from hybrid_ir.encoders.encoder import Embedder, freeze_unused, load_encoder
+from hybrid_ir.training.step import LossSettings, backward, learning_rate_at, make_optimizer, update
 
 BUDGET = 48  # padded tokens of a micro-batch
 SCENARIOS = [

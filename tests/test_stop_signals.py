@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from hybrid_ir.train import _stop_signals
+from hybrid_ir.training.ray_train.launcher import _stop_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

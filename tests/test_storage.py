@@ -12,9 +12,9 @@ from checkpoints import make_preset
 from conftest import make_group, write_store
 from indices import sample_passages, write_served_index
 
-from hybrid_ir import cli
-from hybrid_ir.index_folder import read_manifest
-from hybrid_ir.shard import open_shard
+from hybrid_ir.cli import app as cli
+from hybrid_ir.index.folder import read_manifest
+from hybrid_ir.index.shard import open_shard
 from hybrid_ir.storage import fetch, open_filesystem, put, written
 from hybrid_ir.types import InputError, Interrupted
 

@@ -13,18 +13,10 @@ import numpy as np
 import pytest
 from conftest import LANGUAGES, make_group, write_store
 
-from hybrid_ir import store as store_module
-from hybrid_ir.permutation import ROWS_PER_BLOCK
-from hybrid_ir.store import (
-    PartitionWriter,
-    Store,
-    key64,
-    open_filesystem,
-    open_store,
-    read_collection,
-    write_collection,
-)
-from hybrid_ir.types import Candidate, InputError, Query
+from hybrid_ir.data import store as store_module
+from hybrid_ir.data.store import ROWS_PER_BLOCK, PartitionWriter, Store, open_store, read_collection, write_collection
+from hybrid_ir.storage import open_filesystem
+from hybrid_ir.types import Candidate, InputError, Query, key64
 
 
 def write_partition(root, groups, negatives=False) -> Store:

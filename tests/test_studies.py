@@ -13,14 +13,14 @@ from checkpoints import make_preset
 from conftest import make_group, write_store
 from test_squad import paragraph, qa, write_squad
 
-from hybrid_ir.config import Experiment
-from hybrid_ir.perturb import PERTURBATIONS
-from hybrid_ir.search_space import enumerate_points, parse_space, point_label
-from hybrid_ir.significance import Comparison
-from hybrid_ir.studies import STUDIES, Benchmark, check_collections, check_study, load_study
-from hybrid_ir.study_findings import comparison_sentence, find, take_benchmark_as_test
-from hybrid_ir.study_probes import clean_and_perturbed, probe_trial, translation_search, within_each_language
-from hybrid_ir.sweep_report import Findings, Table, write_sweep_report
+from hybrid_ir.config.experiment import Experiment
+from hybrid_ir.evaluation.perturbations import PERTURBATIONS
+from hybrid_ir.evaluation.significance import Comparison
+from hybrid_ir.tuning.page import Findings, Table, write_sweep_report
+from hybrid_ir.tuning.search_space import enumerate_points, parse_space, point_label
+from hybrid_ir.tuning.studies.findings import comparison_sentence, find, take_benchmark_as_test
+from hybrid_ir.tuning.studies.probes import clean_and_perturbed, probe_trial, translation_search, within_each_language
+from hybrid_ir.tuning.studies.study import STUDIES, Benchmark, check_collections, check_study, load_study
 from hybrid_ir.types import Candidate, Collection, InputError, Query
 
 FORMS = [(name, form) for name in STUDIES for form in ("toy", "full")]
@@ -296,7 +296,9 @@ def words(monkeypatch):
     ]
     tests = Collection("words", queries, passages)
     encoder = Words({word for q in queries for word in q.text.split()})
-    monkeypatch.setattr("hybrid_ir.evaluate.encode", lambda model, texts, **settings: encoder(texts, **settings))
+    monkeypatch.setattr(
+        "hybrid_ir.evaluation.collections.encode", lambda model, texts, **settings: encoder(texts, **settings)
+    )
     return tests
 
 

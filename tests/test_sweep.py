@@ -20,19 +20,19 @@ from safetensors.numpy import load_file
 from training_runs import Plain
 from training_store import make_store
 
-from hybrid_ir import cli_sweeps
-from hybrid_ir.config import load_experiment
-from hybrid_ir.cost import ASSUMED_TOKENS, GPU_FLOPS, estimate_cost, parameters
-from hybrid_ir.resources import concurrent_trials
-from hybrid_ir.search_space import drawn_point, parse_space
-from hybrid_ir.sweep import claim, list_trials
-from hybrid_ir.tuner import RememberingASHA, bayesian_search, rows_of
+from hybrid_ir.cli import sweeps as cli_sweeps
+from hybrid_ir.config.experiment import load_experiment
+from hybrid_ir.training.resources import concurrent_trials
+from hybrid_ir.tuning.cost import ASSUMED_TOKENS, GPU_FLOPS, estimate_cost, parameters
+from hybrid_ir.tuning.ray_tuner import RememberingASHA, bayesian_search, rows_of
+from hybrid_ir.tuning.search_space import drawn_point, parse_space
+from hybrid_ir.tuning.sweeps import claim, list_trials
 from hybrid_ir.types import InputError
 
 SMALL = [
     "encoder.vocabulary=600", "encoder.max_tokens=32", "batch.size=16", "train.steps=30", "train.evaluate_every=10",
     "train.learning_rate=3.0e-3", "train.feed=in_process", "train.cpus_per_worker=0.8", "train.threads_per_worker=1",
-    "train.trackers=[]", "evaluate.bootstrap_rounds=0",
+    "train.trackers=[]", "train.precision=fp32", "evaluate.precision=fp32", "evaluate.bootstrap_rounds=0",
 ]  # fmt: skip
 
 
@@ -321,7 +321,7 @@ def test_an_interrupted_trial_goes_on_to_what_it_would_have_been_unbroken(study,
     """Held against a plain loop, without Ray and without a stop. (The trials after it are still stopped by what it scored.)"""
     row = table(study.out)["learning_rate=0.003", 0]
     trial = study.out / "trials" / row["trial"]
-    plain = Plain(load_experiment(None, [*SMALL, f"store={store}", "train.precision=fp32"]), trial / "initial")
+    plain = Plain(load_experiment(None, [*SMALL, f"store={store}"]), trial / "initial")
     log = [json.loads(line) for line in (trial / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = {each["step"]: each["loss"] for each in log if "loss" in each}
     assert max(losses) == 30

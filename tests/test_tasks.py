@@ -15,13 +15,13 @@ import pytest
 from checkpoints import make_preset
 from readers import DATA, needs_data
 
-from hybrid_ir import cli
-from hybrid_ir.config import load_experiment
-from hybrid_ir.encoder import load_encoder
-from hybrid_ir.evaluate_task import evaluate_task, load_task
-from hybrid_ir.mewsli import Mention, load_mewsli, measure_mewsli
-from hybrid_ir.miracl import load_miracl, measure_miracl
-from hybrid_ir.pair_tasks import (
+from hybrid_ir.cli import app as cli
+from hybrid_ir.config.experiment import load_experiment
+from hybrid_ir.encoders.encoder import load_encoder
+from hybrid_ir.evaluation.public_tasks import evaluate_task, load_task
+from hybrid_ir.evaluation.tasks.mewsli_x import Mention, load_mewsli, measure_mewsli
+from hybrid_ir.evaluation.tasks.miracl import load_miracl, measure_miracl
+from hybrid_ir.evaluation.tasks.pairs import (
     Choice,
     Pair,
     chosen_right,
@@ -31,7 +31,7 @@ from hybrid_ir.pair_tasks import (
     measure_xcopa,
     nearest_is_own,
 )
-from hybrid_ir.task_result import TaskResult, per_query_table, summarize
+from hybrid_ir.evaluation.tasks.result import TaskResult, per_query_table, summarize
 from hybrid_ir.types import InputError
 
 

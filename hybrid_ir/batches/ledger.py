@@ -1,0 +1,38 @@
+"""The ledger: what a training asked of its mix, and what it got. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hybrid_ir.batches.plan import Plan
+
+
+def make_ledger(plan: Plan, progress: dict[str, Any]) -> dict[str, Any]:
+    """Asked and realised shares: kinds as shares of batches, pairs as shares of all rows.
+
+    `progress` is what a checkpoint remembers (`worker.Progress`): steps done, batches of each kind, rows of each pair.
+    """
+    asked = plan.asked()
+    batches = max(sum(progress["kinds"].values()), 1)
+    rows = batches * plan.batch_size
+    kinds, pairs = {}, {}
+    for kind, shares in asked.items():
+        realised = progress["pairs"].get(kind, {})
+        count = progress["kinds"].get(kind, 0)
+        kinds[kind] = {"asked": sum(shares.values()), "realised": count / batches, "batches": count}
+        pairs[kind] = {
+            "-".join(pair): {
+                "asked": share,
+                "realised": realised.get("-".join(pair), 0) / rows,
+                "rows": realised.get("-".join(pair), 0),
+            }
+            for pair, share in shares.items()
+        }
+    return {
+        "steps": progress["done"],
+        "batch_size": plan.batch_size,
+        "kinds": kinds,
+        "pairs": pairs,
+        "epochs": plan.epochs(progress["done"]),
+        "unused_partitions": [{"name": p.name, "languages": list(p.languages), "rows": p.rows} for p in plan.unused],
+    }

@@ -1,0 +1,283 @@
+"""Which rows, in which languages, make up the batch of a step: a pure function of (store, settings, seed, step).
+
+No sampler state anywhere. `Plan.batch(step)` costs the same for step 3 and step 3 million, so any worker, restart or
+test can ask for any step, and nothing depends on how many workers there are.
+
+The mix is exact, not drawn: a `Schedule` deals out kinds, then language pairs, then partitions so that after any number
+of turns each has had its share to within one turn. Rows are dealt from a fresh permutation each epoch; a group is used
+at most once an epoch of its partition, and never twice in one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hybrid_ir.batches.permutation import epoch_order, first_half
+from hybrid_ir.batches.schedule import Lines, Schedule, whole_parts
+from hybrid_ir.config import Kind
+from hybrid_ir.data import ROWS_PER_BLOCK, Partition
+from hybrid_ir.types import InputError
+
+Pair = tuple[str, str]
+"""(query language, passage language)"""
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The rows of one global batch; B is the global batch size. Row i is row `row_B[i]` of partition `partition_B[i]`,
+    asked in `pairs[i][0]` and answered in `pairs[i][1]`."""
+
+    step: int
+    kind: Kind
+    partition_B: np.ndarray
+    row_B: np.ndarray
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True)
+class _Serving:
+    """Language pairs that the same partitions serve, and how a pair's rows are dealt to those partitions."""
+
+    pairs: np.ndarray  # indices into _Deal.pairs
+    partitions: np.ndarray  # indices into Plan.partitions
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class _Deal:
+    """How one kind chooses each row's language pair, and each pair its partition."""
+
+    kind: Kind
+    pairs: tuple[Pair, ...]
+    schedule: Schedule
+    per_row: bool
+    serving: tuple[_Serving, ...]
+
+
+class Plan:
+    """The whole training's batches. Build it with `make_plan`."""
+
+    def __init__(
+        self,
+        partitions: Sequence[Partition],
+        unused: Sequence[Partition],
+        kinds: Sequence[Kind],
+        kind_schedule: Schedule,
+        deals: Sequence[_Deal],
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.partitions = tuple(partitions)
+        self.unused = tuple(unused)
+        self.kinds = tuple(kinds)
+        self.batch_size = batch_size
+        self.seed = seed
+        self._kind_schedule = kind_schedule
+        self._deals = tuple(deals)
+        self._partition_rows = np.array([p.rows for p in partitions], dtype=np.int64)
+        # A line is a pair of a kind: it deals its rows to the partitions that can serve it.
+        servings = [serving for deal in deals for serving in deal.serving]
+        starts = np.cumsum([0, *(len(deal.pairs) for deal in deals)])
+        serving_of_line = np.empty(starts[-1], dtype=np.int64)
+        for n, (start, serving) in enumerate((s, x) for s, d in zip(starts, deals, strict=False) for x in d.serving):
+            serving_of_line[start + serving.pairs] = n
+        self._lines = Lines(
+            [s.schedule for s in servings], [s.partitions for s in servings], serving_of_line, len(partitions)
+        )
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Languages of its batches, sorted."""
+        return tuple(sorted({language for deal in self._deals for pair in deal.pairs for language in pair}))
+
+    def batch(self, step: int) -> BatchPlan:
+        """The global batch of `step`, counted from 0."""
+        which = int(self._kind_schedule.item(np.asarray(step)))
+        deal = self._deals[which]
+        batches = self._kind_counts(step)
+        nth = int(batches[which])
+        before = [self._pair_rows(d, int(n)) for d, n in zip(self._deals, batches, strict=True)]
+        turns = nth * self.batch_size + np.arange(self.batch_size) if deal.per_row else np.full(self.batch_size, nth)
+        pair_B = deal.schedule.item(turns)
+        # How many rows of its pair came before each row, over the whole training.
+        turn_B = before[which][pair_B] + _earlier_equals(pair_B)
+        first_line = sum(map(len, before[:which]))
+        partition_B = self._lines.item(first_line + pair_B, turn_B)
+        position_B = self._lines.counts(np.concatenate(before))[partition_B] + _earlier_equals(partition_B)
+        # By partition: rows that a partition gives come one after another from its blocks.
+        order = np.argsort(partition_B, kind="stable")
+        partitions = partition_B[order]
+        n = self._partition_rows[partitions]
+        epochs, places = np.divmod(position_B[order], n)
+        row_B = np.empty(self.batch_size, dtype=np.int64)
+        row_B[order] = epoch_order(places, n, (self.seed, partitions, epochs))
+        return BatchPlan(step, deal.kind, partition_B, row_B, tuple(map(deal.pairs.__getitem__, pair_B.tolist())))
+
+    def realised(self, steps: int) -> dict[Kind, dict[Pair, int]]:
+        """Rows that the first `steps` batches give to each language pair of each kind, in closed form."""
+        return {
+            deal.kind: {pair: int(n) for pair, n in zip(deal.pairs, self._pair_rows(deal, int(nth)), strict=True)}
+            for deal, nth in zip(self._deals, self._kind_counts(steps), strict=True)
+        }
+
+    def kind_counts(self, steps: int) -> dict[Kind, int]:
+        """Batches of each kind among the first `steps`."""
+        return dict(zip(self.kinds, map(int, self._kind_counts(steps)), strict=True))
+
+    def asked(self) -> dict[Kind, dict[Pair, float]]:
+        """Share of all rows that each pair of each kind is to have; sums to 1."""
+        kinds = self._kind_schedule.parts / self._kind_schedule.period
+        return {
+            deal.kind: {
+                pair: float(share * part / deal.schedule.period)
+                for pair, part in zip(deal.pairs, deal.schedule.parts, strict=True)
+            }
+            for deal, share in zip(self._deals, kinds, strict=True)
+        }
+
+    def epochs(self, steps: int) -> dict[str, float]:
+        """How often each partition has been gone through after `steps` batches."""
+        rows = self._rows_before(steps)
+        return {p.name: float(rows[i] / p.rows) for i, p in enumerate(self.partitions)}
+
+    def _kind_counts(self, steps: int) -> np.ndarray:
+        return self._kind_schedule.counts(steps)
+
+    def _pair_rows(self, deal: _Deal, batches: int) -> np.ndarray:
+        """Rows that each pair of `deal` has had in the kind's first `batches` batches."""
+        if deal.per_row:
+            return deal.schedule.counts(batches * self.batch_size)
+        return deal.schedule.counts(batches) * self.batch_size
+
+    def _rows_before(self, step: int) -> np.ndarray:
+        """Rows that each partition has given before `step`."""
+        deals = zip(self._deals, self._kind_counts(step), strict=True)
+        return self._lines.counts(np.concatenate([self._pair_rows(deal, int(nth)) for deal, nth in deals]))
+
+
+def make_plan(
+    partitions: Sequence[Partition],
+    *,
+    weights: Mapping[Kind, float],
+    batch_size: int,
+    seed: int,
+    cross_lingual: str = "per_row",
+    languages: Sequence[str] | None = None,
+    language_temperature: float | None = None,
+) -> Plan:
+    """Check that the data can serve the mix, and lay out its schedules.
+
+    With `languages` given, every one of them, and for cross-lingual batches every ordered pair, must be in the data;
+    without, the mix covers what is there. A partition too small to keep a group out of a batch twice is left `unused`.
+    Raises InputError for a language or pair that cannot be served, before anything is trained.
+    """
+    present = sorted({language for p in partitions for language in p.languages})
+    for language in languages or ():
+        if language not in present:
+            raise InputError(f"batch.languages names {language!r}, which the store lacks; it has {', '.join(present)}")
+    chosen = tuple(dict.fromkeys(languages)) if languages else tuple(present)
+    usable, unused = list(partitions), []
+    while True:
+        deals = [
+            _deal(kind, usable, chosen, bool(languages), cross_lingual, language_temperature, batch_size)
+            for kind in weights
+        ]
+        small = [
+            p
+            for i, p in enumerate(usable)
+            if _most_rows(deals, i, batch_size) > min(first_half(p.rows), p.rows - first_half(p.rows))
+        ]
+        if not small:
+            break
+        if len(small) == len(usable):
+            counts = ", ".join(f"{p.rows} in {'+'.join(p.languages)}" for p in small[:4])
+            enough = 2 * (
+                batch_size if batch_size <= 4 * ROWS_PER_BLOCK else -(-batch_size // ROWS_PER_BLOCK) * ROWS_PER_BLOCK
+            )
+            raise InputError(
+                f"batch.size={batch_size} needs at least {enough} groups that share their languages, found {counts}; "
+                "lower batch.size or prepare more data"
+            )
+        unused += small
+        usable = [p for p in usable if p not in small]
+    used = {int(i) for deal in deals for serving in deal.serving for i in serving.partitions}
+    unused += [p for i, p in enumerate(usable) if i not in used]
+    parts = whole_parts(list(weights.values()), 100_000)  # exact for an alpha of up to five decimals
+    return Plan(usable, unused, list(weights), Schedule(parts), deals, batch_size, seed)
+
+
+def _deal(
+    kind: Kind,
+    partitions: Sequence[Partition],
+    languages: Sequence[str],
+    required: bool,
+    cross_lingual: str,
+    temperature: float | None,
+    batch_size: int,
+) -> _Deal:
+    if kind == "cross_lingual":
+        # By distance around the circle of languages, so that rows dealt one after another differ in both languages.
+        n = len(languages)
+        pairs = [(languages[i], languages[(i + apart) % n]) for apart in range(1, n) for i in range(n)]
+    else:
+        pairs = [(a, a) for a in languages]
+    by_partitions: dict[tuple[int, ...], list[int]] = {}
+    missing, served, sizes = [], [], []
+    for pair in pairs:
+        able = tuple(i for i, p in enumerate(partitions) if set(pair) <= set(p.languages))
+        if not able:
+            missing.append(pair)
+            continue
+        by_partitions.setdefault(able, []).append(len(served))
+        served.append(pair)
+        sizes.append(sum(partitions[i].rows for i in able))
+    if not served or (required and missing):
+        have = ", ".join(sorted({"+".join(p.languages) for p in partitions})[:6])
+        wanted = " ".join("-".join(dict.fromkeys(pair)) for pair in missing[:6])
+        raise InputError(
+            f"the store cannot serve {kind} batches of {batch_size}{': ' + wanted if wanted else ''}; its groups come "
+            f"in {have or 'no usable languages'}. Set batch.mix.{kind}=0, choose other batch.languages, or prepare "
+            "parallel data"
+        )
+    parts = [1] * len(served)
+    if temperature is not None:
+        parts = whole_parts([(size / max(sizes)) ** (1 / temperature) for size in sizes], 10_000)
+    return _Deal(
+        kind=kind,
+        pairs=tuple(served),
+        schedule=Schedule(parts),
+        per_row=kind == "multilingual" or (kind == "cross_lingual" and cross_lingual == "per_row"),
+        serving=tuple(
+            _Serving(
+                np.asarray(members), np.asarray(able), Schedule(whole_parts([partitions[i].rows for i in able], 1024))
+            )
+            for able, members in by_partitions.items()
+        ),
+    )
+
+
+def _earlier_equals(values: np.ndarray) -> np.ndarray:
+    """How often each value occurs before its place: [7, 8, 7, 7] -> [0, 0, 1, 2]."""
+    order = np.argsort(values, kind="stable")
+    earlier = np.empty_like(values)
+    earlier[order] = np.arange(len(values)) - np.searchsorted(values[order], values[order], side="left")
+    return earlier
+
+
+def _most_rows(deals: Sequence[_Deal], partition: int, batch_size: int) -> int:
+    """A bound on the rows that one batch can take from a partition."""
+    most = 0
+    for deal in deals:
+        rows = []
+        for serving in deal.serving:
+            share = float(serving.schedule.parts[serving.partitions == partition].sum() / serving.schedule.period)
+            if share > 0:
+                parts = deal.schedule.parts[serving.pairs] / deal.schedule.period
+                # A schedule is within one turn of its share at both ends of a batch, and so is the one behind it.
+                rows += list((parts * batch_size if deal.per_row else batch_size + 0 * parts) * share + 4)
+        bound = (sum(rows) if deal.per_row else max(rows)) if rows else 0
+        most = max(most, min(batch_size, int(np.ceil(bound))))
+    return most

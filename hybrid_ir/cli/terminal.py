@@ -1,0 +1,55 @@
+"""What a person sees: one console, quiet libraries, tables whose headers are measure names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hybrid_ir.measure_names import MEASURES
+
+
+def console() -> Console:
+    """Standard output; plain and unwrapped when it is not a terminal."""
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=160)
+
+
+def measures_table(title: str, rows: Mapping[str, Mapping[str, Any]], measures: Sequence[str] = MEASURES) -> Table:
+    """A row a run; columns are measures that can be pasted back into a config. The best of each column is bold."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("", style="bold")
+    for measure in measures:
+        table.add_column(measure, justify="right")
+    best = {}
+    for measure in measures:
+        values = [row[measure] for row in rows.values() if row.get(measure) is not None]
+        if len(values) > 1:
+            best[measure] = min(values) if measure == "rank_distance" else max(values)
+    for name, row in rows.items():
+        cells = []
+        for measure in measures:
+            value = row.get(measure)
+            text = "-" if value is None else f"{value:.1f}" if measure == "rank_distance" else f"{value:.3f}"
+            cells.append(f"[bold green]{text}[/]" if value is not None and value == best.get(measure) else text)
+        table.add_row(name, *cells)
+    return table
+
+
+def task_table(title: str, summary: Mapping[str, Any]) -> Table:
+    """What `task_result.summarize` returns: a row a language, the mean, its interval, and what chance scores if known."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("", style="bold")
+    for measure in summary["measures"]:
+        table.add_column(measure, justify="right")
+    for language, row in summary["per_language"].items():
+        table.add_row(language, *(f"{value:.3f}" for value in row.values()))
+    table.add_row("mean", *(f"[bold]{value:.3f}[/]" for value in summary["measures"].values()))
+    intervals = summary["intervals"].values()
+    if all(low is not None for low, _ in intervals):
+        table.add_row("95% interval", *(f"{low:.3f} to {high:.3f}" for low, high in intervals))
+    if chance := summary["chance"]:
+        table.add_row("chance", *(f"{chance[m]:.3f}" if m in chance else "-" for m in summary["measures"]))
+    return table

@@ -1,0 +1,60 @@
+"""Joining or starting Ray, quietly."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hybrid_ir.types import InputError
+
+
+@contextmanager
+def ray_session(verbose: bool, cpus: int | None = None) -> Iterator[dict[str, float]]:
+    """Yield the cluster's resources. Joins the cluster of RAY_ADDRESS, else starts one here, with `cpus` of the machine's
+    CPUs (None = all), and ends it afterwards."""
+    # Token authentication stays on; naming it drops a warning. Ray reads it at import, and set any later it would
+    # reach the servers that Ray starts but not this process, which they then refuse.
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # report() waits for the controller's next look, 2 s apart by default.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not verbose:
+        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's new output ignores verbose=0
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # every trial's run folder has its own log
+    # A sweep has more processes than CPUs, most of them asleep; Ray warns at four times this, on any terminal.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:  # one machine is not taken away piece by piece: no process to watch for that
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    import ray
+
+    arguments: dict[str, Any] = (
+        {"address": address} if address else {"address": "local", "include_dashboard": False, "num_cpus": cpus}
+    )
+    try:
+        ray.init(
+            **arguments,
+            log_to_driver=verbose,
+            logging_level=logging.INFO if verbose else logging.ERROR,
+            configure_logging=verbose,
+        )
+    except ConnectionError as error:
+        raise InputError(f"no Ray cluster answers at RAY_ADDRESS={address}; start one or unset it ({error})") from error
+    try:
+        yield dict(ray.cluster_resources())
+    finally:
+        ray.shutdown()
+
+
+def live_nodes() -> int:
+    """Nodes of the cluster that this process has joined."""
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes())

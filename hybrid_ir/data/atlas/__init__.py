@@ -1,0 +1,1 @@
+"""The embedded data set: facts of CLDR in eleven languages."""

@@ -1,0 +1,1 @@
+"""A file a format that training data comes in: each yields a stream of `Group | Rejected`."""

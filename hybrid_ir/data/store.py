@@ -1,0 +1,289 @@
+"""The store: parallel groups as wide Parquet rows, partitioned by their languages, plus the held-out collections.
+
+    STORE/manifest.json                   what is in it, from what, content hash; written last
+    STORE/train/p000/part-00000.parquet   group_id, document, and per language q_xx, p_xx, p_id_xx (n_xx, n_id_xx)
+    STORE/eval/{validation,test}/         queries.parquet, candidates.parquet
+    STORE/splits.parquet                  document -> split
+    STORE/rejected/SOURCE.jsonl           every record that was left out, and why
+
+A folder or any URI that pyarrow's filesystems open (s3://, gs://, file://).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from hybrid_ir.storage import is_uri, open_filesystem
+from hybrid_ir.types import Candidate, Collection, Group, InputError, Query, one_line
+
+FORMAT = 1
+ROWS_PER_BLOCK = 1024
+"""Rows of a Parquet row group. A permutation deals a block's rows together, so that reads stay nearly sequential.
+(A power of 4, so that the Feistel network below needs no walking within a block.)"""
+BLOCKS_PER_FILE = 64
+CACHE_BYTES = 64 << 20
+OPEN_FILES = 8
+"""Files a reader keeps open: the footer of one is about a megabyte, and a large store has thousands."""
+# What pyarrow raises for a file whose bytes have changed: ValueError is a name in its footer that is not UTF-8.
+_DAMAGE = (OSError, ValueError, KeyError, IndexError, pa.ArrowException)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Rows of the store that all have the same languages."""
+
+    name: str
+    languages: tuple[str, ...]
+    rows: int
+    negatives: bool = False
+    """Whether every group has a hard negative in every language."""
+    files: tuple[Mapping[str, Any], ...] = ()
+    """{"path": relative path, "rows": count, "bytes": size}, in row order."""
+
+
+class Store:
+    """A store that is open for reading. Picklable: a worker opens its own files."""
+
+    def __init__(self, path: str, manifest: Mapping[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.partitions = tuple(
+            Partition(p["name"], tuple(p["languages"]), p["rows"], p["negatives"], tuple(p["files"]))
+            for p in manifest["partitions"]
+        )
+        self._files: OrderedDict[tuple[int, int], pq.ParquetFile] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int, str], pa.Array] = OrderedDict()
+        self._cached_bytes = 0
+
+    def __reduce__(self):
+        return Store, (self.path, self.manifest)
+
+    @property
+    def content_hash(self) -> str:
+        return self.manifest["content_hash"]
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(sorted({language for p in self.partitions for language in p.languages}))
+
+    def take(self, partition: int, rows: np.ndarray, column: str) -> list[Any]:
+        """Values of one column at `rows` of a partition, in that order. Reads only the row groups they are in."""
+        values: list[Any] = [None] * len(rows)
+        blocks = rows // ROWS_PER_BLOCK
+        for block in np.unique(blocks):
+            where = np.flatnonzero(blocks == block)
+            array = self._block(partition, int(block), column)
+            for i, value in zip(where, array.take(pa.array(rows[where] % ROWS_PER_BLOCK)).to_pylist(), strict=True):
+                values[i] = value
+        return values
+
+    def collection(self, split: str) -> Collection:
+        """The held-out queries and candidates of "validation" or "test"."""
+        folder = self.manifest["eval"].get(split)
+        if not folder:
+            raise InputError(
+                f"the store {self.path} holds out no {split!r} split; "
+                f"prepare it with a larger prepare.{split}_fraction (it holds out whole documents)"
+            )
+        return read_collection(f"{self.path}/{folder}", f"{Path(self.path).name} {split}")
+
+    def _block(self, partition: int, block: int, column: str) -> pa.Array:
+        key = (partition, block, column)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        file, group = divmod(block, BLOCKS_PER_FILE)
+        entry = self.partitions[partition].files[file]
+        path = f"{self.path}/{entry['path']}"
+        try:
+            opened = self._open(partition, file, path)
+            array = opened.read_row_group(group, columns=[column])[column].combine_chunks()
+            # Pages have checksums, the footer has none: what it says must be what was written.
+            rows = min(entry["rows"] - group * ROWS_PER_BLOCK, ROWS_PER_BLOCK)
+            if array.type != pa.string() or array.null_count or len(array) != rows:
+                raise ValueError(f"{column} has {len(array)} values of {array.type}, not {rows} texts")
+        except _DAMAGE as error:
+            raise InputError(f"{path} cannot be read ({one_line(error)}); prepare the store again") from error
+        self._cache[key] = array
+        self._cached_bytes += array.nbytes
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return array
+
+    def _open(self, partition: int, file: int, path: str) -> pq.ParquetFile:
+        key = (partition, file)
+        if key not in self._files:
+            filesystem, inner = open_filesystem(path)
+            self._files[key] = pq.ParquetFile(filesystem.open_input_file(inner), page_checksum_verification=True)
+            if len(self._files) > OPEN_FILES:
+                self._files.popitem(last=False)[1].close(force=True)
+        self._files.move_to_end(key)
+        return self._files[key]
+
+
+def is_store(path: str) -> bool:
+    """Whether a manifest is at `path`, be it of a damaged store."""
+    filesystem, inner = open_filesystem(path)
+    return filesystem.get_file_info(f"{inner}/manifest.json").is_file
+
+
+def open_store(path: str) -> Store:
+    """Read the manifest, and check that every file it names is there with its size.
+
+    Raises InputError for a missing store, one of another format, or a missing or truncated file.
+    """
+    if not is_uri(path):
+        path = str(Path(path).absolute())  # workers that the store is sent to stand in another working directory
+    filesystem, inner = open_filesystem(path)
+    try:
+        manifest = json.loads(filesystem.open_input_stream(f"{inner}/manifest.json").read())
+    except FileNotFoundError:
+        raise InputError(f"no store at {path} (it has no manifest.json); run: hybrid-ir prepare store={path}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}/manifest.json cannot be read ({one_line(error)}); prepare the store again") from error
+    if not isinstance(manifest, dict) or "partitions" not in manifest:
+        raise InputError(
+            f"{path} is not a store: its manifest.json lists no partitions; choose a folder that prepare wrote"
+        )
+    if manifest.get("format") != FORMAT:
+        found = manifest.get("format")
+        raise InputError(f"{path} is a store of format {found}, this version reads {FORMAT}; prepare it again")
+    for partition in manifest["partitions"]:
+        for file in partition["files"]:
+            info = filesystem.get_file_info(f"{inner}/{file['path']}")
+            if info.type == fs.FileType.NotFound:
+                raise InputError(f"{path}/{file['path']} is missing; prepare the store again")
+            if info.size != file["bytes"]:
+                raise InputError(
+                    f"{path}/{file['path']} is corrupt: it has {info.size} bytes, the manifest says {file['bytes']}; "
+                    "prepare the store again"
+                )
+    return Store(path, manifest)
+
+
+class PartitionWriter:
+    """Writes the rows of one partition in the order it gets them: row groups of `ROWS_PER_BLOCK`, `BLOCKS_PER_FILE` of
+    those a file."""
+
+    def __init__(self, root: str, name: str, languages: Sequence[str], negatives: bool) -> None:
+        self.name, self.languages, self.negatives = name, tuple(languages), negatives
+        self.rows = 0
+        self.hash = hashlib.blake2b(digest_size=16)
+        self._root = root
+        self._filesystem, self._inner = open_filesystem(root)
+        self._files: list[dict[str, Any]] = []
+        self._buffer: list[Group] = []
+        self._writer: pq.ParquetWriter | None = None
+        halves = ("q", "p", "p_id", "n", "n_id") if negatives else ("q", "p", "p_id")
+        self._columns = [f"{half}_{language}" for language in self.languages for half in halves]
+        self._schema = pa.schema([(c, pa.string()) for c in ["group_id", "document", *self._columns]])
+
+    def add(self, group: Group) -> None:
+        self._buffer.append(group)
+        if len(self._buffer) == ROWS_PER_BLOCK:
+            self._flush()
+
+    def close(self) -> dict[str, Any]:
+        """Finish, and return the partition's entry of the manifest."""
+        if self._buffer:
+            self._flush()
+        self._close_file()
+        return {
+            "name": self.name,
+            "languages": list(self.languages),
+            "rows": self.rows,
+            "negatives": self.negatives,
+            "files": self._files,
+            "content_hash": self.hash.hexdigest(),
+        }
+
+    def _flush(self) -> None:
+        columns: dict[str, list[str]] = {name: [] for name in self._schema.names}
+        for group in self._buffer:
+            columns["group_id"].append(group.group_id)
+            columns["document"].append(group.document)
+            for language in self.languages:
+                columns[f"q_{language}"].append(group.queries[language])
+                columns[f"p_{language}"].append(group.passages[language].text)
+                columns[f"p_id_{language}"].append(group.passages[language].doc_id)
+                if self.negatives:
+                    columns[f"n_{language}"].append(group.negatives[language].text)
+                    columns[f"n_id_{language}"].append(group.negatives[language].doc_id)
+        for values in columns.values():
+            self.hash.update("\x1f".join(values).encode("utf-8", "surrogatepass"))
+        if self._writer is None:
+            path = f"train/{self.name}/part-{len(self._files):05d}.parquet"
+            self._filesystem.create_dir(f"{self._inner}/train/{self.name}", recursive=True)
+            self._writer = pq.ParquetWriter(
+                f"{self._inner}/{path}",
+                self._schema,
+                filesystem=self._filesystem,
+                compression="zstd",
+                write_page_checksum=True,
+            )
+            self._files.append({"path": path, "rows": 0, "bytes": 0})
+        self._writer.write_table(pa.table(columns, schema=self._schema), row_group_size=ROWS_PER_BLOCK)
+        self._files[-1]["rows"] += len(self._buffer)
+        self.rows += len(self._buffer)
+        self._buffer = []
+        if self._files[-1]["rows"] == ROWS_PER_BLOCK * BLOCKS_PER_FILE:
+            self._close_file()
+
+    def _close_file(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+            self._files[-1]["bytes"] = self._filesystem.get_file_info(f"{self._inner}/{self._files[-1]['path']}").size
+
+
+def write_collection(folder: str, queries: Iterable[Query], candidates: Iterable[Candidate]) -> None:
+    """Queries and candidates as two Parquet files with the fields of `Query` and `Candidate` as columns."""
+    filesystem, inner = open_filesystem(folder)
+    filesystem.create_dir(inner, recursive=True)
+    for name, rows, fields in (
+        ("queries", list(queries), Query._fields),
+        ("candidates", list(candidates), Candidate._fields),
+    ):
+        table = pa.table({f: [getattr(row, f) for row in rows] for f in fields}, schema=_collection_schema(fields))
+        pq.write_table(
+            table, f"{inner}/{name}.parquet", filesystem=filesystem, compression="zstd", write_page_checksum=True
+        )
+
+
+def read_collection(folder: str, name: str) -> Collection:
+    """What `write_collection` wrote. Raises InputError if it is missing or unreadable."""
+    filesystem, inner = open_filesystem(folder)
+    tables = []
+    for part, fields in (("queries", Query._fields), ("candidates", Candidate._fields)):
+        try:
+            with filesystem.open_input_file(f"{inner}/{part}.parquet") as file:
+                table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=list(fields))
+            if table.schema != _collection_schema(fields):
+                raise ValueError(f"its columns are {', '.join(table.schema.names)}")
+            tables.append(table.to_pylist())
+        except FileNotFoundError:
+            raise InputError(f"{folder}/{part}.parquet is missing; prepare the store again") from None
+        except _DAMAGE as error:
+            raise InputError(
+                f"{folder}/{part}.parquet cannot be read ({one_line(error)}); prepare the store again"
+            ) from error
+    return Collection(
+        name,
+        [Query(**row) for row in tables[0]],
+        [Candidate(**{**row, "group_ids": tuple(row["group_ids"])}) for row in tables[1]],
+    )
+
+
+def _collection_schema(fields: Sequence[str]) -> pa.Schema:
+    return pa.schema([(f, pa.list_(pa.string()) if f == "group_ids" else pa.string()) for f in fields])

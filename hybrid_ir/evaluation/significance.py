@@ -1,0 +1,123 @@
+"""Is the difference between two trainings more than chance? Paired by test question, over all seeds.
+
+In: the test measures by query (`per_query.parquet`) of the trials of two points. Out: the difference, its 95 % bootstrap
+interval, and the p-value of a paired randomisation test (Smucker et al., "A comparison of statistical significance tests
+for information retrieval evaluation", 2007), with Holm's correction over the comparisons of one table.
+
+A question's translations, language pairs and seeds are averaged first: they are not independent. So the test speaks of
+other questions, with these seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hybrid_ir.evaluation.measures import ALL, paired_randomization_test
+from hybrid_ir.types import InputError
+
+MEASURES = ("AP_mono", "AP_cross", "AP_multi", "rank_distance")
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measure of `first` against `second`. `difference` is first minus second, over `questions` test questions."""
+
+    first: str
+    second: str
+    measure: str
+    values: tuple[float, float]
+    difference: float
+    low: float
+    high: float
+    p: float
+    questions: int
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse`, or `no difference shown`, of the first."""
+        if self.p >= ALPHA:
+            return "no difference shown"
+        return "better" if (self.difference > 0) != (self.measure == "rank_distance") else "worse"
+
+
+def question_values(per_query: Path, measure: str) -> dict[str, float]:
+    """The measure of every test question: the mean over its languages, and for AP_cross over pairs of languages."""
+    table = pq.read_table(per_query, columns=["group_id", "language", "pool", "AP", "rank_distance"])
+    pool, language = (np.array(table[name].to_pylist()) for name in ("pool", "language"))
+    rows = {
+        "AP_mono": pool == language,
+        "AP_cross": (pool != language) & (pool != ALL),
+        "AP_multi": pool == ALL,
+        "rank_distance": pool == ALL,
+    }[measure]
+    column = "rank_distance" if measure == "rank_distance" else "AP"
+    means = table.filter(pa.array(rows)).select(["group_id", column]).group_by("group_id").aggregate([(column, "mean")])
+    pairs = zip(means["group_id"].to_pylist(), means[f"{column}_mean"].to_pylist(), strict=True)
+    return {group: value for group, value in pairs if value is not None}
+
+
+def compare_trials(
+    first: tuple[str, Sequence[Path]],
+    second: tuple[str, Sequence[Path]],
+    *,
+    measures: Sequence[str] = MEASURES,
+    seed: int = 0,
+    rounds: int = 10_000,
+) -> list[Comparison]:
+    """Compare two points, each a label and the `per_query.parquet` of its trials. Raises InputError without a common
+    question."""
+    found = []
+    for measure in measures:
+        a, b = (_mean_over_trials([question_values(path, measure) for path in paths]) for _, paths in (first, second))
+        common = sorted(a.keys() & b.keys())
+        if not common:
+            raise InputError(
+                f"{first[0]} and {second[0]} answer no question in common; evaluate both on one collection"
+            )
+        values_a, values_b = (np.array([values[group] for group in common]) for values in (a, b))
+        low, high = _bootstrap(values_a - values_b, seed)
+        found.append(
+            Comparison(
+                first[0],
+                second[0],
+                measure,
+                (float(values_a.mean()), float(values_b.mean())),
+                float((values_a - values_b).mean()),
+                low,
+                high,
+                paired_randomization_test(values_a, values_b, seed, rounds),
+                len(common),
+            )
+        )
+    return found
+
+
+def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The same with p-values corrected for their number (Holm, 1979): the k-th smallest of n times n - k + 1, never
+    below the one before."""
+    order = sorted(range(len(comparisons)), key=lambda i: comparisons[i].p)
+    corrected, least = list(comparisons), 0.0
+    for k, i in enumerate(order):
+        least = min(1.0, max(least, comparisons[i].p * (len(order) - k)))
+        corrected[i] = replace(comparisons[i], p=least)
+    return corrected
+
+
+def _mean_over_trials(trials: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    groups = set.intersection(*(set(trial) for trial in trials)) if trials else set()
+    return {group: float(np.mean([trial[group] for trial in trials])) for group in groups}
+
+
+def _bootstrap(differences: np.ndarray, seed: int, rounds: int = 2000) -> tuple[float, float]:
+    generator = np.random.default_rng(seed)
+    n = len(differences)
+    means = [differences[generator.integers(n, size=n)].mean() for _ in range(rounds)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)

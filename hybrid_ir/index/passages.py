@@ -1,0 +1,218 @@
+"""Passages to index: read from files, a store or XQuAD-R; kept as memory-mapped Arrow with their language and metadata.
+
+A record is {"doc_id": text, "text": text, "language": code} with optional "metadata": {key: text, number or true/false};
+JSON lines or Parquet. Rejects never stop the reading and never vanish.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hybrid_ir.data import lareqa_collection, open_store, parquet_rows, read_lines, record_files, shorten
+from hybrid_ir.languages import language_code
+from hybrid_ir.types import InputError, Rejected, key64, one_line
+
+Scalar = str | int | float | bool
+FIELDS = ("doc_id", "text", "language", "metadata")
+MAX_METADATA_KEYS = 64
+ROWS_PER_BATCH = 4096
+_KEY = "m."  # column of a metadata key
+
+
+class IndexedPassage(NamedTuple):
+    """A passage with what a search may filter by."""
+
+    doc_id: str
+    text: str
+    language: str
+    metadata: Mapping[str, Scalar] = {}
+
+
+def read_passages(path: str | Path) -> Iterator[IndexedPassage | Rejected]:
+    """Passages of a .jsonl, .jsonl.gz or .parquet file or a folder of them; of a store; or of an XQuAD-R folder.
+
+    Raises InputError for a missing or unreadable file.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise InputError(
+            f"no passages at {root}; give .jsonl, .jsonl.gz or .parquet files, a store, or an XQuAD-R folder"
+        )
+    if (root / "manifest.json").is_file():
+        yield from _store_passages(str(root))
+    elif root.is_dir() and not any(root.rglob("*.jsonl*")) and not any(root.rglob("*.parquet")):
+        for candidate in lareqa_collection(root, root.name).candidates:
+            yield IndexedPassage(candidate.doc_id, candidate.text, candidate.language)
+    else:
+        for file in record_files(root):
+            for number, record in parquet_rows(file) if file.suffix == ".parquet" else read_lines(file):
+                if isinstance(record, str) and not record.strip():
+                    continue
+                yield _parse(record, f"{file.name}:{number}")
+
+
+def _store_passages(path: str) -> Iterator[IndexedPassage]:
+    """Every passage of a store, of all its splits, once: a store's doc_ids are unique within a language only, and its held-out
+    pools hold passages of the training split too."""
+    store = open_store(path)
+    seen: set[int] = set()
+
+    def new(doc_id: str, text: str, language: str) -> Iterator[IndexedPassage]:
+        key = key64(f"{language}/{text}")
+        if key not in seen:
+            seen.add(key)
+            yield IndexedPassage(f"{language}/{doc_id}", text, language)
+
+    for number, partition in enumerate(store.partitions):
+        for start in range(0, partition.rows, ROWS_PER_BATCH):
+            rows = np.arange(start, min(start + ROWS_PER_BATCH, partition.rows))
+            for language in partition.languages:
+                ids = store.take(number, rows, f"p_id_{language}")
+                for doc_id, text in zip(ids, store.take(number, rows, f"p_{language}"), strict=True):
+                    yield from new(doc_id, text, language)
+    for split, folder in sorted(store.manifest["eval"].items()):
+        for candidate in store.collection(split).candidates if folder else ():
+            yield from new(candidate.doc_id, candidate.text, candidate.language)
+
+
+def _parse(record: Any, where: str) -> IndexedPassage | Rejected:
+    reason = None
+    if isinstance(record, str):
+        try:
+            record = json.loads(record)
+        except (ValueError, RecursionError):
+            return Rejected(where, "not valid JSON", shorten(record))
+    if not isinstance(record, dict):
+        return Rejected(where, "not a JSON object", shorten(record))
+    record = {name: value for name, value in record.items() if value is not None}
+    if unknown := sorted(record.keys() - set(FIELDS)):
+        reason = f"unknown field {', '.join(unknown)[:80]} (metadata goes under 'metadata')"
+    metadata = record.get("metadata", {})
+    for name in FIELDS[:3]:
+        value = record.get(name)
+        if not isinstance(value, str) or not value.strip():
+            reason = reason or f"no {name}, or one that is not a text"
+        elif not _is_utf8(value):
+            reason = reason or f"{name} is not valid UTF-8"
+    if not isinstance(metadata, dict) or any(
+        not _is_scalar(v) or not k or not _is_utf8(k) for k, v in metadata.items()
+    ):
+        reason = reason or "metadata must map names to texts, numbers or true/false"
+    if reason is None:
+        try:
+            return IndexedPassage(record["doc_id"], record["text"].strip(), language_code(record["language"]), metadata)
+        except InputError as error:
+            reason = str(error)
+    return Rejected(where, reason, shorten(record))
+
+
+def _is_scalar(value: Any) -> bool:
+    return (
+        isinstance(value, bool | int)
+        or (isinstance(value, float) and value == value)
+        or (isinstance(value, str) and _is_utf8(value))
+    )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def write_passages(path: Path, passages: Iterable[IndexedPassage], keys: Sequence[str]) -> int:
+    """Write an Arrow file that `PassageTable` maps; returns the number of rows. `keys` are the metadata columns."""
+    names = ["doc_id", "text", "language", *(_KEY + key for key in keys)]
+    schema = pa.schema([(name, pa.string()) for name in names])
+    rows = 0
+    columns: list[list[str | None]] = [[] for _ in names]
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+
+        def flush() -> None:
+            writer.write_batch(pa.record_batch([pa.array(c, pa.string()) for c in columns], schema=schema))
+            for column in columns:
+                column.clear()
+
+        for passage in passages:
+            values = (passage.metadata.get(key) for key in keys)
+            row = [*passage[:3], *(None if value is None else canonical(value) for value in values)]
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
+            rows += 1
+            if len(columns[0]) == ROWS_PER_BATCH:
+                flush()
+        if columns[0]:
+            flush()
+    return rows
+
+
+def canonical(value: Scalar) -> str:
+    """A metadata value as it is stored and compared: its JSON, so that 1, "1" and true stay three values."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+class PassageTable:
+    """Passages by row number, from a memory-mapped file: replicas of one machine share its pages."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises InputError if the file is not one that `write_passages` wrote, whole."""
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{path} cannot be read ({one_line(error)}); build the index again") from error
+        names = reader.schema.names
+        self.keys = tuple(name.removeprefix(_KEY) for name in names[3:])
+        self.rows = sum(batch.num_rows for batch in self._batches)
+        # Offsets and bytes of each column: a service reads ten rows a query, and Arrow's scalars take ten times as long.
+        self._texts = [[_buffers(column) for column in batch.columns[:3]] for batch in self._batches]
+
+    def __getitem__(self, row: int) -> IndexedPassage:
+        number, offset = divmod(row, ROWS_PER_BATCH)
+        doc_id, text, language = (
+            str(data[offsets[offset] : offsets[offset + 1]], "utf-8") for offsets, data in self._texts[number]
+        )
+        if not self.keys:
+            return IndexedPassage(doc_id, text, language)
+        batch, metadata = self._batches[number], {}
+        for i, key in enumerate(self.keys, start=3):
+            value = batch.column(i)[offset].as_py()
+            if value is not None:
+                metadata[key] = json.loads(value)
+        return IndexedPassage(doc_id, text, language, metadata)
+
+    def column(self, name: str) -> Iterator[list[str]]:
+        """Values of one column, a batch at a time."""
+        for batch in self._batches:
+            yield batch.column(name).to_pylist()
+
+    def where(self, equal: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Sorted rows whose metadata have all these (key, canonical value) pairs; none where a key is not known."""
+        if any(key not in self.keys for key, _ in equal):
+            return np.empty(0, dtype=np.int64)
+        found, start = [], 0
+        for batch in self._batches:
+            mask = np.ones(batch.num_rows, dtype=bool)
+            for key, value in equal:
+                matches = pc.fill_null(pc.equal(batch.column(_KEY + key), value), False)  # type: ignore[attr-defined]
+                mask &= matches.to_numpy(zero_copy_only=False)
+            found.append(start + np.flatnonzero(mask))
+            start += batch.num_rows
+        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+
+
+def _buffers(column: pa.Array) -> tuple[memoryview, memoryview]:
+    """Offsets (int32, one more than rows) and bytes of a string column without nulls, as views of the mapped file."""
+    _, offsets, data = column.buffers()
+    start = column.offset
+    view = memoryview(offsets).cast("B").cast("i")[start : start + len(column) + 1]
+    return view, memoryview(data) if data is not None else memoryview(b"")

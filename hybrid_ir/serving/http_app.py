@@ -1,0 +1,261 @@
+"""The HTTP face of the search service: routes, limits, keys, errors in one shape, OpenAPI. No Ray.
+
+Requests are read and checked by hand instead of by FastAPI's parameters: its own path costs more than a search does.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse, Response
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import hybrid_ir
+from hybrid_ir.serving import api
+from hybrid_ir.serving.search_service import RequestError, SearchService
+
+HERE = Path(__file__).parent / "pages"
+OPEN_TO_ALL = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
+DEFECT = RequestError(500, "internal_error", "a defect of the service; its log says more")
+M = TypeVar("M", bound=BaseModel)
+log = logging.getLogger("ray.serve")
+
+
+def create_app(service: SearchService, api_keys: tuple[str, ...] = ()) -> ASGIApp:
+    """The ASGI app. With `api_keys`, every route but `OPEN_TO_ALL` asks for one of them."""
+    app, search = _create_routes(service, api_keys)
+
+    async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
+        # FastAPI's layers cost as much as a search's own Python, so searches go past them (measured: a fifth more a second).
+        if scope["type"] != "http" or scope["path"] != "/search" or scope["method"] != "POST":
+            return await app(scope, receive, send)
+        try:
+            response = await search(Request(scope, receive))
+        except RequestError as error:
+            response = _error(error)
+        except Exception:  # a defect of ours: FastAPI, which is passed by, would also log it and answer 500
+            log.exception("a search failed")
+            response = _error(DEFECT)
+        await response(scope, receive, send)
+
+    return asgi
+
+
+def _create_routes(
+    service: SearchService, api_keys: tuple[str, ...]
+) -> tuple[FastAPI, Callable[[Request], Awaitable[Response]]]:
+    """The routes, and the handler of /search."""
+    app = FastAPI(title="Hybrid IR", version=hybrid_ir.__version__, docs_url=None, redoc_url=None)
+    page = (HERE / "page.html").read_text(encoding="utf-8")
+    created = int(time.time())
+    keys = [key.encode() for key in api_keys]
+    limit = service.settings.max_body_bytes
+
+    async def read(request: Request, model: type[M]) -> M:
+        """The request's body as `model`. Raises RequestError."""
+        check_key(request)
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > limit:
+            raise RequestError(413, "too_large", f"the body may have {limit} bytes, got {declared}")
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise RequestError(413, "too_large", f"the body may have {limit} bytes")
+        try:
+            return model.model_validate_json(bytes(body))
+        except ValidationError as error:
+            raise _refusal(error) from None
+
+    def check_key(request: Request) -> None:
+        if not keys:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        # Every key is compared, each in constant time: how long it takes tells nothing.
+        right = [hmac.compare_digest(given.strip().encode(), key) for key in keys]
+        if scheme.lower() != "bearer" or not any(right):
+            raise RequestError(401, "unauthorized", "send an API key: Authorization: Bearer KEY")
+
+    @app.exception_handler(RequestError)
+    async def request_error(_: Request, error: RequestError) -> Response:
+        return _error(error)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> Response:
+        return _error(RequestError(error.status_code, "http_error", str(error.detail)), dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def defect(_: Request, error: Exception) -> Response:
+        # Starlette raises it again after this answer, so that it reaches the log with its traceback.
+        return _error(DEFECT)
+
+    @app.post(
+        "/search", **_documented(api.SearchResponse, api.SearchRequest, 400, 401, 413, 422, 429, 503, deadline=True)
+    )
+    async def search(request: Request) -> Response:
+        """The passages nearest to each query, best first."""
+        return _json(await service.search(await read(request, api.SearchRequest)))
+
+    @app.post(
+        "/v1/embeddings",
+        **_documented(api.EmbeddingsResponse, api.EmbeddingsRequest, 400, 401, 404, 413, 422, 429, 503, 504),
+    )
+    async def embeddings(request: Request) -> Response:
+        """Unit vectors of texts, in the index's space; compatible with OpenAI's client."""
+        wanted = await read(request, api.EmbeddingsRequest)
+        vectors, tokens, space_id = await service.embed(wanted)
+        if wanted.encoding_format == "base64":
+            rows: list[Any] = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
+        else:
+            rows = vectors.tolist()
+        return _json(
+            {
+                "object": "list",
+                "data": [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)],
+                "model": space_id,
+                "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+                "space_id": space_id,
+            }
+        )
+
+    @app.get("/v1/models", **_documented(api.ModelList, None, 401))
+    async def models(request: Request) -> Response:
+        """The one encoder that is served, by its space id."""
+        check_key(request)
+        space = service.release.manifest.space
+        info = {"id": space["id"], "object": "model", "created": created, "owned_by": "hybrid-ir"}
+        return _json(
+            {"object": "list", "data": [{**info, "dimension": space["dimension"], "max_tokens": space["max_tokens"]}]}
+        )
+
+    @app.get("/stats", **_documented(api.Stats, None, 401))
+    async def stats(request: Request) -> Response:
+        """What is served: index, shards, passages by language, versions."""
+        check_key(request)
+        return _json(service.stats())
+
+    @app.get("/readyz", **_documented(api.Ready, None, unready=True))
+    async def readyz() -> Response:
+        """200 when the encoder and every shard answer, else 503 with the names of those that do not."""
+        ready = service.ready()
+        return _json(ready, 200 if ready["ready"] else 503)
+
+    @app.get("/healthz", **_documented(api.Health, None))
+    async def healthz() -> Response:
+        """200 while the gateway runs, whatever its shards do."""
+        return _json({"status": "ok"})
+
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256((script.group(1) if script else "").encode()).digest()).decode()
+    policy = f"default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> HTMLResponse:
+        return HTMLResponse(page, headers=headers)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        # Rendered here: FastAPI's own page loads its scripts from the network.
+        environment = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, autoescape=True)
+        rendered = environment.get_template("docs.html.j2").render(api=app.openapi(), open_to_all=OPEN_TO_ALL)
+        return HTMLResponse(
+            rendered, headers={**headers, "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        )
+
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app, search
+
+
+def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+
+
+def _error(error: RequestError, headers: dict[str, str] | None = None) -> Response:
+    headers = dict(headers or {})
+    if error.status in (429, 503):
+        headers["Retry-After"] = "1"
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    detail = {"message": error.message, "type": error.type, "param": error.param}
+    return _json({"error": detail, **error.body}, error.status, headers)
+
+
+def _refusal(error: ValidationError) -> RequestError:
+    """The first thing that is wrong with a body: 400 if it is not JSON, else 422 with the field's name."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    if first["type"] == "json_invalid":
+        return RequestError(400, "invalid_json", f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+    # Of a union's branches the last part names the type that was tried, not a field.
+    names = [
+        str(part)
+        for part in first["loc"]
+        if "[" not in str(part) and str(part) not in ("str", "list", "constrained-str")
+    ]
+    param = ".".join(names) or None
+    if first["type"] == "extra_forbidden":
+        return RequestError(422, "invalid_request", f"unknown field {names[-1][:80]!r}", param)
+    return RequestError(422, "invalid_request", f"{param or 'the body'}: {first['msg']}", param)
+
+
+_MEANING = {
+    400: "The body is not JSON.",
+    401: "No API key, or a wrong one.",
+    404: "No such model.",
+    413: "The body is too large.",
+    422: "A field is unknown, missing or out of its range.",
+    429: "Too many texts are waiting; `Retry-After` says when to ask again.",
+    503: "A shard (policy strict) or the encoder does not answer.",
+    504: "The deadline passed.",
+}
+
+
+def _documented(
+    answer: type[BaseModel], body: type[BaseModel] | None, *errors: int, deadline: bool = False, unready: bool = False
+) -> dict[str, Any]:
+    """What a route's decorator must know for the OpenAPI document."""
+    responses: dict[int | str, dict[str, Any]] = {200: {"model": answer}}
+    responses |= {status: {"model": api.ErrorResponse, "description": _MEANING[status]} for status in errors}
+    if deadline:
+        responses[504] = {
+            "model": api.DeadlineResponse,
+            "description": "The deadline passed; what was found until then.",
+        }
+    if unready:
+        responses[503] = {"model": answer, "description": "Something does not answer."}
+    documented: dict[str, Any] = {"responses": responses, "response_model": None}
+    if body is not None:
+        schema = {"$ref": f"#/components/schemas/{body.__name__}"}
+        documented["openapi_extra"] = {
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
+        }
+    return documented
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, routes=app.routes, description="Search across languages."
+        )
+        _, bodies = models_json_schema(
+            [(api.SearchRequest, "validation"), (api.EmbeddingsRequest, "validation")],
+            ref_template="#/components/schemas/{model}",
+        )
+        document.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,36 @@
+"""The encoder as a service uses it: checked against the index, and made for small batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from hybrid_ir.encoders import Embedder, best_device, check_space, load_encoder, tokenize
+from hybrid_ir.index import Manifest
+
+
+class QueryEncoder:
+    """An encoder that is loaded, checked against the index, and made for small batches. Not thread-safe."""
+
+    def __init__(self, index: str, manifest: Manifest, checkpoint: str | None, threads: int) -> None:
+        """Raises InputError if the encoder is not the index's own."""
+        torch.set_num_threads(threads)
+        self._model: SentenceTransformer = load_encoder(checkpoint or f"{index}/encoder", device=best_device())
+        check_space(index, manifest.space, manifest.probes, self._model)
+        self._model.eval()
+        # Small micro-batches of like lengths: padding and cache misses cost more than calls (measured: 391 queries/s with 512 tokens,
+        # 287 with 4096).
+        self._embedder = Embedder(self._model, precision="auto", micro_batch_tokens=512)
+
+    def __call__(self, texts: Sequence[str], role: str) -> np.ndarray:
+        return self.embed(texts, role)[0]
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str], role: str) -> tuple[np.ndarray, int]:
+        """(Q, D) vectors, and the tokens encoded, prefix included."""
+        prefix = self._model.prompts.get(role) or ""
+        tokens = tokenize(self._model.tokenizer, list(texts), prefix, self._model.max_seq_length)  # type: ignore[arg-type]
+        return self._embedder(tokens).cpu().numpy(), sum(map(len, tokens))

@@ -1,0 +1,105 @@
+"""The Ray Serve application of an index: gateway, encoder and one deployment a shard, generated from the manifest."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ray import serve
+
+from hybrid_ir.config import Serve
+from hybrid_ir.index import Manifest, read_manifest
+from hybrid_ir.serving.ray_serve.distributed_release import deployment_names
+from hybrid_ir.serving.ray_serve.encoder_replica import EncoderReplica
+from hybrid_ir.serving.ray_serve.gateway import Gateway
+from hybrid_ir.serving.ray_serve.shard_replica import ShardReplica
+from hybrid_ir.storage import absolute
+
+QUIET = {"enable_access_log": False, "log_level": "WARNING"}
+
+
+class ReleaseRoot:
+    """Ingress of an app that only holds a release's deployments."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+
+def build_app(index: str, settings: Serve, checkpoint: str | None = None) -> serve.Application:
+    """The Serve application of an index: a gateway and, if distributed, its encoder and shards.
+
+    Raises InputError for an index that cannot be served, and for a public interface without API keys.
+    """
+    manifest = read_manifest(index)
+    keys = api_keys(settings)
+    placement = settings.placement
+    if placement == "auto":
+        placement = "local" if fits_here(manifest) else "distributed"
+    gateway: Any = serve.deployment(
+        serve.ingress()(Gateway),
+        name="gateway",
+        num_replicas=settings.gateways,
+        ray_actor_options={"num_cpus": settings.cpus_per_replica},
+        # The queue is ours (429, deadlines); Serve's own limit only has to be above it.
+        max_ongoing_requests=10 * settings.max_queue,
+        logging_config=QUIET,
+        max_constructor_retry_count=1,
+        graceful_shutdown_timeout_s=10,
+    )
+    spec = {"index": absolute(index), "checkpoint": checkpoint, "app": None}
+    # Keys travel by themselves: settings are shown and logged.
+    shown = {**settings.model_dump(mode="json"), "api_keys": []}
+    bound = release_deployments(index, manifest, settings, checkpoint) if placement == "distributed" else []
+    return gateway.bind(spec, shown, keys, placement, _threads(settings, settings.gateways), *bound)
+
+
+def build_release_app(index: str, settings: Serve, checkpoint: str | None = None) -> serve.Application:
+    """Encoder and shards of an index, without a gateway: what a swap deploys beside what serves."""
+    manifest = read_manifest(index)
+    root: Any = serve.deployment(ReleaseRoot, name="release", ray_actor_options={"num_cpus": 0}, logging_config=QUIET)
+    return root.bind(*release_deployments(index, manifest, settings, checkpoint))
+
+
+def release_deployments(
+    index: str, manifest: Manifest, settings: Serve, checkpoint: str | None
+) -> list[serve.Application]:
+    index = absolute(index)
+    options: dict[str, Any] = {
+        "num_replicas": settings.replicas,
+        "ray_actor_options": {"num_cpus": settings.cpus_per_replica},
+        "max_ongoing_requests": 1000,
+        "logging_config": QUIET,
+        "max_constructor_retry_count": 1,
+        "health_check_period_s": 1,
+        "health_check_timeout_s": 10,
+        "graceful_shutdown_timeout_s": 10,
+    }
+    encoder, *shards = deployment_names(manifest)
+    threads = _threads(settings, 2)
+    deploy: Any = serve.deployment
+    return [
+        deploy(EncoderReplica, name=encoder, **options).bind(index, checkpoint, threads),
+        *(deploy(ShardReplica, name=name, **options).bind(index, n, threads) for n, name in enumerate(shards)),
+    ]
+
+
+def api_keys(settings: Serve) -> tuple[str, ...]:
+    """Keys of the settings and of HYBRID_IR_API_KEYS."""
+    given = os.environ.get("HYBRID_IR_API_KEYS", "")
+    return (*settings.api_keys, *(key.strip() for key in given.split(",") if key.strip()))
+
+
+def bytes_of(manifest: Manifest) -> int:
+    """Size of an index on disk, which is what it maps into memory."""
+    files = [*manifest.files.values(), *(file for shard in manifest.shards for file in shard.files.values())]
+    return sum(file.bytes for file in files)
+
+
+def fits_here(manifest: Manifest) -> bool:
+    """Whether an index takes less than a quarter of this machine's memory."""
+    return bytes_of(manifest) * 4 < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _threads(settings: Serve, processes: int) -> int:
+    """Threads of each of so many processes that compute on one machine."""
+    return settings.threads or max(1, (os.cpu_count() or 1) // processes)

@@ -1,0 +1,51 @@
+"""A release: one index with its encoder, checked and open for searching. What is served, swapped and rolled back.
+
+`LocalRelease` holds everything in one process, `DistributedRelease` has the same methods over Serve handles. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from hybrid_ir.index import Found, IndexedPassage, Manifest, ShardQuery
+
+
+class ShardDown(Exception):
+    """A shard, or the encoder, does not answer."""
+
+
+class Release(Protocol):
+    """What the service needs of an index and its encoder. Q queries, D dimensions."""
+
+    index: str
+    manifest: Manifest
+    placement: str
+
+    async def encode(self, texts: Sequence[str], role: str) -> np.ndarray:
+        """(Q, D) float32 unit vectors; `role` is query or document. Raises ShardDown."""
+        ...
+
+    async def embed(self, texts: Sequence[str], role: str) -> tuple[np.ndarray, int]:
+        """As `encode`, with the number of tokens that were encoded."""
+        ...
+
+    async def search(self, shard: int, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:
+        """Raises ShardDown."""
+        ...
+
+    async def read(self, shard: int, rows: Sequence[int]) -> list[IndexedPassage]:
+        """Raises ShardDown."""
+        ...
+
+    def down(self) -> tuple[list[int], bool]:
+        """Numbers of the shards that do not answer, and whether the encoder does."""
+        ...
+
+    def close(self) -> None: ...
+
+
+ShardAnswer = tuple[list[Found], dict[int, IndexedPassage]]
+"""Candidates of each query, and the passages of those rows that are likely to be hits (local: none, they are at hand)."""

@@ -1,0 +1,347 @@
+"""Searching as a service: requests in, micro-batches through the release, answers with coverage. No HTTP and no Ray.
+
+Each request keeps the release that it began with, so no answer mixes two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from hybrid_ir.config import Serve
+from hybrid_ir.index import IndexedPassage, ShardQuery, canonical, is_flat, merge
+from hybrid_ir.serving.api import EmbeddingsRequest, SearchRequest
+from hybrid_ir.serving.batcher import Batcher, Observe, Started
+from hybrid_ir.serving.release import Release, ShardAnswer, ShardDown
+
+
+class RequestError(Exception):
+    """A request that is answered with an error: HTTP status, machine-readable type, message, the field at fault."""
+
+    def __init__(
+        self, status: int, type: str, message: str, param: str | None = None, body: dict[str, Any] | None = None
+    ):
+        super().__init__(message)
+        self.status, self.type, self.message, self.param = status, type, message, param
+        self.body = body or {}
+
+
+class _Serving:
+    """A release with its queue."""
+
+    def __init__(self, release: Release, settings: Serve, observe: Observe) -> None:
+        self.release = release
+        self.batcher = Batcher(release, settings.max_batch, observe)
+        self.embedding = 0  # inputs of /v1/embeddings that wait
+        self.lossy = not is_flat(release.manifest.codec)
+
+
+class SearchService:
+    """Answers requests from the active release; holds the one before for an instant rollback."""
+
+    def __init__(self, release: Release, settings: Serve, observe: Observe = lambda name, value, labels: None) -> None:
+        self.settings = settings
+        self._observe = observe
+        self._active = _Serving(release, settings, observe)
+        self._held: dict[str, _Serving] = {}
+        self.previous: str | None = None
+
+    @property
+    def release(self) -> Release:
+        return self._active.release
+
+    def hold(self, release: Release) -> None:
+        """Keep a loaded release ready to be activated."""
+        self._held[release.index] = _Serving(release, self.settings, self._observe)
+
+    def holds(self, index: str) -> bool:
+        return index in self._held or index == self.release.index
+
+    def activate(self, index: str, previous: str | None, keep: Collection[str]) -> None:
+        """Serve `index`, which is active or held, from the next request on, and go on holding `keep`."""
+        if index != self.release.index:
+            self._held[self.release.index] = self._active
+            self._active = self._held.pop(index)
+        self.previous = previous
+        for name in [name for name in self._held if name not in keep]:
+            release = self._held.pop(name).release
+            # Requests that began with it may take until their deadline.
+            asyncio.get_running_loop().call_later(self.settings.deadline_ms / 1000, release.close)
+
+    async def search(self, request: SearchRequest) -> dict[str, Any]:
+        """A SearchResponse as plain data. Raises RequestError."""
+        begun = time.perf_counter()
+        serving = self._active
+        texts = [request.query] if isinstance(request.query, str) else request.query
+        query = self._shard_query(request, serving)
+        self._check_texts(texts, "query")
+        self._check_queue(serving, len(texts))
+        deadline = begun + min(request.deadline_ms or self.settings.deadline_ms, self.settings.deadline_ms) / 1000
+        futures = [serving.batcher.submit(text, query) for text in texts]
+        await asyncio.wait(futures, timeout=deadline - time.perf_counter())
+        started: list[Started | None] = []
+        for future in futures:
+            if not future.done():
+                future.cancel()
+                started.append(None)
+            elif future.exception() is not None:
+                raise self._unavailable(future.exception())
+            else:
+                started.append(future.result())
+        tasks = {task for one in started if one is not None for task in one.tasks}
+        if tasks:
+            await asyncio.wait(tasks, timeout=max(0.0, deadline - time.perf_counter()))
+        missing = self._missing(serving, started, query.languages)
+        results = await self._results(serving, started, query.k, deadline, missing)
+        late = time.perf_counter() > deadline
+        body = self._body(serving, request, results, missing, started, begun)
+        if late and missing:
+            self._observe("deadline_exceeded", 1, {})
+            raise RequestError(
+                504, "deadline_exceeded", "the deadline passed before every shard had answered", body=body
+            )
+        names = [serving.release.manifest.shards[n].name for n in sorted(missing)]
+        if missing and request.policy == "strict":
+            raise RequestError(
+                503, "shards_missing", f"shards {', '.join(names)} do not answer; ask again, or with policy best_effort"
+            )
+        if len(missing) == len(serving.release.manifest.shards):
+            raise RequestError(503, "shards_missing", "no shard answers; ask again")
+        self._observe("request_seconds", time.perf_counter() - begun, {"route": "search"})
+        for language in request.languages or ["all"]:
+            self._observe("requests", 1, {"language": language})
+        return body
+
+    async def embed(self, request: EmbeddingsRequest) -> tuple[np.ndarray, int, str]:
+        """(inputs, D) unit vectors, the tokens that were encoded, and the space id. Raises RequestError."""
+        begun = time.perf_counter()
+        serving = self._active
+        texts = [request.input] if isinstance(request.input, str) else request.input
+        self._check_texts(texts, "input")
+        space = serving.release.manifest.space
+        if request.model is not None and request.model != space["id"]:
+            raise RequestError(
+                404, "model_not_found", f"there is one model here, {space['id']}, not {request.model!r}", "model"
+            )
+        if request.dimensions is not None and request.dimensions != space["dimension"]:
+            raise RequestError(
+                422,
+                "invalid_request",
+                f"dimensions must be {space['dimension']}, got {request.dimensions}",
+                "dimensions",
+            )
+        self._check_queue(serving, len(texts))
+        role = "query" if request.input_type == "query" else "document"
+        serving.embedding += len(texts)
+        try:
+            async with asyncio.timeout(self.settings.deadline_ms / 1000):
+                parts = [
+                    await serving.release.embed(texts[i : i + self.settings.max_batch], role)
+                    for i in range(0, len(texts), self.settings.max_batch)
+                ]
+        except TimeoutError:
+            raise RequestError(504, "deadline_exceeded", "the deadline passed before the texts were encoded") from None
+        except ShardDown as error:
+            raise self._unavailable(error) from error
+        finally:
+            serving.embedding -= len(texts)
+        self._observe("request_seconds", time.perf_counter() - begun, {"route": "embeddings"})
+        return np.concatenate([vectors for vectors, _ in parts]), sum(tokens for _, tokens in parts), space["id"]
+
+    def ready(self) -> dict[str, Any]:
+        """A `Ready` as plain data."""
+        missing, encoder = self.release.down()
+        manifest = self.release.manifest
+        return {
+            "ready": encoder and not missing,
+            "shards_missing": [manifest.shards[n].name for n in missing],
+            "encoder": encoder,
+            "index_version": manifest.index_version,
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """A `Stats` as plain data."""
+        release, manifest = self.release, self.release.manifest
+        missing, _ = release.down()
+        return {
+            "index": release.index,
+            "index_version": manifest.index_version,
+            "previous_index": self.previous,
+            "space_id": manifest.space["id"],
+            "placement": release.placement,
+            "codec": manifest.codec,
+            "passages": manifest.rows,
+            "languages": manifest.languages,
+            "metadata_keys": manifest.metadata_keys,
+            "shards": [
+                {
+                    "name": shard.name,
+                    "passages": shard.rows,
+                    "languages": {name: end - start for name, (start, end) in shard.languages.items()},
+                    "up": n not in missing,
+                }
+                for n, shard in enumerate(manifest.shards)
+            ],
+            "recall": manifest.recall,
+            "versions": manifest.versions,
+        }
+
+    def _shard_query(self, request: SearchRequest, serving: _Serving) -> ShardQuery:
+        manifest = serving.release.manifest
+        if request.k > self.settings.max_k:
+            raise RequestError(422, "invalid_request", f"k must be at most {self.settings.max_k}, got {request.k}", "k")
+        languages = None if request.languages is None else tuple(sorted(set(request.languages)))
+        unknown = [name for name in languages or () if name not in manifest.languages]
+        if unknown:
+            raise RequestError(
+                422,
+                "unknown_language",
+                f"no passage is in {unknown[0]!r:.40}; there are {' '.join(manifest.languages)}",
+                "languages",
+            )
+        for key in request.metadata or ():
+            if key not in manifest.metadata_keys:
+                there = ", ".join(manifest.metadata_keys) or "none"
+                raise RequestError(
+                    422, "unknown_metadata", f"no passage has metadata {key!r:.80}; keys: {there}", "metadata"
+                )
+        metadata = tuple(sorted((key, canonical(value)) for key, value in (request.metadata or {}).items()))
+        return ShardQuery(request.k, languages, metadata)
+
+    def _check_texts(self, texts: Sequence[str], param: str) -> None:
+        if len(texts) > self.settings.max_queries:
+            raise RequestError(
+                422, "invalid_request", f"at most {self.settings.max_queries} texts, got {len(texts)}", param
+            )
+        for text in texts:
+            if not text.strip():
+                raise RequestError(422, "invalid_request", f"{param} is empty", param)
+            if len(text) > self.settings.max_characters:
+                raise RequestError(
+                    422,
+                    "invalid_request",
+                    f"{param} may have {self.settings.max_characters} characters, got {len(text)}",
+                    param,
+                )
+
+    def _check_queue(self, serving: _Serving, count: int) -> None:
+        waiting = len(serving.batcher) + serving.embedding
+        if waiting and waiting + count > self.settings.max_queue:
+            self._observe("rejected", 1, {})
+            raise RequestError(429, "busy", f"{waiting} texts are waiting already; ask again in a second")
+
+    def _unavailable(self, error: BaseException | None) -> RequestError:
+        if isinstance(error, ShardDown):
+            return RequestError(503, "encoder_missing", f"{error}; ask again")
+        assert error is not None
+        raise error
+
+    def _missing(
+        self, serving: _Serving, started: Sequence[Started | None], languages: tuple[str, ...] | None
+    ) -> set[int]:
+        """Shards that have not answered every query of the request; one that holds none of its languages need not."""
+        missing: set[int] = set()
+        for n, shard in enumerate(serving.release.manifest.shards):
+            if languages is not None and not shard.languages.keys() & set(languages):
+                continue
+            for one in started:
+                if one is None or not one.tasks[n].done():
+                    missing.add(n)
+                elif (error := one.tasks[n].exception()) is not None:
+                    if not isinstance(error, ShardDown):
+                        raise error
+                    missing.add(n)
+        return missing
+
+    async def _results(
+        self, serving: _Serving, started: Sequence[Started | None], k: int, deadline: float, missing: set[int]
+    ) -> list[list[tuple[IndexedPassage, float]]]:
+        """(passage, score) of the hits of each query. A shard whose passages cannot be read joins `missing`."""
+        parts = [None if one is None else [_result(task) for task in one.tasks] for one in started]
+        merged = [
+            [] if one is None or row is None
+            else merge([None if part is None else part[0][one.place] for part in row], k, serving.lossy)
+            for one, row in zip(started, parts, strict=True)
+        ]  # fmt: skip
+        passages: dict[tuple[int, int], IndexedPassage] = {}
+        for row in parts:
+            for n, part in enumerate(row or ()):
+                if part is not None:
+                    passages.update({(n, key): value for key, value in part[1].items()})
+        unread: dict[int, list[int]] = {}
+        for hits in merged:
+            for hit in hits:
+                if (hit.shard, hit.row) not in passages:
+                    unread.setdefault(hit.shard, []).append(hit.row)
+        for n, rows in unread.items():
+            try:
+                async with asyncio.timeout_at(
+                    asyncio.get_running_loop().time() + max(0.05, deadline - time.perf_counter())
+                ):
+                    texts = await serving.release.read(n, rows)
+            except (TimeoutError, ShardDown):
+                missing.add(n)
+                continue
+            passages.update({(n, row): text for row, text in zip(rows, texts, strict=True)})
+        return [
+            [(passages[hit.shard, hit.row], hit.score) for hit in hits if (hit.shard, hit.row) in passages]
+            for hits in merged
+        ]
+
+    def _body(
+        self,
+        serving: _Serving,
+        request: SearchRequest,
+        results: list[list[tuple[IndexedPassage, float]]],
+        missing: set[int],
+        started: Sequence[Started | None],
+        begun: float,
+    ) -> dict[str, Any]:
+        manifest = serving.release.manifest
+        wanted = set(request.languages or manifest.languages)
+        began = [one for one in started if one is not None]
+        queue_s = max((one.queue_s for one in began), default=0.0)
+        encode_s = max((one.encode_s for one in began), default=0.0)
+        total_s = time.perf_counter() - begun
+        return {
+            "results": [
+                {
+                    "hits": [
+                        {
+                            "position": position,
+                            "doc_id": passage.doc_id,
+                            "text": passage.text,
+                            "language": passage.language,
+                            "score": score,
+                            "metadata": passage.metadata,
+                        }
+                        for position, (passage, score) in enumerate(hits, start=1)
+                    ]
+                }
+                for hits in results
+            ],
+            "coverage": {
+                "complete": not missing,
+                "shards": len(manifest.shards) - len(missing),
+                "shards_total": len(manifest.shards),
+                "shards_missing": [manifest.shards[n].name for n in sorted(missing)],
+                "languages_missing": sorted({x for n in missing for x in manifest.shards[n].languages} & wanted),
+            },
+            "space_id": manifest.space["id"],
+            "index_version": manifest.index_version,
+            "timings_ms": {
+                "queue": round(queue_s * 1000, 3),
+                "encode": round(encode_s * 1000, 3),
+                "search": round(max(0.0, total_s - queue_s - encode_s) * 1000, 3),
+                "total": round(total_s * 1000, 3),
+            },
+        }
+
+
+def _result(task: asyncio.Task[ShardAnswer]) -> ShardAnswer | None:
+    """What a shard answered; None if it has not, or is down (which `_missing` has seen)."""
+    return task.result() if task.done() and task.exception() is None else None

@@ -1,0 +1,152 @@
+"""One optimiser step in pure torch: a rank's slice of a batch in, gradients and an update out. No Ray, so that it can
+be benchmarked, tested and reused alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hybrid_ir.batches import Batch, slice_sizes
+from hybrid_ir.encoders import Embedder
+from hybrid_ir.training.loss import contrastive_loss, false_negative_mask, false_positive_mask
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    temperature: float
+    symmetric: bool
+    negatives: str
+    cached: bool
+
+
+def backward(
+    embedder: Embedder | DistributedDataParallel, batch: Batch, settings: LossSettings, rank: int, workers: int
+) -> float:
+    """Put the gradient of the global batch's mean loss into the parameters; return this rank's share of that loss
+    (the mean over ranks is the loss). Under DDP every rank must call it for the same step; it makes one all-reduce
+    of the gradient."""
+    sizes = slice_sizes(batch.size, workers)
+    start = sum(sizes[:rank])
+    rows = range(start, start + sizes[rank])
+    tokens = [batch.query_tokens[i] for i in rows] + [batch.passage_tokens[i] for i in rows]
+    if settings.negatives != "in_batch":
+        assert batch.negative_tokens is not None
+        tokens += [batch.negative_tokens[i] for i in rows]
+
+    module = embedder.module if isinstance(embedder, DistributedDataParallel) else embedder
+    device = module.model.device
+    ids_BL = torch.from_numpy(batch.passage_ids_BL).to(device)
+    language_B = torch.from_numpy(batch.passage_language_B).to(device)
+    false_positives_BB = false_positive_mask(ids_BL, language_B)
+    false_negatives_BB = None
+    if batch.negative_ids_B is not None and settings.negatives != "in_batch":
+        false_negatives_BB = false_negative_mask(ids_BL, torch.from_numpy(batch.negative_ids_B).to(device), language_B)
+
+    def loss_of(vectors: Tensor) -> Tensor:
+        parts = vectors.split(len(rows))
+        return contrastive_loss(
+            parts[0],
+            parts[1],
+            parts[2] if len(parts) > 2 else None,
+            start=start,
+            false_positives_BB=false_positives_BB,
+            false_negatives_BB=false_negatives_BB,
+            sizes=sizes,
+            temperature=settings.temperature,
+            symmetric=settings.symmetric,
+            negatives=settings.negatives,
+        )
+
+    if settings.cached:
+        return _cached_backward(embedder, module, tokens, loss_of)
+    loss = loss_of(embedder(tokens))
+    loss.backward()
+    return float(loss.detach())
+
+
+def _cached_backward(embedder: nn.Module, module: Embedder, tokens: Sequence[np.ndarray], loss_of) -> float:
+    """Gradient cache (Gao et al., arXiv 2101.06983), in its steps: embed without a graph, take the loss's gradient at
+    the embeddings, then embed again micro-batch by micro-batch and push that gradient through. Dropout must repeat
+    itself exactly, so the generator's state is kept for each micro-batch."""
+    batches = module.micro_batches(tokens)
+    device = module.model.device
+
+    # 1. Forward without a graph.
+    states, parts = [], []
+    with torch.no_grad():
+        for batch in batches:
+            states.append(_random_state(device))
+            parts.append(module([tokens[i] for i in batch], [np.arange(len(batch))]))
+    vectors = torch.empty(len(tokens), parts[0].shape[1], dtype=parts[0].dtype, device=device)
+    for batch, part in zip(batches, parts, strict=True):
+        vectors[torch.from_numpy(batch).to(device)] = part
+
+    # 2. Gradient cache.
+    vectors.requires_grad_(True)
+    loss = loss_of(vectors)
+    loss.backward()
+    cache = vectors.grad
+    assert cache is not None
+
+    # 3. Forward again with a graph. DDP reduces once, with the last micro-batch: ranks may differ in their number.
+    after = _random_state(device)
+    for n, (batch, state) in enumerate(zip(batches, states, strict=True)):
+        last = n == len(batches) - 1
+        no_sync = embedder.no_sync() if isinstance(embedder, DistributedDataParallel) and not last else nullcontext()
+        with no_sync:
+            _set_random_state(device, state)
+            part = embedder([tokens[i] for i in batch], [np.arange(len(batch))])
+            (part * cache[torch.from_numpy(batch).to(device)]).sum().backward()
+    _set_random_state(device, after)
+    return float(loss.detach())
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
+def make_optimizer(module: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW; biases and layer norms (vectors) are not decayed."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, fused=True)
+
+
+def learning_rate_at(step: int, *, peak: float, warmup_steps: int, steps: int) -> float:
+    """Linear warm-up to `peak`, then linear decay that would reach zero one step after the last. A function of the step
+    alone, so that resuming needs no scheduler state."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    return peak * (steps - step) / max(steps - warmup_steps, 1)
+
+
+def update(
+    optimizer: torch.optim.Optimizer, module: nn.Module, learning_rate: float, gradient_clip: float | None
+) -> float:
+    """Clip, step, clear. Returns the gradient's norm before clipping. Raises FloatingPointError if it is not finite."""
+    parameters = [p for p in module.parameters() if p.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip if gradient_clip is not None else float("inf"))
+    value = float(norm)
+    if not np.isfinite(value):
+        raise FloatingPointError(f"the gradient is {value}: lower train.learning_rate or raise loss.temperature")
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return value

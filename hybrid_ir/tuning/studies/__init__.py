@@ -1,0 +1,1 @@
+"""The five studies: questions that a sweep answers."""
