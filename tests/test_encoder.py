@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import TEXTS, make_bert, make_labse, make_preset, make_xlm_roberta
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 from transformers import AutoModel, AutoTokenizer

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_group, write_store
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from readers import DATA, needs_data
 
 from hybrid_ir.config.sources import AtlasSource, LareqaSource, RecordsSource

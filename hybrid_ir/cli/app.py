@@ -116,8 +116,7 @@ def evaluate(
     from hybrid_ir.cli.progress import counter
     from hybrid_ir.cli.terminal import console, measures_table, task_table
     from hybrid_ir.encoders import best_device, load_encoder, quiet_libraries
-    from hybrid_ir.evaluation import TASKS, evaluate_task, load_collection, load_task
-    from hybrid_ir.evaluation import evaluate as run_evaluation
+    from hybrid_ir.evaluation import TASKS, evaluate as run_evaluation, evaluate_task, load_collection, load_task
     from hybrid_ir.storage import fetch, written
 
     if not verbose:
@@ -210,9 +209,7 @@ def compare(
 
 def main() -> None:
     """Entry point: a mistake of the user's is one clear message and exit 2; a full disk one and exit 1; Ctrl-C is exit 130."""
-    from hybrid_ir.cli import capacity as cli_capacity
-    from hybrid_ir.cli import serving as cli_serving
-    from hybrid_ir.cli import sweeps as cli_sweeps
+    from hybrid_ir.cli import capacity as cli_capacity, serving as cli_serving, sweeps as cli_sweeps
     from hybrid_ir.types import InputError
 
     cli_serving.add_commands(app)
