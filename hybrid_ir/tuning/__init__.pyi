@@ -18,9 +18,9 @@ from .cost import (
 )
 from .page import Findings as Findings
 from .page import write_sweep_report as write_sweep_report
-from .search_space import enumerate_points as enumerate_points
+from .points import enumerate_points as enumerate_points
+from .points import point_label as point_label
 from .search_space import load_space as load_space
-from .search_space import point_label as point_label
 from .studies.findings import find as find
 from .studies.findings import take_benchmark_as_test as take_benchmark_as_test
 from .studies.ray_probes import probe_trials as probe_trials

@@ -30,7 +30,7 @@ from hybrid_ir.evaluation import (
 )
 from hybrid_ir.measure_names import MEASURES
 from hybrid_ir.storage import write_json
-from hybrid_ir.tuning.search_space import trial_experiment
+from hybrid_ir.tuning.points import trial_experiment
 from hybrid_ir.tuning.studies.study import LAREQA, Benchmark, Study
 from hybrid_ir.types import Collection, InputError
 
