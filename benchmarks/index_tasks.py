@@ -22,7 +22,7 @@ import numpy as np
 from index_size import LANGUAGES, D, clusters, draw, make_fragments
 
 from hybrid_ir.cluster.ray_cluster import ray_session
-from hybrid_ir.config.experiment import parse_experiment
+from hybrid_ir.config.loading import parse_experiment
 from hybrid_ir.index.ray_build import _write_shards
 from hybrid_ir.index.shard import BLOCK, Shard, ShardQuery, depth, exact_scores, merge
 from hybrid_ir.index.stages import Fragments, cut_shards, default_codec, make_manifest, open_shards, train_codec

@@ -59,7 +59,7 @@ def plain_rank(rank: int, folder: str, steps: int, batch: int, workers: int) -> 
     from torch.nn.parallel import DistributedDataParallel
 
     from hybrid_ir.batches.builder import builder_for, plan_for
-    from hybrid_ir.config.experiment import load_experiment
+    from hybrid_ir.config.loading import load_experiment
     from hybrid_ir.data.store import open_store
     from hybrid_ir.encoders.encoder import Embedder, freeze_unused, load_encoder
     from hybrid_ir.encoders.quiet import quiet_libraries

@@ -11,7 +11,7 @@ from training_store import make_store, make_tokenizer
 
 from hybrid_ir.batches.builder import Batch, builder_for, plan_for, slice_sizes
 from hybrid_ir.batches.ray_feed import in_process_feed
-from hybrid_ir.config.experiment import parse_experiment
+from hybrid_ir.config.loading import parse_experiment
 from hybrid_ir.data.store import open_store
 from hybrid_ir.types import InputError
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from hybrid_ir.batches.builder import builder_for, plan_for
-from hybrid_ir.config.experiment import Experiment, load_experiment
+from hybrid_ir.config.experiment import Experiment
+from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.data.store import open_store
 from hybrid_ir.encoders.encoder import Embedder, freeze_unused, load_encoder
 from hybrid_ir.training.step import LossSettings, backward, learning_rate_at, make_optimizer, update

@@ -5,12 +5,12 @@ Terms follow the code that causes them (named beside each). Bytes and seconds in
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from math import ceil
 from typing import Any
 
+from hybrid_ir.config import did_you_mean, split_override
 from hybrid_ir.data import BUCKETS
 from hybrid_ir.index import ROWS_PER_SHARD, default_codec
 from hybrid_ir.tuning import ASSUMED_TOKENS, GPU_FLOPS, LAYERS, parameters
@@ -133,13 +133,9 @@ def parse_request(overrides: Sequence[str]) -> Request:
     known = [*(f.name for f in fields(Constants)), "encoder", "dimension", "passages", "groups"]
     given: dict[str, str] = {}
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise InputError(f"an override must look like passages=1e8, got {override!r}")
+        key, text = split_override(override, "passages=1e8")
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            raise InputError(f"unknown key {key!r}; {hint}")
+            raise InputError(f"unknown key {key!r}; {did_you_mean(key, known)}")
         given[key] = text
     encoder = given.pop("encoder", Request.encoder)
     if encoder not in LAYERS:

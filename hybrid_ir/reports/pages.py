@@ -18,22 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybrid_ir.config import leaves
+from hybrid_ir.config import leaf_texts
 from hybrid_ir.measure_names import MEASURES
-from hybrid_ir.reports.figures import (
-    DASH,
-    INK,
-    LINE,
-    MUTED,
-    PAPER,
-    SERIES,
-    drawing,
-    format_measure,
-    legend,
-    quiet,
-    render,
-    svg,
-)
+from hybrid_ir.reports.figures import DASH, INK, LINE, MUTED, PAPER, SERIES, drawing, format_measure, legend, quiet, render, svg
 from hybrid_ir.types import InputError
 
 if TYPE_CHECKING:
@@ -159,7 +146,7 @@ def _write_page(
         bars=bars,
         training=training,
         speeds={name: _training_figures(log) for name, log in logs.items()},
-        settings=dict(leaves("", settings)),
+        settings=leaf_texts(settings),
     )
     Path(path).write_text(html, encoding="utf-8", newline="\n")
 

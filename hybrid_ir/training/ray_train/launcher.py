@@ -28,7 +28,7 @@ import numpy as np
 
 import hybrid_ir
 from hybrid_ir.batches import Plan, lexicon_for, make_ledger, plan_for
-from hybrid_ir.config import Experiment, leaves
+from hybrid_ir.config import Experiment, leaf_texts
 from hybrid_ir.data import Store, open_store
 from hybrid_ir.encoders import PRESETS, create_encoder, load_encoder, model_card, resolve_precision
 from hybrid_ir.reports import read_log
@@ -326,7 +326,7 @@ class _Log:
         from hybrid_ir.training.ray_train.gauges import Gauges
 
         self._file = (self._run / "log.jsonl").open("a", encoding="utf-8")
-        settings = dict(leaves("", self._experiment.model_dump(mode="json", exclude={"index", "serve"})))
+        settings = leaf_texts(self._experiment.model_dump(mode="json", exclude={"index", "serve"}))
         asked = open_trackers(self._experiment.train.trackers, self._run, settings)
         self._trackers = [*asked, Gauges(self._run.name)]
         return self
