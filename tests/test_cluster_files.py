@@ -18,16 +18,8 @@ from packaging.specifiers import SpecifierSet
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 import hybrid_ir
-<<<<<<< HEAD
 from hybrid_ir.cli import app as cli, capacity as cli_capacity, serving as cli_serving, sweeps as cli_sweeps
 from hybrid_ir.config.loading import load_experiment, parse_experiment
-=======
-from hybrid_ir.cli import app as cli
-from hybrid_ir.cli import capacity as cli_capacity
-from hybrid_ir.cli import serving as cli_serving
-from hybrid_ir.cli import sweeps as cli_sweeps
-from hybrid_ir.config.loading import load_experiment, parse_experiment
->>>>>>> w-config
 from hybrid_ir.serving.http_app import OPEN_TO_ALL
 from hybrid_ir.serving.ray_serve.gateway import Metrics
 from hybrid_ir.training.ray_train.gauges import Gauges

@@ -13,7 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hybrid_ir.data.sources.hub_sources import open_texts, read_miracl, read_mmarco, read_mr_tydi, read_squadshifts, resolve_files
+from hybrid_ir.data.sources.hub_sources import (
+    open_texts,
+    read_miracl,
+    read_mmarco,
+    read_mr_tydi,
+    read_squadshifts,
+    resolve_files,
+)
 from hybrid_ir.types import Group, InputError, Passage, Rejected
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
