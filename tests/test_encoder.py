@@ -34,6 +34,8 @@ from hybrid_ir.encoders.encoder import (
 from hybrid_ir.encoders.tokens import tokenize
 from hybrid_ir.types import InputError
 
+pytestmark = pytest.mark.numbers
+
 MAKERS = {"preset": make_preset, "xlm_roberta": make_xlm_roberta, "bert": make_bert, "labse": make_labse}
 HARD_TEXTS = [
     *TEXTS,

@@ -28,6 +28,8 @@ from hybrid_ir.index.stages import (
 from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.types import InputError, Rejected
 
+pytestmark = pytest.mark.numbers
+
 
 def write_jsonl(path, rows):
     path.write_text("".join((json.dumps(r, ensure_ascii=False) if isinstance(r, dict) else r) + "\n" for r in rows))
