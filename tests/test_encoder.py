@@ -22,9 +22,19 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from transformers import AutoModel, AutoTokenizer
 
 from hybrid_ir.encoders import encoder as encoder_module
-from hybrid_ir.encoders.encoder import Embedder, create_encoder, encode, freeze_unused, load_encoder, micro_batches, resolve_precision
+from hybrid_ir.encoders.encoder import (
+    Embedder,
+    create_encoder,
+    encode,
+    freeze_unused,
+    load_encoder,
+    micro_batches,
+    resolve_precision,
+)
 from hybrid_ir.encoders.tokens import tokenize
 from hybrid_ir.types import InputError
+
+pytestmark = pytest.mark.numbers
 
 MAKERS = {"preset": make_preset, "xlm_roberta": make_xlm_roberta, "bert": make_bert, "labse": make_labse}
 HARD_TEXTS = [

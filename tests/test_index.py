@@ -16,9 +16,19 @@ from hybrid_ir.encoders.space import space_of
 from hybrid_ir.index.folder import read_manifest
 from hybrid_ir.index.passages import IndexedPassage, PassageTable, read_passages, write_passages
 from hybrid_ir.index.shard import ShardQuery, open_shard
-from hybrid_ir.index.stages import cut_shards, default_codec, ingest, make_codec, open_shards, recall_gate, stratified_sample
+from hybrid_ir.index.stages import (
+    cut_shards,
+    default_codec,
+    ingest,
+    make_codec,
+    open_shards,
+    recall_gate,
+    stratified_sample,
+)
 from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.types import InputError, Rejected
+
+pytestmark = pytest.mark.numbers
 
 
 def write_jsonl(path, rows):

@@ -10,7 +10,14 @@ import pytrec_eval
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hybrid_ir.evaluation.measures import average_precision, evaluate_collection, paired_randomization_test, rank_distance, recall_at, relevant_positions
+from hybrid_ir.evaluation.measures import (
+    average_precision,
+    evaluate_collection,
+    paired_randomization_test,
+    rank_distance,
+    recall_at,
+    relevant_positions,
+)
 from hybrid_ir.measure_names import MEASURES
 from hybrid_ir.types import Candidate, InputError, Query
 

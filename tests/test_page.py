@@ -17,7 +17,19 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 import hybrid_ir
-from hybrid_ir.serving.api import Coverage, DeadlineResponse, ErrorDetail, ErrorResponse, Hit, QueryResult, SearchRequest, SearchResponse, ShardStatus, Stats, Timings
+from hybrid_ir.serving.api import (
+    Coverage,
+    DeadlineResponse,
+    ErrorDetail,
+    ErrorResponse,
+    Hit,
+    QueryResult,
+    SearchRequest,
+    SearchResponse,
+    ShardStatus,
+    Stats,
+    Timings,
+)
 
 pytestmark = pytest.mark.slow
 

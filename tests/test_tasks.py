@@ -21,7 +21,16 @@ from hybrid_ir.encoders.encoder import load_encoder
 from hybrid_ir.evaluation.public_tasks import evaluate_task, load_task
 from hybrid_ir.evaluation.tasks.mewsli_x import Mention, load_mewsli, measure_mewsli
 from hybrid_ir.evaluation.tasks.miracl import load_miracl, measure_miracl
-from hybrid_ir.evaluation.tasks.pairs import Choice, Pair, chosen_right, load_tatoeba, load_xcopa, measure_tatoeba, measure_xcopa, nearest_is_own
+from hybrid_ir.evaluation.tasks.pairs import (
+    Choice,
+    Pair,
+    chosen_right,
+    load_tatoeba,
+    load_xcopa,
+    measure_tatoeba,
+    measure_xcopa,
+    nearest_is_own,
+)
 from hybrid_ir.evaluation.tasks.result import TaskResult, per_query_table, summarize
 from hybrid_ir.types import InputError
 

@@ -25,7 +25,21 @@ from hybrid_ir.encoders import check_space, difference, encode, load_encoder, pr
 from hybrid_ir.index.folder import Manifest, ShardEntry, check_files, read_manifest
 from hybrid_ir.index.passages import PassageTable
 from hybrid_ir.index.shard import is_flat
-from hybrid_ir.index.stages import ROWS_PER_SHARD, Fragments, cut_shards, default_codec, ingest, make_codec, make_manifest, open_shards, publish, recall_gate, save_array, train_codec, write_shard
+from hybrid_ir.index.stages import (
+    ROWS_PER_SHARD,
+    Fragments,
+    cut_shards,
+    default_codec,
+    ingest,
+    make_codec,
+    make_manifest,
+    open_shards,
+    publish,
+    recall_gate,
+    save_array,
+    train_codec,
+    write_shard,
+)
 from hybrid_ir.storage import fetch, write_json
 from hybrid_ir.types import InputError
 

@@ -20,7 +20,20 @@ import numpy as np
 
 from hybrid_ir.config import leaf_texts
 from hybrid_ir.measure_names import MEASURES
-from hybrid_ir.reports.figures import DASH, INK, LINE, MUTED, PAPER, SERIES, drawing, format_measure, legend, quiet, render, svg
+from hybrid_ir.reports.figures import (
+    DASH,
+    INK,
+    LINE,
+    MUTED,
+    PAPER,
+    SERIES,
+    drawing,
+    format_measure,
+    legend,
+    quiet,
+    render,
+    svg,
+)
 from hybrid_ir.types import InputError
 
 if TYPE_CHECKING:

@@ -15,7 +15,19 @@ import numpy as np
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import cldr_lexicon, open_store
 from hybrid_ir.encoders import load_encoder
-from hybrid_ir.evaluation import PERTURBATIONS, TASKS, encoder_of, evaluate, evaluate_collection, evaluate_task, load_collection, load_task, measure_run, nearest_is_own, perturb
+from hybrid_ir.evaluation import (
+    PERTURBATIONS,
+    TASKS,
+    encoder_of,
+    evaluate,
+    evaluate_collection,
+    evaluate_task,
+    load_collection,
+    load_task,
+    measure_run,
+    nearest_is_own,
+    perturb,
+)
 from hybrid_ir.measure_names import MEASURES
 from hybrid_ir.storage import write_json
 from hybrid_ir.tuning.points import trial_experiment

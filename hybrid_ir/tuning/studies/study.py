@@ -15,7 +15,15 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 import hybrid_ir
-from hybrid_ir.config import Experiment, Section, load_experiment, parse_experiment, parse_overrides, read_mapping, with_values
+from hybrid_ir.config import (
+    Experiment,
+    Section,
+    load_experiment,
+    parse_experiment,
+    parse_overrides,
+    read_mapping,
+    with_values,
+)
 from hybrid_ir.tuning.points import point_label
 from hybrid_ir.tuning.search_space import Space, parse_space
 from hybrid_ir.types import InputError
