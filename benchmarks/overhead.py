@@ -198,7 +198,7 @@ def served(index: str, placement: str, queries: list[str]) -> dict[str, float]:
 
 
 def serving(xquad: Path, rounds: int, counts: list[int], queries: int, keep: Path | None) -> None:
-    from hybrid_ir.data.sources.squad import lareqa_collection
+    from hybrid_ir.data.sources.lareqa import lareqa_collection
 
     with tempfile.TemporaryDirectory() as name:
         folder = keep or Path(name)

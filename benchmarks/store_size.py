@@ -21,7 +21,8 @@ from pairs import run_json
 
 from hybrid_ir.batches.builder import builder_for, plan_for
 from hybrid_ir.config.loading import parse_experiment
-from hybrid_ir.data.prepare import Input, prepare
+from hybrid_ir.data.inputs import Input
+from hybrid_ir.data.prepare import prepare
 from hybrid_ir.data.store import open_store
 from hybrid_ir.encoders.encoder import create_encoder, load_encoder
 from hybrid_ir.encoders.quiet import quiet_libraries
