@@ -1,4 +1,4 @@
-"""The ledger: what a training asked of its mix, and what it got. Pure."""
+"""The ledger: what a training asked of its mix, and what it got. In: a plan, a run's progress. Out: a dict. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows, in which languages, make up the batch of a step: a pure function of (store, settings, seed, step).
+"""The plan: which rows, in which languages, a step trains on. In: partitions, a mix, a seed. Out: a step's rows. Pure.
 
 No sampler state anywhere. `Plan.batch(step)` costs the same for step 3 and step 3 million, so any worker, restart or
 test can ask for any step, and nothing depends on how many workers there are.
