@@ -191,6 +191,22 @@ def test_tokens_of_texts_with_outer_space_are_those_of_sentence_transformers(fol
     assert [row.tolist() for row in ours] == ids_of(model, OUTER_SPACE, prefix)
 
 
+def test_tokens_read_as_the_texts_they_are_columns_of():
+    texts = [[7, 8], [], [9], [4, 5, 6]]
+    tokens = Tokens.of(texts)
+    assert (tokens.flat.tolist(), tokens.offsets.tolist()) == ([7, 8, 9, 4, 5, 6], [0, 2, 2, 3, 6])
+    assert [row.tolist() for row in tokens] == texts
+    assert [row.tolist() for row in tokens[1:3]] == texts[1:3]
+    assert [row.tolist() for row in tokens[np.asarray([3, 0, 3])]] == [texts[3], texts[0], texts[3]]
+    assert [row.tolist() for row in tokens[2:] + tokens[:2]] == texts[2:] + texts[:2]
+    assert (tokens[-1].tolist(), len(tokens[4:])) == ([4, 5, 6], 0)
+
+
+def test_tokens_are_padded_to_the_longest():
+    ids, mask = Tokens.of([[7, 8], [9]]).padded(1)
+    assert (ids.tolist(), mask.tolist()) == ([[7, 8], [9, 1]], [[1, 1], [1, 0]])
+
+
 def test_a_presets_tokenizer_reloads_and_keeps_text(folders: dict[str, Path]):
     tokenizer = AutoTokenizer.from_pretrained(folders["preset"])
     model = load(folders["preset"])

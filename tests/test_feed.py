@@ -69,8 +69,9 @@ def test_closing_the_feed_early_ends_its_thread(builder):
 
     feed = in_process_feed(builder(), 0, 1000)
     next(feed)
+    assert [t for t in threading.enumerate() if t.name.startswith("batch-builder")]
     feed.close()
-    assert not [t for t in threading.enumerate() if t.name == "batch-builder"]
+    assert not [t for t in threading.enumerate() if t.name.startswith("batch-builder")]
 
 
 def test_slices_of_any_number_of_workers_put_together_are_the_global_batch():

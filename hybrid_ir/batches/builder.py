@@ -37,14 +37,9 @@ class BatchBuilder:
     def build(self, step: int) -> Batch:
         plan = self.plan.batch(step)
         query_languages, passage_languages = zip(*plan.pairs, strict=True)
-        passages = self._tokens(self._switched(plan, "p", passage_languages), self.passage_prefix)
-        queries = passages  # of same_text, prefix and all: only dropout may tell the two apart (SimCSE)
-        if self.positives != "same_text":
-            queries = self._tokens(self._switched(plan, "q", query_languages), self.query_prefix)
-        negatives = negative_ids_B = None
-        if self.negatives:
-            negatives = self._tokens(self._texts(plan, "n", passage_languages), self.passage_prefix)
-            negative_ids_B = _keys(self._texts(plan, "n_id", passage_languages))
+        passages = self._tokens(plan, "p", passage_languages)
+        # The same text twice, prefix and all: only dropout may tell the two apart (SimCSE).
+        queries = passages if self.positives == "same_text" else self._tokens(plan, "q", query_languages)
         languages = sorted(set(passage_languages))
         return Batch(
             step=step,
@@ -52,32 +47,22 @@ class BatchBuilder:
             pairs=plan.pairs,
             query_tokens=queries,
             passage_tokens=passages,
-            negative_tokens=negatives,
+            negative_tokens=self._tokens(plan, "n", passage_languages) if self.negatives else None,
             passage_ids_BL=self._passage_ids(plan, languages),
             passage_language_B=np.asarray([languages.index(x) for x in passage_languages], dtype=np.int64),
-            negative_ids_B=negative_ids_B,
+            negative_ids_B=_keys(self._texts(plan, "n_id", passage_languages)) if self.negatives else None,
         )
 
-    def _tokens(self, texts: Sequence[str], prefix: str) -> Tokens:
-        return tokenize(self.tokenizer, texts, prefix, self.max_tokens)
-
-    def _switched(self, plan: BatchPlan, half: str, languages: Sequence[str]) -> list[str]:
-        """Texts as `_texts` has them, with words swapped as the step's seed says (arXiv 2305.05295)."""
+    def _tokens(self, plan: BatchPlan, half: str, languages: Sequence[str]) -> Tokens:
+        """Column `half` (q, p or n) as tokens; words of queries and passages swapped by the lexicon (arXiv 2305.05295)."""
         texts = self._texts(plan, half, languages)
-        if self.lexicon is None:
-            return texts
-        key = [self.plan.seed, plan.step, "qp".index(half)]
-        return [
-            code_switch(
-                text,
-                self.lexicon,
-                language,
-                [x for x in self.store.languages if x != language],
-                self.code_switch,
-                np.random.default_rng([*key, row]),
-            )
-            for row, (text, language) in enumerate(zip(texts, languages, strict=True))
-        ]
+        if self.lexicon is not None and half != "n":
+            for row, language in enumerate(languages):
+                others = [x for x in self.store.languages if x != language]
+                random = np.random.default_rng([self.plan.seed, plan.step, "qp".index(half), row])
+                texts[row] = code_switch(texts[row], self.lexicon, language, others, self.code_switch, random)
+        prefix = self.query_prefix if half == "q" else self.passage_prefix
+        return tokenize(self.tokenizer, texts, prefix, self.max_tokens)
 
     def _texts(self, plan: BatchPlan, half: str, languages: Sequence[str]) -> list[str]:
         """Column `half` of every row in that row's language."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from hybrid_ir.batches.batch import Batch
 from hybrid_ir.batches.builder import BatchBuilder
@@ -32,34 +32,13 @@ class Waited:
 
 def in_process_feed(builder: BatchBuilder, start: int, end: int, ahead: int = STEPS_AHEAD) -> Iterator[Batch]:
     """Batches of steps start..end-1, built by one thread up to `ahead` steps early. Raises the builder's errors."""
-    ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
-    stopped = threading.Event()
-
-    def put(item: Batch | BaseException) -> None:
-        while not stopped.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        for step in range(start, end):
-            if stopped.is_set():
-                return
-            try:
-                put(builder.build(step))
-            except BaseException as error:  # handed to the consumer, which raises it
-                return put(error)
-
-    thread = threading.Thread(target=work, name="batch-builder", daemon=True)
-    thread.start()
+    thread = ThreadPoolExecutor(1, thread_name_prefix="batch-builder")
+    waiting = deque(thread.submit(builder.build, step) for step in range(start, min(start + ahead, end)))
     try:
         for step in range(start, end):
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            assert item.step == step
-            yield item
+            batch = waiting.popleft().result()
+            if step + ahead < end:
+                waiting.append(thread.submit(builder.build, step + ahead))
+            yield batch
     finally:
-        stopped.set()
-        thread.join()
+        thread.shutdown(cancel_futures=True)

@@ -50,12 +50,9 @@ def epoch_order(
     return start_B + np.array(places)[run_B] * ROWS_PER_BLOCK + shuffled_B
 
 
-def first_half(n: Any) -> Any:
-    """Rows of the half that an epoch visits first: whole blocks, unless there are too few for that to be about half.
-    Of a number or of an array."""
-    if isinstance(n, np.ndarray):
-        return np.where(n < 8 * ROWS_PER_BLOCK, (n + 1) // 2, n // (2 * ROWS_PER_BLOCK) * ROWS_PER_BLOCK)
-    return (n + 1) // 2 if n < 8 * ROWS_PER_BLOCK else n // (2 * ROWS_PER_BLOCK) * ROWS_PER_BLOCK
+def first_half(n: int | np.ndarray) -> np.ndarray:
+    """Rows of the half that an epoch visits first: whole blocks, unless there are too few for that to be about half."""
+    return np.where(np.less(n, 8 * ROWS_PER_BLOCK), (n + 1) // 2, n // (2 * ROWS_PER_BLOCK) * ROWS_PER_BLOCK)
 
 
 def permute(values: np.ndarray, n: int | np.ndarray, keys: tuple[int, ...] | np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,8 @@ class ChunkIndex:
         self._window: dict[int, Any] = {}
         self._error: BaseException | None = None
         self._changed = threading.Condition()
-        self._arguments = (make_builder, start, end, actors, cpus_per_actor)
-        threading.Thread(target=self._run, name="ray-data", daemon=True).start()
+        make_chunks = partial(chunks, make_builder, actors=actors, cpus_per_actor=cpus_per_actor)
+        threading.Thread(target=self._run, args=(make_chunks, start, end), name="ray-data", daemon=True).start()
 
     def block(self, rank: int, number: int) -> list[Any]:
         """[reference] of chunk `number`; waits until it is there. Ranks ask in order, each at its own pace."""
@@ -95,13 +96,11 @@ class ChunkIndex:
                 raise self._error
             return [self._window[number]]
 
-    def _run(self) -> None:
-        make_builder, start, end, actors, cpus_per_actor = self._arguments
+    def _run(self, make_chunks: Callable[[int, int], ray.data.Dataset], start: int, end: int) -> None:
         number = 0
         try:
             for first in range(start, end, CHUNKS_PER_EXECUTION * STEPS_PER_CHUNK):
-                last = min(first + CHUNKS_PER_EXECUTION * STEPS_PER_CHUNK, end)
-                dataset = chunks(make_builder, first, last, actors=actors, cpus_per_actor=cpus_per_actor)
+                dataset = make_chunks(first, min(first + CHUNKS_PER_EXECUTION * STEPS_PER_CHUNK, end))
                 for bundle in dataset.iter_internal_ref_bundles():
                     for reference in bundle.block_refs:
                         with self._changed:

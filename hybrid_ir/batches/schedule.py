@@ -46,11 +46,7 @@ class Lines:
     """
 
     def __init__(
-        self,
-        schedules: Sequence[Schedule],
-        things: Sequence[np.ndarray],
-        schedule_of_line: np.ndarray,
-        count: int,
+        self, schedules: Sequence[Schedule], things: Sequence[np.ndarray], schedule_of_line: np.ndarray, count: int
     ) -> None:
         widths = np.array([len(t) for t in things])
         ends = np.cumsum(widths)

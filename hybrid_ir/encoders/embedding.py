@@ -34,7 +34,7 @@ class Embedder(nn.Module):
     def forward(self, tokens: Tokens, batches: Sequence[np.ndarray] | None = None) -> Tensor:
         """(len(tokens), D) float32 in the order of `tokens`. `batches` are index arrays that cover them once."""
         batches = self.micro_batches(tokens) if batches is None else batches
-        vectors = torch.cat([self._embed(tokens.take(batch)) for batch in batches])
+        vectors = torch.cat([self._embed(tokens[batch]) for batch in batches])
         return vectors[torch.from_numpy(np.argsort(np.concatenate(list(batches)))).to(vectors.device)]
 
     def _embed(self, tokens: Tokens) -> Tensor:
@@ -82,7 +82,7 @@ def encode(
         part = list(texts[start : start + WINDOW])
         tokens = tokenize(model.tokenizer, part, model.prompts.get(role) or "", max_tokens)
         for batch in embedder.micro_batches(tokens):
-            out[start + batch] = embedder._embed(tokens.take(batch)).float().cpu().numpy()
+            out[start + batch] = embedder._embed(tokens[batch]).float().cpu().numpy()
             progress(len(batch))
     model.train(was_training)
     return out

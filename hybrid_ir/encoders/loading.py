@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from sentence_transformers.util import is_sentence_transformer_model
 from torch import nn
 
 from hybrid_ir.encoders.presets import PRESETS
@@ -31,9 +33,6 @@ def load_encoder(
     `pooling` serves models that bring none. Prefixes and length are the model's own where None is given.
     Raises InputError when `name` is not a model that can be loaded.
     """
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from sentence_transformers.util import is_sentence_transformer_model
-
     name = fetch(name)
     if Path(name).exists() and not any((Path(name) / f).is_file() for f in ("modules.json", "config.json")):
         raise InputError(f"{name!r} is not a model: it has neither modules.json nor config.json")
@@ -44,9 +43,7 @@ def load_encoder(
             transformer = Transformer(name)
             modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
             model = SentenceTransformer(modules=modules, device=device)
-    except (
-        Exception
-    ) as error:  # of a broken file: SafetensorError, UnpicklingError, RuntimeError, ... (no common class)
+    except Exception as error:  # a broken file raises SafetensorError, UnpicklingError, ...: no common class
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
             f"{name!r} is not a model that can be loaded: {reason[:200].rstrip(' .')}. Give a preset "
@@ -73,8 +70,6 @@ def load_encoder(
 
 def _fault(model: SentenceTransformer) -> str | None:
     """Why a model that could be loaded cannot be trained here, and what to do."""
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-
     if not isinstance(model[0], Transformer) or model.tokenizer is None:
         return (
             f"its first module is a {type(model[0]).__name__}, not a transformer that reads text; choose another model"

@@ -14,7 +14,7 @@ import numpy as np
 class Tokens:
     """Token ids of several texts as two columns: text i is `flat[offsets[i] : offsets[i + 1]]`.
 
-    It reads as a list of arrays: `tokens[i]` is a text, `tokens[a:b]` are neighbours, and `a + b` has b's after a's.
+    It reads as an array of texts: `tokens[i]` is one, `tokens[a:b]` and `tokens[numbers]` some, `a + b` a's and then b's.
     """
 
     flat: np.ndarray  # int32
@@ -30,18 +30,16 @@ class Tokens:
         return len(self.offsets) - 1
 
     @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
+    def __getitem__(self, rows: int) -> np.ndarray: ...
     @overload
-    def __getitem__(self, index: slice) -> Tokens: ...
-    def __getitem__(self, index: int | slice) -> np.ndarray | Tokens:
-        """One text's ids, or the `Tokens` of neighbours; neither copies the ids."""
-        starts, ends = self.offsets[:-1], self.offsets[1:]
-        if not isinstance(index, slice):
-            return self.flat[starts[index] : ends[index]]
-        first, last, stride = index.indices(len(self))
-        assert stride == 1
-        bounds = self.offsets[first : max(first, last) + 1]
-        return Tokens(self.flat[bounds[0] : bounds[-1]], bounds - bounds[0])
+    def __getitem__(self, rows: slice | np.ndarray) -> Tokens: ...
+    def __getitem__(self, rows: int | slice | np.ndarray) -> np.ndarray | Tokens:
+        starts, ends = self.offsets[:-1][rows], self.offsets[1:][rows]
+        if not isinstance(starts, np.ndarray):
+            return self.flat[starts:ends]
+        lengths = ends - starts
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Tokens(self.flat[np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])], offsets)
 
     def __add__(self, other: Tokens) -> Tokens:
         offsets = np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]])
@@ -50,12 +48,6 @@ class Tokens:
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
-
-    def take(self, rows: np.ndarray) -> Tokens:
-        """The texts of `rows`, in that order."""
-        starts, lengths = self.offsets[rows], self.lengths[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Tokens(self.flat[np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])], offsets)
 
     def padded(self, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
         """(texts, longest) int64: ids with `pad_id` behind shorter texts, and a mask that is 1 where a token is."""

@@ -20,7 +20,7 @@ from torch import Tensor
 def contrastive_loss(
     queries_bD: Tensor,
     passages_bD: Tensor,
-    negatives_bD: Tensor | None,
+    negatives_bD: Tensor | None = None,
     *,
     start: int,
     false_positives_BB: Tensor,
@@ -48,7 +48,6 @@ def contrastive_loss(
     if len(sizes) == 0 or min(sizes) < 1:
         raise ValueError(f"every rank needs at least one row, got slices of {list(sizes)}; raise batch.size")
     ours = torch.arange(start, start + b, device=queries_bD.device)
-    own = torch.arange(b, device=queries_bD.device)
 
     def logits_of(local_bD: Tensor, gathered_BD: Tensor, left_out_BB: Tensor) -> Tensor:
         # The temperature: a low one sharpens the softmax, so that the hardest negatives get most of the gradient.
@@ -64,7 +63,8 @@ def contrastive_loss(
         assert false_negatives_BB is not None
         hard_bB = logits_of(queries_bD, gather_rows(negatives_bD, sizes), false_negatives_BB)
         if negatives == "triplet":
-            logits, target_b = torch.cat([positives_bB[own, ours][:, None], hard_bB], dim=1), torch.zeros_like(ours)
+            own_b1 = positives_bB.gather(1, ours[:, None])
+            logits, target_b = torch.cat([own_b1, hard_bB], dim=1), torch.zeros_like(ours)
         else:
             logits, target_b = torch.cat([positives_bB, hard_bB], dim=1), ours
     total = F.cross_entropy(logits, target_b, reduction="sum")

@@ -52,11 +52,8 @@ def backward(
         false_negatives_BB = false_negative_mask(ids_BL, torch.from_numpy(batch.negative_ids_B).to(device), language_B)
 
     def loss_of(vectors: Tensor) -> Tensor:
-        parts = vectors.split(rows.stop - rows.start)
         return contrastive_loss(
-            parts[0],
-            parts[1],
-            parts[2] if len(parts) > 2 else None,
+            *vectors.split(rows.stop - rows.start),
             start=rows.start,
             false_positives_BB=false_positives_BB,
             false_negatives_BB=false_negatives_BB,
@@ -87,7 +84,7 @@ def _cached_backward(
     with torch.no_grad():
         for batch in batches:
             states.append(_random_state(device))
-            parts.append(module(tokens.take(batch), [np.arange(len(batch))]))
+            parts.append(module(tokens[batch], [np.arange(len(batch))]))
     vectors = torch.empty(len(tokens), parts[0].shape[1], dtype=parts[0].dtype, device=device)
     for batch, part in zip(batches, parts, strict=True):
         vectors[torch.from_numpy(batch).to(device)] = part
@@ -106,7 +103,7 @@ def _cached_backward(
         no_sync = embedder.no_sync() if isinstance(embedder, DistributedDataParallel) and not last else nullcontext()
         with no_sync:
             _set_random_state(device, state)
-            part = embedder(tokens.take(batch), [np.arange(len(batch))])
+            part = embedder(tokens[batch], [np.arange(len(batch))])
             (part * cache[torch.from_numpy(batch).to(device)]).sum().backward()
     _set_random_state(device, after)
     return float(loss.detach())
