@@ -9,7 +9,8 @@ import faiss
 import numpy as np
 from checkpoints import make_preset
 
-from hybrid_ir.encoders.encoder import encode, load_encoder
+from hybrid_ir.encoders.embedding import encode
+from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.space import probe_vectors, space_of
 from hybrid_ir.index.folder import Manifest
 from hybrid_ir.index.passages import IndexedPassage, write_passages

@@ -11,7 +11,8 @@ from checkpoints import make_preset
 from indices import sample_passages, search, unit, write_index, write_served_index
 
 from hybrid_ir.config.experiment import Index
-from hybrid_ir.encoders.encoder import encode, load_encoder
+from hybrid_ir.encoders.embedding import encode
+from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.space import space_of
 from hybrid_ir.index.folder import read_manifest
 from hybrid_ir.index.passages import IndexedPassage, PassageTable, read_passages, write_passages

@@ -71,7 +71,8 @@ def test_a_run_leaves_a_checkpoint_ledger_measures_log_and_manifest(unbroken):
 def test_the_checkpoint_loads_in_sentence_transformers_and_gives_identical_vectors(unbroken):
     from sentence_transformers import SentenceTransformer
 
-    from hybrid_ir.encoders.encoder import encode, load_encoder
+    from hybrid_ir.encoders.embedding import encode
+    from hybrid_ir.encoders.loading import load_encoder
 
     texts = ["wo ist haus7?", "dónde está casa12?", "where is house3?"]
     plain = SentenceTransformer(str(unbroken / "checkpoint"), device="cpu").encode_query(texts)

@@ -1,4 +1,4 @@
-"""The ledger: what a training asked of its mix, and what it got. Pure."""
+"""The ledger: what a training asked of its mix, and what it got. In: a plan, a run's progress. Out: a dict. Pure."""
 
 from __future__ import annotations
 
@@ -21,12 +21,8 @@ def make_ledger(plan: Plan, progress: dict[str, Any]) -> dict[str, Any]:
         count = progress["kinds"].get(kind, 0)
         kinds[kind] = {"asked": sum(shares.values()), "realised": count / batches, "batches": count}
         pairs[kind] = {
-            "-".join(pair): {
-                "asked": share,
-                "realised": realised.get("-".join(pair), 0) / rows,
-                "rows": realised.get("-".join(pair), 0),
-            }
-            for pair, share in shares.items()
+            name: {"asked": share, "realised": realised.get(name, 0) / rows, "rows": realised.get(name, 0)}
+            for name, share in zip(map("-".join, shares), shares.values(), strict=True)
         }
     return {
         "steps": progress["done"],
