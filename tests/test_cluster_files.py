@@ -22,8 +22,7 @@ from hybrid_ir.cli import app as cli, capacity as cli_capacity, serving as cli_s
 from hybrid_ir.config.loading import load_experiment, parse_experiment
 from hybrid_ir.serving.http_app import OPEN_TO_ALL
 from hybrid_ir.serving.ray_serve.gateway import Metrics
-from hybrid_ir.training.ray_train.gauges import Gauges
-from hybrid_ir.training.ray_train.launcher import _Log
+from hybrid_ir.training.ray_train.run_log import Gauges, open_log
 from hybrid_ir.training.resources import check_resources, concurrent_trials
 from hybrid_ir.tuning.search_space import load_space
 from serve_app import Arguments
@@ -505,9 +504,9 @@ def test_the_rows_of_a_run_s_log_are_gauges_with_its_name(monkeypatch, tmp_path)
         Gauge, "set", lambda self, value, tags: seen.update({(self.info["name"], *tags.values()): value})
     )
     (tmp_path / "alpha").mkdir()
-    with _Log(tmp_path / "alpha", parse_experiment({"train": {"trackers": []}}, "test")) as log:
-        log.write({"step": 10, "loss": 2.5, "input_wait": 0.25, "kinds": {"monolingual": 10}})
-        log.write({"step": 20, "AP_mean": 0.5, "rank_distance": 800.0})
+    with open_log(tmp_path / "alpha", parse_experiment({"train": {"trackers": []}}, "test")) as write:
+        write({"step": 10, "loss": 2.5, "input_wait": 0.25, "kinds": {"monolingual": 10}})
+        write({"step": 20, "AP_mean": 0.5, "rank_distance": 800.0})
     assert seen == {
         ("hybrid_ir_train_step", "alpha"): 20,
         ("hybrid_ir_train_loss", "alpha"): 2.5,

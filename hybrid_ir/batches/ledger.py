@@ -10,7 +10,7 @@ from hybrid_ir.batches.plan import Plan
 def make_ledger(plan: Plan, progress: dict[str, Any]) -> dict[str, Any]:
     """Asked and realised shares: kinds as shares of batches, pairs as shares of all rows.
 
-    `progress` is what a checkpoint remembers (`worker.Progress`): steps done, batches of each kind, rows of each pair.
+    `progress` is of a `checkpoint.Progress`: steps done, batches of each kind, rows of each pair.
     """
     asked = plan.asked()
     batches = max(sum(progress["kinds"].values()), 1)

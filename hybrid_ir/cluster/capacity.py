@@ -1,6 +1,6 @@
-"""What a size needs: nodes, memory, disk and hours of an index and of a training, by arithmetic from stated constants.
+"""What a size needs, by arithmetic from stated constants. In: passages or groups, an encoder, the constants.
 
-Terms follow the code that causes them (named beside each). Bytes and seconds in, GB (1e9 bytes) and hours out.
+Out: nodes, GB (1e9 bytes) of memory and disk, hours. Terms follow the code that causes them (named beside each).
 """
 
 from __future__ import annotations
@@ -184,8 +184,8 @@ def plan_index(passages: float, dimension: int, encoder: str, c: Constants) -> I
     a_node = int(usable // replica)
     if not a_node or encoder_bytes > usable:
         raise InputError(
-            f"a shard takes {replica / 1e9:.1f} GB and the encoder {encoder_bytes / 1e9:.1f}, a node has {usable / 1e9:.1f} usable; "
-            "raise node_memory_gb"
+            f"a shard takes {replica / 1e9:.1f} GB and the encoder {encoder_bytes / 1e9:.1f}, "
+            f"a node has {usable / 1e9:.1f} usable; raise node_memory_gb"
         )
     memory = c.replicas * (shards * replica + encoder_bytes)
     # Replicas on one node would share pages, and die together: each of a shard's counts, on a node of its own.

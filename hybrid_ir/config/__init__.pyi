@@ -1,4 +1,12 @@
-from .experiment import KINDS as KINDS, Experiment as Experiment, Index as Index, Kind as Kind, Serve as Serve
+from .experiment import (
+    KINDS as KINDS,
+    Evaluate as Evaluate,
+    Experiment as Experiment,
+    Index as Index,
+    Kind as Kind,
+    Serve as Serve,
+    Train as Train,
+)
 from .loading import load_experiment as load_experiment, parse_experiment as parse_experiment
 from .recipes import recipe_experiments as recipe_experiments, with_values as with_values
 from .section import Section as Section, leaf_texts as leaf_texts, leaves as leaves, on_resume as on_resume

@@ -1,4 +1,3 @@
-from .ray_train.launcher import train as train
 from .resources import (
     DRIVER_CPUS as DRIVER_CPUS,
     bundles as bundles,
@@ -6,5 +5,6 @@ from .resources import (
     concurrent_trials as concurrent_trials,
     encoding_options as encoding_options,
 )
+from .run import train as train
 from .run_folder import is_complete as is_complete
 from .step_time import measured_step_s as measured_step_s
