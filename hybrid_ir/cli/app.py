@@ -209,9 +209,10 @@ def compare(
 
 def main() -> None:
     """Entry point: a mistake of the user's is one clear message and exit 2; a full disk one and exit 1; Ctrl-C is exit 130."""
-    from hybrid_ir.cli import capacity as cli_capacity, serving as cli_serving, sweeps as cli_sweeps
+    from hybrid_ir.cli import capacity as cli_capacity, index as cli_index, serving as cli_serving, sweeps as cli_sweeps
     from hybrid_ir.types import InputError
 
+    cli_index.add_commands(app)
     cli_serving.add_commands(app)
     cli_sweeps.add_commands(app)
     cli_capacity.add_commands(app)

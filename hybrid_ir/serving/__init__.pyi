@@ -1,4 +1,4 @@
-from .client import SearchClient as SearchClient
+from .http_app import openapi as openapi
 from .ray_serve.control import (
     refuse_used_port as refuse_used_port,
     roll_back as roll_back,
