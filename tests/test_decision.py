@@ -1,4 +1,4 @@
-"""What follows a training step. A run of 30 steps that validates every 10 and saves every 4; the cases worked by hand."""
+"""What follows a step, worked by hand for a run of 30 steps that validates every 10 and saves every 4."""
 
 from __future__ import annotations
 

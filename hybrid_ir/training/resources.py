@@ -1,4 +1,4 @@
-"""What a training needs of a cluster. In: an experiment, a cluster's resources. Out: needs, a refusal, or how many fit."""
+"""What a training needs. In: an experiment, a cluster's resources. Out: needs, a refusal, or how many trainings fit."""
 
 from __future__ import annotations
 
