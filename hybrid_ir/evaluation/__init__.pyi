@@ -1,15 +1,24 @@
-from .collections import encoder_of as encoder_of
-from .collections import evaluate as evaluate
-from .collections import load_collection as load_collection
-from .measures import evaluate_collection as evaluate_collection
-from .measures import with_mean as with_mean
+from .averages import evaluate_collection as evaluate_collection
+from .averages import with_mean as with_mean
+from .evaluator import (
+    averages_of as averages_of,
+)
+from .evaluator import (
+    count_texts as count_texts,
+)
+from .evaluator import (
+    encoder_of as encoder_of,
+)
+from .evaluator import (
+    evaluate as evaluate,
+)
+from .evaluator import (
+    load_test as load_test,
+)
 from .perturbations import PERTURBATIONS as PERTURBATIONS
 from .perturbations import perturb as perturb
-from .public_tasks import evaluate_task as evaluate_task
-from .public_tasks import load_task as load_task
 from .ranking import measure_run as measure_run
 from .significance import Comparison as Comparison
 from .significance import compare_trials as compare_trials
 from .significance import holm as holm
-from .tasks.pairs import nearest_is_own as nearest_is_own
-from .tasks.result import TASKS as TASKS
+from .tasks.tatoeba import nearest_is_own as nearest_is_own

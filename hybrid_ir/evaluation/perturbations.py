@@ -1,7 +1,7 @@
-"""Perturbed queries, to see how far a retriever leans on clean text: typos, lost diacritics, Latin letters, two languages.
+"""Perturbed queries, to see how far a retriever leans on clean text: with typos, without diacritics, transliterated.
 
-Every perturbation is a function of a text; `perturb` draws what is random from the text itself, so that a query is
-perturbed alike in every run, process and list.
+In: texts and their languages. Out: the texts as a hasty, unschooled or bilingual person types them. What is
+random `perturb` draws from the text itself, so that a query is perturbed alike in every run, process and list.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ MAX_SCORES = 1 << 24  # scores held at once: 64 MiB of float32
 
 
 class BestPassages:
-    """The best `depth` passages of each query among those added so far. Of equal scores at the cut, the first added stays."""
+    """The best `depth` passages of each query so far. Of equal scores at the cut, the passage added first stays."""
 
     def __init__(self, n_queries: int, depth: int) -> None:
         self._depth = depth
@@ -111,6 +111,13 @@ def write_run(path: Path, run: Run, tag: str = "hybrid-ir") -> None:
                     raise InputError(f"query {query_id!r} or passage {doc_id!r} has white space in its id; rename it")
                 # Nine digits are a float32 exactly, so that the file has the ties that were measured, and no others.
                 stream.write(f"{query_id} Q0 {doc_id} {position} {score:.9g} {tag}\n")
+
+
+def cross_off(absent: set[str], passages: Iterable[Passage]) -> Iterator[Passage]:
+    """The passages as they come, each of which is no longer `absent`."""
+    for passage in passages:
+        absent.discard(passage.doc_id)
+        yield passage
 
 
 def _chunks(passages: Iterable[Passage], size: int) -> Iterator[list[Passage]]:

@@ -1,35 +1,33 @@
-from .figures import (
+from .charts import heat_map_png as heat_map_png
+from .drawing_kit import (
     INK as INK,
 )
-from .figures import (
+from .drawing_kit import (
     LINE as LINE,
 )
-from .figures import (
+from .drawing_kit import (
     MUTED as MUTED,
 )
-from .figures import (
+from .drawing_kit import (
     PAPER as PAPER,
 )
-from .figures import (
+from .drawing_kit import (
     SERIES as SERIES,
 )
-from .figures import (
+from .drawing_kit import (
     drawing as drawing,
 )
-from .figures import (
+from .drawing_kit import (
     legend as legend,
 )
-from .figures import (
+from .drawing_kit import (
     quiet as quiet,
 )
-from .figures import (
+from .drawing_kit import (
     render as render,
 )
-from .figures import (
+from .drawing_kit import (
     svg as svg,
-)
-from .pages import (
-    heat_map_png as heat_map_png,
 )
 from .pages import (
     write_comparison as write_comparison,
