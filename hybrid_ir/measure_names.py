@@ -12,6 +12,7 @@ PRECISIONS = ("AP_mono", "AP_cross", "AP_multi")  # AP_mean is the mean of these
 HEADLINE = (*PRECISIONS, "rank_distance")  # what is compared and drawn
 VALIDATION = ("AP_mean", *HEADLINE)  # what a validation says
 SWEEP = ("AP_mean", *PRECISIONS, "R@1_mono", "rank_distance")  # the columns of a sweep's table
+OF_LANGUAGE = ("AP_mono", "AP_cross_as_query", "AP_cross_as_passage", "AP_multi", "rank_distance")
 
 
 def lower_is_better(measure: str) -> bool:

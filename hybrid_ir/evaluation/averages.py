@@ -27,7 +27,7 @@ from hybrid_ir.evaluation.measures import (
 )
 from hybrid_ir.evaluation.ranking import MAX_SCORES
 from hybrid_ir.evaluation.resampling import percentile_intervals, resample
-from hybrid_ir.measure_names import MEASURES, PRECISIONS
+from hybrid_ir.measure_names import MEASURES, OF_LANGUAGE, PRECISIONS
 from hybrid_ir.types import Candidate, InputError, Query
 
 ALL = "all"
@@ -212,13 +212,10 @@ def _summarize(cells: _Cells, languages: Sequence[str], families: Mapping[str, s
     ap_LP = cells.mean_LP("AP", once_G)
     ap_LL = ap_LP[:, :-1]
     cross_LL = np.where(np.eye(len(languages), dtype=bool), np.nan, ap_LL)
-    by_language = {
-        "AP_mono": ap_LL.diagonal(),
-        "AP_cross_as_query": np.array([_mean(row) for row in cross_LL]),
-        "AP_cross_as_passage": np.array([_mean(column) for column in cross_LL.T]),
-        "AP_multi": ap_LP[:, -1],
-        "rank_distance": cells.mean_LP("rank_distance", once_G)[:, -1],
-    }
+    as_query, as_passage = (np.array([_mean(row) for row in each]) for each in (cross_LL, cross_LL.T))
+    distance = cells.mean_LP("rank_distance", once_G)[:, -1]
+    values = (ap_LL.diagonal(), as_query, as_passage, ap_LP[:, -1], distance)
+    by_language = dict(zip(OF_LANGUAGE, values, strict=True))
     members: dict[str, list[int]] = defaultdict(list)
     for i, language in enumerate(languages if families else ()):
         members[families.get(language, "unlisted")].append(i)

@@ -34,12 +34,7 @@ Test = Collection | Task
 
 
 def load_test(
-    name: str,
-    path: str,
-    *,
-    split: str | None = None,
-    languages: Sequence[str] | None = None,
-    corpus: str | None = None,
+    name: str, path: str, *, split: str | None = None, languages: Sequence[str] | None = None, corpus: str | None = None
 ) -> Test:
     """A split that a `store` holds out, a folder of LAReQA's files (xquad-r, mlqa-r: all of it), or a public task.
 

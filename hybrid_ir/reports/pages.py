@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ir.config import leaves
-from hybrid_ir.measure_names import HEADLINE, MEASURES, best_of, lower_is_better
+from hybrid_ir.measure_names import HEADLINE, MEASURES, OF_LANGUAGE, best_of, lower_is_better
 from hybrid_ir.reports.charts import draw_bars, draw_curves, draw_heat_maps
 from hybrid_ir.reports.drawing_kit import DASH, INK, LINE, PAPER, drawing, format_measure, render, svg
 from hybrid_ir.reports.training_log import Log, curve_of, smooth
 from hybrid_ir.types import InputError
 
 Summary = Mapping[str, Any]
-
-LANGUAGE_MEASURES = ("AP_mono", "AP_cross_as_query", "AP_cross_as_passage", "AP_multi", "rank_distance")
 
 
 def write_report(
@@ -72,7 +70,7 @@ def write_comparison(
         title=title,
         subtitle=subtitle,
         measures=MEASURES,
-        language_measures=LANGUAGE_MEASURES,
+        language_measures=OF_LANGUAGE,
         rows=rows,
         best=_best_of_columns(list(rows.values())),
         sentences=[_sentence(a, summaries[a], b, summaries[b]) for a, b in itertools.combinations(summaries, 2)],

@@ -33,8 +33,7 @@ from hybrid_ir.tuning.studies.study import LAREQA, Study
 from hybrid_ir.types import Collection, InputError
 
 Values = dict[str, float]
-PERTURBED_WORDS = 0.3
-"""Share of a query's words that typos and code-switching change."""
+PERTURBED_WORDS = 0.3  # share of a query's words that typos and code-switching change
 
 
 def clean_and_perturbed(model: Any, tests: Collection, experiment: Experiment) -> Values:
@@ -48,9 +47,8 @@ def clean_and_perturbed(model: Any, tests: Collection, experiment: Experiment) -
         asked = texts
         if kind != "clean":
             asked = perturb(texts, languages, kind, seed=experiment.seed, rate=PERTURBED_WORDS, lexicon=lexicon)
-        summary = evaluate_collection(
-            tests.queries, tests.candidates, run(asked, role="query"), passages, resamples=0
-        ).summary
+        queries = run(asked, role="query")
+        summary = evaluate_collection(tests.queries, tests.candidates, queries, passages, resamples=0).summary
         values |= {f"{kind}/{name}": summary[name] for name in PRECISIONS}
         values[f"{kind}/changed"] = float(np.mean([a != b for a, b in zip(asked, texts, strict=True)]))
     return values
@@ -110,7 +108,7 @@ PROBES: Mapping[str, Probe] = {
 def probe_trial(study: Study, row: Mapping[str, Any], out: Path) -> Values:
     """Probe the checkpoint of a complete trial and evaluate it on the study's collections; what is on disk is read.
 
-    Measures of a collection are named `{collection}/{measure}`. Writes trials/NAME/probe.json and trials/NAME/COLLECTION/.
+    Measures of a collection are named `{collection}/{measure}`. Writes probe.json and COLLECTION/ to trials/NAME/.
     """
     run = out / "trials" / row["trial"]
     done = run / "probe.json"
