@@ -10,14 +10,9 @@ import pytrec_eval
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hybrid_ir.evaluation.measures import (
-    average_precision,
-    evaluate_collection,
-    paired_randomization_test,
-    rank_distance,
-    recall_at,
-    relevant_positions,
-)
+from hybrid_ir.evaluation.averages import evaluate_collection
+from hybrid_ir.evaluation.measures import average_precision, rank_distance, recall_at, relevant_positions
+from hybrid_ir.evaluation.resampling import paired_randomization_test
 from hybrid_ir.measure_names import MEASURES
 from hybrid_ir.types import Candidate, InputError, Query
 
@@ -269,7 +264,7 @@ def test_interval_of_identical_questions_has_no_width():
 def test_small_blocks_give_the_same_evaluation(monkeypatch):
     collection = random_collection(2)
     whole = evaluate_collection(*collection, resamples=0)
-    monkeypatch.setattr("hybrid_ir.evaluation.measures.MAX_SCORES", 7 * 120)
+    monkeypatch.setattr("hybrid_ir.evaluation.averages.MAX_SCORES", 7 * 120)
     blocks = evaluate_collection(*collection, resamples=0)
     assert whole.summary == blocks.summary
     key = [("query_id", "ascending"), ("pool", "ascending")]

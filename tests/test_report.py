@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from hybrid_ir.measure_names import MEASURES
-from hybrid_ir.reports.pages import heat_map_png, write_comparison, write_report
+from hybrid_ir.reports.charts import heat_map_png
+from hybrid_ir.reports.pages import write_comparison, write_report
 from hybrid_ir.types import InputError
 
 LANGUAGES = ("de", "en", "th")

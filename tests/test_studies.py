@@ -300,7 +300,7 @@ def words(monkeypatch):
     tests = Collection("words", queries, passages)
     encoder = Words({word for q in queries for word in q.text.split()})
     monkeypatch.setattr(
-        "hybrid_ir.evaluation.collections.encode", lambda model, texts, **settings: encoder(texts, **settings)
+        "hybrid_ir.evaluation.evaluator.encode", lambda model, texts, **settings: encoder(texts, **settings)
     )
     return tests
 

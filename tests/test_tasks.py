@@ -18,20 +18,13 @@ from readers import DATA, needs_data
 from hybrid_ir.cli import app as cli
 from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.encoders.loading import load_encoder
-from hybrid_ir.evaluation.public_tasks import evaluate_task, load_task
+from hybrid_ir.evaluation.evaluator import evaluate as run_evaluation, load_test
+from hybrid_ir.evaluation.public_tasks import load_task
 from hybrid_ir.evaluation.tasks.mewsli_x import Mention, load_mewsli, measure_mewsli
 from hybrid_ir.evaluation.tasks.miracl import load_miracl, measure_miracl
-from hybrid_ir.evaluation.tasks.pairs import (
-    Choice,
-    Pair,
-    chosen_right,
-    load_tatoeba,
-    load_xcopa,
-    measure_tatoeba,
-    measure_xcopa,
-    nearest_is_own,
-)
 from hybrid_ir.evaluation.tasks.result import TaskResult, per_query_table, summarize
+from hybrid_ir.evaluation.tasks.tatoeba import Pair, load_tatoeba, measure_tatoeba, nearest_is_own
+from hybrid_ir.evaluation.tasks.xcopa import Choice, chosen_right, load_xcopa, measure_xcopa
 from hybrid_ir.types import InputError
 
 
@@ -445,9 +438,9 @@ def encoder(checkpoint):
 
 
 def evaluate(encoder, name, out, **options):
-    task = load_task(name, **options)
+    test = load_test(name, **options)
     experiment = load_experiment(None, ["evaluate.precision=fp32", "evaluate.bootstrap_rounds=50"])
-    return evaluate_task(encoder, "a/checkpoint", name, task, out, experiment)
+    return run_evaluation(encoder, "a/checkpoint", test, out, experiment)
 
 
 def check_files(out, summary, *, runs=()):

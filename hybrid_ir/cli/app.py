@@ -116,7 +116,7 @@ def evaluate(
     from hybrid_ir.cli.progress import counter
     from hybrid_ir.cli.terminal import console, measures_table, task_table
     from hybrid_ir.encoders import best_device, load_encoder, quiet_libraries
-    from hybrid_ir.evaluation import TASKS, evaluate as run_evaluation, evaluate_task, load_collection, load_task
+    from hybrid_ir.evaluation import count_texts, evaluate as run_evaluation, load_test
     from hybrid_ir.storage import fetch, written
 
     if not verbose:
@@ -124,17 +124,12 @@ def evaluate(
     if collection != "store":
         path, corpus = fetch(path), None if corpus is None else fetch(corpus)
     wanted = [x.strip() for x in languages.split(",") if x.strip()] if languages else None
-    task, tests = None, None
-    if collection in TASKS:
-        task = load_task(collection, path, split=split, languages=wanted, corpus=corpus)
-    else:
-        tests = load_collection(collection, path, split=split or "test", languages=wanted)
+    test = load_test(collection, path, split=split, languages=wanted, corpus=corpus)
     model = load_encoder(checkpoint, pooling=experiment.encoder.pooling, device=best_device())
     if config is not None and not any(model.prompts.values()):
         # The model declares no prefixes of its own, and the user gave a config that does.
         model.prompts |= {"query": experiment.encoder.query_prefix, "document": experiment.encoder.passage_prefix}
-    total = None if tests is None else len(tests.queries) + len(tests.candidates)  # of a corpus only the end tells
-    with counter("encoding", total) as count, written(out) as folder:
+    with counter("encoding", count_texts(test)) as count, written(out) as folder:
         done = 0
 
         def progress(texts: int) -> None:
@@ -142,13 +137,9 @@ def evaluate(
             done += texts
             count("texts", done)
 
-        if task is not None:
-            summary = evaluate_task(model, checkpoint, collection, task, folder, experiment, progress)
-        else:
-            assert tests is not None
-            summary = run_evaluation(model, checkpoint, tests, folder, experiment, progress)
+        summary = run_evaluation(model, checkpoint, test, folder, experiment, progress)
     console().print(f"measures written to {out} (report: {out}/report.html)")
-    if task is not None:
+    if "measures" in summary:  # a task's own
         console().print(task_table(collection, summary))
         if left_out := [f"{n:,} {name}" for name, n in summary["counts"]["left_out"].items() if n]:
             console().print(f"left out or missing: {', '.join(left_out)}")

@@ -1,7 +1,7 @@
-"""Perturbed queries, to see how far a retriever leans on clean text: typos, lost diacritics, Latin letters, two languages.
+"""Perturbed queries, to see how far a retriever leans on clean text: with typos, without diacritics, transliterated.
 
-Every perturbation is a function of a text; `perturb` draws what is random from the text itself, so that a query is
-perturbed alike in every run, process and list.
+In: texts and their languages. Out: the texts as a hasty, unschooled or bilingual person types them. What is
+random `perturb` draws from the text itself, so that a query is perturbed alike in every run, process and list.
 """
 
 from __future__ import annotations
@@ -21,13 +21,7 @@ PERTURBATIONS = ("typos", "no_diacritics", "transliterated", "code_switched")
 
 
 def perturb(
-    texts: Sequence[str],
-    languages: Sequence[str],
-    kind: str,
-    *,
-    seed: int,
-    rate: float,
-    lexicon: Lexicon | None = None,
+    texts: Sequence[str], languages: Sequence[str], kind: str, *, seed: int, rate: float, lexicon: Lexicon | None = None
 ) -> list[str]:
     """The texts under one of `PERTURBATIONS`; `languages[i]` is the language of `texts[i]`.
 
@@ -44,16 +38,16 @@ def perturb(
         raise InputError("code_switched needs a lexicon, found none; give a file or folder, or CLDR's names")
     perturbed = []
     for text, language in zip(texts, languages, strict=True):
+        generator = _generator(seed, kind, language, text)
         match kind:
             case "typos":
-                text = typos(text, rate, _generator(seed, kind, language, text))
+                text = typos(text, rate, generator)
             case "no_diacritics":
                 text = strip_diacritics(text)
             case "transliterated":
                 text = transliterate(text)
             case "code_switched":
                 assert lexicon is not None
-                generator = _generator(seed, kind, language, text)
                 text = code_switch(text, lexicon, language, lexicon.targets(language), rate, generator)
         perturbed.append(text)
     return perturbed

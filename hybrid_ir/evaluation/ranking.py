@@ -27,7 +27,7 @@ MAX_SCORES = 1 << 24  # scores held at once: 64 MiB of float32
 
 
 class BestPassages:
-    """The best `depth` passages of each query among those added so far. Of equal scores at the cut, the first added stays."""
+    """The best `depth` passages of each query so far. Of equal scores at the cut, the passage added first stays."""
 
     def __init__(self, n_queries: int, depth: int) -> None:
         self._depth = depth
@@ -66,7 +66,8 @@ def rank_passages(
     """
     _check_finite("query", query_vectors_QD)
     best, n_passages = BestPassages(len(query_vectors_QD), depth), 0
-    for part in _chunks(passages, chunk):
+    stream = iter(passages)
+    while part := list(islice(stream, chunk)):
         n_passages += len(part)
         vectors_CD = encode_passage([passage.text for passage in part])
         _check_finite("passage", vectors_CD)
@@ -113,10 +114,11 @@ def write_run(path: Path, run: Run, tag: str = "hybrid-ir") -> None:
                 stream.write(f"{query_id} Q0 {doc_id} {position} {score:.9g} {tag}\n")
 
 
-def _chunks(passages: Iterable[Passage], size: int) -> Iterator[list[Passage]]:
-    stream = iter(passages)
-    while part := list(islice(stream, size)):
-        yield part
+def cross_off(absent: set[str], passages: Iterable[Passage]) -> Iterator[Passage]:
+    """The passages as they come, each of which is no longer `absent`."""
+    for passage in passages:
+        absent.discard(passage.doc_id)
+        yield passage
 
 
 def _scores(query_vectors_QD: np.ndarray, vectors_CD: np.ndarray) -> Iterator[np.ndarray]:

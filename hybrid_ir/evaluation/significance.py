@@ -1,8 +1,8 @@
 """Is the difference between two trainings more than chance? Paired by test question, over all seeds.
 
-In: the test measures by query (`per_query.parquet`) of the trials of two points. Out: the difference, its 95 % bootstrap
-interval, and the p-value of a paired randomisation test (Smucker et al., "A comparison of statistical significance tests
-for information retrieval evaluation", 2007), with Holm's correction over the comparisons of one table.
+In: the test measures by query (`per_query.parquet`) of the trials of two points. Out: the difference, its 95 %
+bootstrap interval, and the p-value of a paired randomisation test (Smucker et al., "A comparison of statistical
+significance tests for information retrieval evaluation", 2007), with Holm's correction over one table's comparisons.
 
 A question's translations, language pairs and seeds are averaged first: they are not independent. So the test speaks of
 other questions, with these seeds.
@@ -18,11 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hybrid_ir.evaluation.measures import ALL, paired_randomization_test
+from hybrid_ir.evaluation.averages import ALL
+from hybrid_ir.evaluation.resampling import BOUNDS, paired_randomization_test, resample
+from hybrid_ir.measure_names import HEADLINE, lower_is_better
 from hybrid_ir.types import InputError
 
-MEASURES = ("AP_mono", "AP_cross", "AP_multi", "rank_distance")
 ALPHA = 0.05
+Trials = tuple[str, Sequence[Path]]
+"""The label of a point and the `per_query.parquet` of each of its trials."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Comparison:
         """`better`, `worse`, or `no difference shown`, of the first."""
         if self.p >= ALPHA:
             return "no difference shown"
-        return "better" if (self.difference > 0) != (self.measure == "rank_distance") else "worse"
+        return "better" if (self.difference > 0) != lower_is_better(self.measure) else "worse"
 
 
 def question_values(per_query: Path, measure: str) -> dict[str, float]:
@@ -64,37 +67,22 @@ def question_values(per_query: Path, measure: str) -> dict[str, float]:
 
 
 def compare_trials(
-    first: tuple[str, Sequence[Path]],
-    second: tuple[str, Sequence[Path]],
-    *,
-    measures: Sequence[str] = MEASURES,
-    seed: int = 0,
-    rounds: int = 10_000,
+    first: Trials, second: Trials, *, measures: Sequence[str] = HEADLINE, seed: int = 0, rounds: int = 10_000
 ) -> list[Comparison]:
-    """Compare two points, each a label and the `per_query.parquet` of its trials. Raises InputError without a common
-    question."""
+    """A comparison of two points a measure. Raises InputError without a common question."""
     found = []
     for measure in measures:
         a, b = (_mean_over_trials([question_values(path, measure) for path in paths]) for _, paths in (first, second))
         common = sorted(a.keys() & b.keys())
         if not common:
-            raise InputError(
-                f"{first[0]} and {second[0]} answer no question in common; evaluate both on one collection"
-            )
+            labels = f"{first[0]} and {second[0]}"
+            raise InputError(f"{labels} answer no question in common; evaluate both on one collection")
         values_a, values_b = (np.array([values[group] for group in common]) for values in (a, b))
-        low, high = _bootstrap(values_a - values_b, seed)
+        differences, means = values_a - values_b, (float(values_a.mean()), float(values_b.mean()))
+        low, high = _interval_of_mean(differences, seed)
+        p = paired_randomization_test(values_a, values_b, seed, rounds)
         found.append(
-            Comparison(
-                first[0],
-                second[0],
-                measure,
-                (float(values_a.mean()), float(values_b.mean())),
-                float((values_a - values_b).mean()),
-                low,
-                high,
-                paired_randomization_test(values_a, values_b, seed, rounds),
-                len(common),
-            )
+            Comparison(first[0], second[0], measure, means, float(differences.mean()), low, high, p, len(common))
         )
     return found
 
@@ -115,9 +103,7 @@ def _mean_over_trials(trials: Sequence[Mapping[str, float]]) -> dict[str, float]
     return {group: float(np.mean([trial[group] for trial in trials])) for group in groups}
 
 
-def _bootstrap(differences: np.ndarray, seed: int, rounds: int = 2000) -> tuple[float, float]:
-    generator = np.random.default_rng(seed)
-    n = len(differences)
-    means = [differences[generator.integers(n, size=n)].mean() for _ in range(rounds)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+def _interval_of_mean(values: np.ndarray, seed: int, rounds: int = 2000) -> tuple[float, float]:
+    means = resample(lambda rows: values[rows].mean(), len(values), rounds, np.random.default_rng(seed))
+    low, high = np.quantile(means, BOUNDS).tolist()
+    return low, high

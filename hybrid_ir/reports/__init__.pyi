@@ -1,4 +1,5 @@
-from .figures import (
+from .charts import heat_map_png as heat_map_png
+from .drawing_kit import (
     INK as INK,
     LINE as LINE,
     MUTED as MUTED,
@@ -11,7 +12,6 @@ from .figures import (
     svg as svg,
 )
 from .pages import (
-    heat_map_png as heat_map_png,
     write_comparison as write_comparison,
     write_report as write_report,
     write_task_report as write_task_report,

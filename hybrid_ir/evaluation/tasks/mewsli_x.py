@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hybrid_ir.data import check_folder, checked_text, read_json_lines
-from hybrid_ir.evaluation.ranking import Encode, measure_run, rank_passages, write_run
+from hybrid_ir.evaluation.ranking import Encode, cross_off, measure_run, rank_passages, write_run
 from hybrid_ir.evaluation.tasks.result import TaskResult, per_query_table, task_counts
 from hybrid_ir.languages import language_code
 from hybrid_ir.types import InputError, Passage
@@ -64,15 +64,9 @@ def measure_mewsli(
         raise InputError(f"no mention in {folder}; copy it again")
     path = Path(folder) / "candidate_set_entities.jsonl"
     absent = {mention.entity_id for mention in mentions}
-
-    def passages() -> Iterator[Passage]:
-        for where, record in read_json_lines(path):
-            passage = _read_entity(where, record)
-            absent.discard(passage.doc_id)
-            yield passage
-
+    entities = cross_off(absent, (_read_entity(where, record) for where, record in read_json_lines(path)))
     vectors = encode_query([mention.text for mention in mentions])
-    best, n_passages = rank_passages(vectors, passages(), encode_passage, depth=DEPTH)
+    best, n_passages = rank_passages(vectors, entities, encode_passage, depth=DEPTH)
     if not n_passages:
         raise InputError(f"{path} is empty; copy it again")
     every = best.run([mention.query_id for mention in mentions])
@@ -121,6 +115,7 @@ def _read_entity(where: str, record: Mapping[str, Any]) -> Passage:
     title, description = record.get("title") or "", record.get("description")
     if not isinstance(record.get("entity_id"), str) or not isinstance(description, str):
         raise InputError(
-            f"{where} is not an entity of Mewsli-X (entity_id, title, description): found {', '.join(record) or 'nothing'}"
+            f"{where} is not an entity of Mewsli-X (entity_id, title, description): "
+            f"found {', '.join(record) or 'nothing'}"
         )
     return Passage(record["entity_id"], checked_text(where, f"{title} {description}".strip()))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid_ir.data import checked_text, files_by_language, read_json_lines, read_tsv, resolve_files, title_and_text
-from hybrid_ir.evaluation.ranking import Encode, measure_run, rank_passages, write_run
+from hybrid_ir.evaluation.ranking import Encode, cross_off, measure_run, rank_passages, write_run
 from hybrid_ir.evaluation.tasks.result import TaskResult, per_query_table, task_counts
 from hybrid_ir.types import InputError, Passage
 
@@ -67,14 +67,9 @@ def measure_miracl(
         if not qrels:
             raise InputError(f"no topic of MIRACL {code} has a relevant passage; take another split")
         absent = {doc_id for judged in qrels.values() for doc_id, relevance in judged.items() if relevance}
-
-        def passages(files: Sequence[Path] = test.corpus, absent: set[str] = absent) -> Iterator[Passage]:
-            for passage in read_corpus(files):
-                absent.discard(passage.doc_id)
-                yield passage
-
         vectors = encode_query([test.topics[q] for q in qrels])
-        best, n_passages = rank_passages(vectors, passages(), encode_passage, depth=DEPTH)
+        corpus = cross_off(absent, read_corpus(test.corpus))
+        best, n_passages = rank_passages(vectors, corpus, encode_passage, depth=DEPTH)
         if not n_passages:
             raise InputError(f"the corpus of {code} is empty: {test.corpus[0]} has no passage; copy it again")
         run = best.run(list(qrels))
@@ -121,7 +116,8 @@ def _read_qrels(path: Path, topics: Mapping[str, str], topics_path: Path) -> dic
     for where, fields in read_tsv(path, 4):
         if len(fields) != 4 or fields[3].strip() not in ("0", "1"):
             raise InputError(
-                f"{path.parent}/{where} is not a judgement (query_id, Q0, docid, 0 or 1): {' '.join(fields)[:80]!r}; copy it again"
+                f"{path.parent}/{where} is not a judgement (query_id, Q0, docid, 0 or 1): "
+                f"{' '.join(fields)[:80]!r}; copy it again"
             )
         qrels.setdefault(fields[0], {})[fields[2]] = int(fields[3])
     if unknown := sorted(qrels.keys() - topics.keys()):

@@ -1,20 +1,22 @@
 """What a task of the evaluation found: a value per query and measure, and the averages over languages with intervals.
 
-Shape legend: `N` queries of one language.
+In: per-query values of each language. Out: a table of them, and what `metrics.json` says of them.
+
+Shape legend: `N` queries of one language, `M` measures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from hybrid_ir.evaluation.resampling import percentile_intervals, resample
 from hybrid_ir.types import InputError
-
-TASKS = ("miracl", "tatoeba", "mewsli-x", "xcopa")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def task_counts(of_language: Mapping[str, Mapping[str, int]], left_out: Sequence
 
 
 def summarize(result: TaskResult, *, seed: int = 0, resamples: int = 1000) -> dict[str, Any]:
-    """`measures` (each a mean over languages of means over queries), `per_language`, 95% `intervals`, `counts`, `chance`.
+    """`measures` (each a mean over languages of means over queries), `per_language`, `intervals`, `chance`, `counts`.
 
     Intervals are percentiles of bootstrap resamples: each language's queries are drawn among themselves, so that every
     language keeps its size; `resamples=0` gives none. Queries count as independent: where languages translate one
@@ -69,19 +71,18 @@ def summarize(result: TaskResult, *, seed: int = 0, resamples: int = 1000) -> di
         for code, part in of_language.items()
     }
     generator = np.random.default_rng(seed)
-    drawn = np.zeros((resamples, len(result.measures)))
-    for part in of_language.values():
-        for i in range(resamples):
-            times_N = np.bincount(generator.integers(len(part), size=len(part)), minlength=len(part))
-            drawn[i] += times_N @ part / len(part) / len(of_language)
-    intervals = {
-        measure: np.quantile(drawn[:, i], [0.025, 0.975]).tolist() if resamples else [None, None]
-        for i, measure in enumerate(result.measures)
-    }
+    means = [
+        resample(partial(_mean_of_rows, part), len(part), resamples, generator) / len(of_language)
+        for part in of_language.values()
+    ]
     return {
         "measures": {m: float(np.mean([row[m] for row in per_language.values()])) for m in result.measures},
         "per_language": per_language,
-        "intervals": intervals,
+        "intervals": percentile_intervals(result.measures, sum(means)),
         "chance": result.chance,
         "counts": result.counts,
     }
+
+
+def _mean_of_rows(values_NM: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return np.bincount(rows, minlength=len(values_NM)) @ values_NM / len(values_NM)

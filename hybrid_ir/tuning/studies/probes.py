@@ -13,30 +13,27 @@ from typing import Any
 import numpy as np
 
 from hybrid_ir.config import Experiment
-from hybrid_ir.data import cldr_lexicon, open_store
+from hybrid_ir.data import cldr_lexicon, lareqa_collection, open_store
 from hybrid_ir.encoders import load_encoder
 from hybrid_ir.evaluation import (
     PERTURBATIONS,
-    TASKS,
+    averages_of,
     encoder_of,
     evaluate,
     evaluate_collection,
-    evaluate_task,
-    load_collection,
-    load_task,
+    load_test,
     measure_run,
     nearest_is_own,
     perturb,
 )
-from hybrid_ir.measure_names import MEASURES
+from hybrid_ir.measure_names import PRECISIONS
 from hybrid_ir.storage import write_json
 from hybrid_ir.tuning.points import trial_experiment
-from hybrid_ir.tuning.studies.study import LAREQA, Benchmark, Study
+from hybrid_ir.tuning.studies.study import LAREQA, Study
 from hybrid_ir.types import Collection, InputError
 
 Values = dict[str, float]
-PERTURBED_WORDS = 0.3
-"""Share of a query's words that typos and code-switching change."""
+PERTURBED_WORDS = 0.3  # share of a query's words that typos and code-switching change
 
 
 def clean_and_perturbed(model: Any, tests: Collection, experiment: Experiment) -> Values:
@@ -50,10 +47,9 @@ def clean_and_perturbed(model: Any, tests: Collection, experiment: Experiment) -
         asked = texts
         if kind != "clean":
             asked = perturb(texts, languages, kind, seed=experiment.seed, rate=PERTURBED_WORDS, lexicon=lexicon)
-        summary = evaluate_collection(
-            tests.queries, tests.candidates, run(asked, role="query"), passages, resamples=0
-        ).summary
-        values |= {f"{kind}/{name}": summary[name] for name in ("AP_mono", "AP_cross", "AP_multi")}
+        queries = run(asked, role="query")
+        summary = evaluate_collection(tests.queries, tests.candidates, queries, passages, resamples=0).summary
+        values |= {f"{kind}/{name}": summary[name] for name in PRECISIONS}
         values[f"{kind}/changed"] = float(np.mean([a != b for a, b in zip(asked, texts, strict=True)]))
     return values
 
@@ -112,7 +108,7 @@ PROBES: Mapping[str, Probe] = {
 def probe_trial(study: Study, row: Mapping[str, Any], out: Path) -> Values:
     """Probe the checkpoint of a complete trial and evaluate it on the study's collections; what is on disk is read.
 
-    Measures of a collection are named `{collection}/{measure}`. Writes trials/NAME/probe.json and trials/NAME/COLLECTION/.
+    Measures of a collection are named `{collection}/{measure}`. Writes probe.json and COLLECTION/ to trials/NAME/.
     """
     run = out / "trials" / row["trial"]
     done = run / "probe.json"
@@ -124,7 +120,11 @@ def probe_trial(study: Study, row: Mapping[str, Any], out: Path) -> Values:
     if study.name in PROBES:
         values |= PROBES[study.name](model, _tests(study), experiment)
     for each in study.collections:
-        values |= _evaluate(model, run, each, experiment)
+        name = each.collection
+        test = load_test(name, each.path, split=each.split, languages=each.languages, corpus=each.corpus)
+        summary = evaluate(model, str(run / "checkpoint"), test, run / name, experiment)
+        averages = averages_of(summary).items()
+        values |= {f"{name}/{measure}": value for measure, value in averages if value is not None}
     write_json(done, values)
     return values
 
@@ -136,23 +136,10 @@ def _tests(study: Study) -> Collection:
         return store.collection("test")
     for each in study.collections:
         if each.collection in LAREQA:
-            return load_collection(each.collection, each.path, languages=each.languages)
+            return lareqa_collection(each.path, each.collection, each.languages)
     raise InputError(
         f"{study.name} has nothing to probe with: prepare with test_fraction above 0, or name a collection"
     )
-
-
-def _evaluate(model: Any, run: Path, test: Benchmark, experiment: Experiment) -> Values:
-    checkpoint = str(run / "checkpoint")
-    name, folder = test.collection, run / test.collection
-    if name in TASKS:
-        task = load_task(name, test.path, split=test.split, languages=test.languages, corpus=test.corpus)
-        measures = evaluate_task(model, checkpoint, name, task, folder, experiment)["measures"]
-    else:
-        tests = load_collection(name, test.path, split=test.split or "test", languages=test.languages)
-        summary = evaluate(model, checkpoint, tests, folder, experiment)
-        measures = {measure: summary[measure] for measure in MEASURES}
-    return {f"{name}/{measure}": value for measure, value in measures.items() if value is not None}
 
 
 def mean_values(values: Sequence[Mapping[str, float]]) -> Values:

@@ -1,6 +1,7 @@
-"""What all report pages share: colours that follow light, dark and print, inline SVG, and the templates' rendering.
+"""The kit that all pages and pictures share: colours that follow light, dark and print, inline SVG, templates, numbers.
 
-The same input gives the same bytes: no dates, no random ids.
+In: figures, values, the name of a template. Out: text for a page. The same input gives the same bytes: no dates, no
+random ids.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from typing import TYPE_CHECKING, Any
+
+from hybrid_ir.measure_names import digits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,7 +86,7 @@ def legend(figure: Figure, axes: Any, n_names: int) -> None:
 
 def format_measure(value: float | None, measure: str, more: int = 0) -> str:
     """As tables print it; `more` digits where two values would look equal."""
-    return DASH if value is None else f"{value:.{(1 if measure == 'rank_distance' else 3) + more}f}"
+    return DASH if value is None else f"{value:.{digits(measure) + more}f}"
 
 
 def format_interval(run: Mapping[str, Any], measure: str) -> str:
