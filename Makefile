@@ -29,6 +29,8 @@ ifdef TESTS
 else
 	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) tests
 	$(BIN)/python -m pytest -m alone
+	HYBRID_IR_AUTO_PRECISION=fp32 $(BIN)/python -m pytest -m "numbers and not slow" -n 2
+	HYBRID_IR_AUTO_PRECISION=bf16 $(BIN)/python -m pytest -m "numbers and not slow" -n 2
 endif
 
 lint: $(VENV)/dev ## style, types and the import contract

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from pairs import alternate, make_inputs, print_table
 
-from hybrid_ir.encoders.encoder import encode, load_encoder, resolve_precision
+from hybrid_ir.encoders.embedding import encode, resolve_precision
+from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.quiet import quiet_libraries
 
 

@@ -21,22 +21,14 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from hybrid_ir.index.codec import default_codec, train_codec
 from hybrid_ir.index.folder import read_manifest
+from hybrid_ir.index.fragments import FRAGMENT_ROWS, Fragments, save_array
 from hybrid_ir.index.passages import IndexedPassage, write_passages
-from hybrid_ir.index.shard import Shard, ShardQuery, is_flat, merge
-from hybrid_ir.index.stages import (
-    FRAGMENT_ROWS,
-    Fragments,
-    cut_shards,
-    default_codec,
-    make_manifest,
-    open_shards,
-    publish,
-    recall_gate,
-    save_array,
-    train_codec,
-    write_shard,
-)
+from hybrid_ir.index.query import ShardQuery, is_flat, merge
+from hybrid_ir.index.recall import recall_gate
+from hybrid_ir.index.shard import Shard
+from hybrid_ir.index.writing import cut_shards, make_manifest, open_shards, publish, write_shard
 
 D = 384
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "sw")

@@ -22,10 +22,14 @@ import numpy as np
 from index_size import LANGUAGES, D, clusters, draw, make_fragments
 
 from hybrid_ir.cluster.ray_cluster import ray_session
-from hybrid_ir.config.experiment import parse_experiment
-from hybrid_ir.index.ray_build import _write_shards
-from hybrid_ir.index.shard import BLOCK, Shard, ShardQuery, depth, exact_scores, merge
-from hybrid_ir.index.stages import Fragments, cut_shards, default_codec, make_manifest, open_shards, train_codec
+from hybrid_ir.config.loading import parse_experiment
+from hybrid_ir.index.codec import default_codec, train_codec
+from hybrid_ir.index.exact import BLOCK, exact_scores
+from hybrid_ir.index.fragments import Fragments
+from hybrid_ir.index.query import ShardQuery, depth, merge
+from hybrid_ir.index.ray_stages import write_shards
+from hybrid_ir.index.shard import Shard
+from hybrid_ir.index.writing import cut_shards, make_manifest, open_shards
 
 K, NPROBE = 10, 16
 
@@ -52,7 +56,7 @@ def main() -> None:
         parts = cut_shards(fragments.row_languages(), LANGUAGES, args.shards, "language", 0)
         with ray_session(verbose=False):
             start = time.perf_counter()
-            entries = _write_shards(
+            entries = write_shards(
                 folder, fragments, names, parts, 0, trained, codec, settings, lambda what, done: None
             )
             seconds["shards, by tasks"] = time.perf_counter() - start

@@ -58,10 +58,11 @@ def plain_rank(rank: int, folder: str, steps: int, batch: int, workers: int) -> 
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
-    from hybrid_ir.batches.builder import builder_for, plan_for
-    from hybrid_ir.config.experiment import load_experiment
+    from hybrid_ir.batches.from_experiment import builder_for, plan_for
+    from hybrid_ir.config.loading import load_experiment
     from hybrid_ir.data.store import open_store
-    from hybrid_ir.encoders.encoder import Embedder, freeze_unused, load_encoder
+    from hybrid_ir.encoders.embedding import Embedder, freeze_unused
+    from hybrid_ir.encoders.loading import load_encoder
     from hybrid_ir.encoders.quiet import quiet_libraries
     from hybrid_ir.training.step import LossSettings, backward, make_optimizer, update
 
@@ -107,7 +108,7 @@ def ours(folder: Path, steps: int, batch: int, workers: int, feed: str) -> dict[
 
 
 def training(xquad: Path, rounds: int, counts: list[int], steps: int, batch: int) -> None:
-    from hybrid_ir.encoders.encoder import create_encoder
+    from hybrid_ir.encoders.presets import create_encoder
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -198,7 +199,7 @@ def served(index: str, placement: str, queries: list[str]) -> dict[str, float]:
 
 
 def serving(xquad: Path, rounds: int, counts: list[int], queries: int, keep: Path | None) -> None:
-    from hybrid_ir.data.sources.squad import lareqa_collection
+    from hybrid_ir.data.sources.lareqa import lareqa_collection
 
     with tempfile.TemporaryDirectory() as name:
         folder = keep or Path(name)

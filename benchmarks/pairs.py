@@ -11,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hybrid_ir.data.sources.squad import lareqa_collection, read_lareqa
-from hybrid_ir.encoders.encoder import create_encoder, load_encoder
+from hybrid_ir.data.sources.lareqa import lareqa_collection, read_lareqa
+from hybrid_ir.encoders.loading import load_encoder
+from hybrid_ir.encoders.presets import create_encoder
 from hybrid_ir.encoders.quiet import quiet_libraries
 from hybrid_ir.types import Group
 

@@ -21,7 +21,9 @@ import numpy as np
 
 from hybrid_ir.batches.plan import Plan, make_plan
 from hybrid_ir.data.store import Partition
-from hybrid_ir.index.stages import FRAGMENT_ROWS, ROWS_PER_SHARD, cut_shards
+from hybrid_ir.index.codec import ROWS_PER_SHARD
+from hybrid_ir.index.fragments import FRAGMENT_ROWS
+from hybrid_ir.index.writing import cut_shards
 
 MIRACL = {
     "ar": 2_061_414, "bn": 297_265, "en": 32_893_221, "es": 10_373_953, "fa": 2_207_172, "fi": 1_883_509,

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pairs import make_inputs
 
-from hybrid_ir.data.sources.squad import lareqa_collection
+from hybrid_ir.data.sources.lareqa import lareqa_collection
 
 CLI = [sys.executable, "-m", "hybrid_ir.cli"]
 # Each request asks another question, so that no server answers from a cache.

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import torch
 from pairs import alternate, make_inputs, print_table
 
-from hybrid_ir.batches.builder import Batch
-from hybrid_ir.encoders.encoder import Embedder, freeze_unused, load_encoder
+from hybrid_ir.batches.batch import Batch
+from hybrid_ir.encoders.embedding import Embedder, freeze_unused
+from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.quiet import quiet_libraries
 from hybrid_ir.encoders.tokens import tokenize
 from hybrid_ir.training.step import LossSettings, backward, make_optimizer, update
@@ -50,7 +51,6 @@ def ours(
             step=step,
             kind="monolingual",
             pairs=(("en", "en"),) * batch_size,
-            group_ids_B=np.arange(batch_size),
             query_tokens=tokenize(model.tokenizer, rows["query"].to_pylist(), "", model.max_seq_length),
             passage_tokens=tokenize(model.tokenizer, rows["passage"].to_pylist(), "", model.max_seq_length),
             negative_tokens=None,

@@ -1,5 +1,6 @@
-"""What we know about a language: its canonical code, English name, family and script.
+"""What we know about a language.
 
+In: a BCP 47 or ISO 639 tag. Out: its canonical code, English name, family and script.
 Codes, names and scripts are CLDR's, through the `babel` package. Families are Glottolog 5's (glottolog.org), at the
 level that this field reports: branches of Indo-European and of the Niger-Congo languages, whole families elsewhere.
 """
@@ -7,7 +8,7 @@ level that this field reports: branches of Indo-European and of the Niger-Congo 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -69,6 +70,14 @@ def language_code(tag: str) -> str:
     if code in _NOT_LANGUAGES or code not in Locale("en").languages:
         raise InputError(f"unknown language {tag!r}; use an ISO 639 code such as en, zh or yue")
     return code
+
+
+def language_codes(tags: Iterable[str]) -> list[str]:
+    """The codes of the tags, each once, sorted. Raises InputError if there are none."""
+    codes = sorted({language_code(tag) for tag in tags})
+    if not codes:
+        raise InputError("languages is empty; list the languages to read, for example [en, sw]")
+    return codes
 
 
 def language_name(code: str) -> str:

@@ -1,6 +1,7 @@
-"""Where files are: folders, and URIs of what pyarrow's filesystems open (s3://, gs://, file://).
+"""Where files are, and how they are written: folders, and URIs that pyarrow's filesystems open (s3://, gs://, file://).
 
-Stages work in folders. What a URI names is fetched into a cache when it is read, and put back when it was written.
+In: a path or URI. Out: a folder to work in. What a URI names is fetched into a cache when it is read, and put back when
+it was written. `write_json` replaces one file in one step, so that a reader never sees half of it.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
 def fetch(path: str) -> str:
     """A local copy of the file or folder at a URI; a plain path as it is.
 
-    Copies stay in the user's cache (`$XDG_CACHE_HOME/hybrid_ir`), one for each state of what is there by names, sizes and
-    times. Raises InputError where nothing is.
+    Copies stay in the user's cache (`$XDG_CACHE_HOME/hybrid_ir`), one for each state of what is there by names, sizes
+    and times. Raises InputError where nothing is.
     """
     if not is_uri(path):
         return path

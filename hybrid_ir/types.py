@@ -1,5 +1,6 @@
 """The nouns that every stage shares: groups, passages, candidates, collections, and the error a user can mend.
 
+In: nothing of ours, so that every file may import it. Out: plain values, and the number by which ids are compared.
 A *language* is a BCP 47 primary subtag, which is the ISO 639-1 code where there is one (`en`, `zh`, `yue`).
 A *document* is what a train/test split must not cut: an article, a news item, a held-out fact.
 """

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
-from hybrid_ir.encoders.encoder import create_encoder
+from hybrid_ir.encoders.presets import create_encoder
 
 TEXTS = [
     "What is the capital of France?",

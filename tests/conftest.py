@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_ir.data.prepare import Input, prepare
+from hybrid_ir.data.inputs import Input
+from hybrid_ir.data.prepare import prepare
 from hybrid_ir.data.store import Store, open_store
 from hybrid_ir.types import Group, Passage
 

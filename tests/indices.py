@@ -9,22 +9,16 @@ import faiss
 import numpy as np
 from checkpoints import make_preset
 
-from hybrid_ir.encoders.encoder import encode, load_encoder
+from hybrid_ir.encoders.embedding import encode
+from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.space import probe_vectors, space_of
+from hybrid_ir.index.codec import train_codec
 from hybrid_ir.index.folder import Manifest
+from hybrid_ir.index.fragments import FRAGMENT_ROWS, Fragments, save_array
 from hybrid_ir.index.passages import IndexedPassage, write_passages
-from hybrid_ir.index.shard import Shard, ShardQuery, is_flat, merge
-from hybrid_ir.index.stages import (
-    FRAGMENT_ROWS,
-    Fragments,
-    cut_shards,
-    make_manifest,
-    open_shards,
-    publish,
-    save_array,
-    train_codec,
-    write_shard,
-)
+from hybrid_ir.index.query import ShardQuery, is_flat, merge
+from hybrid_ir.index.shard import Shard
+from hybrid_ir.index.writing import cut_shards, make_manifest, open_shards, publish, write_shard
 
 SPACE = {"id": "0" * 16, "dimension": 0, "max_tokens": 32, "prefixes": {"query": "", "document": ""}, "parts": {}}
 

@@ -7,8 +7,8 @@ from importlib import resources
 
 import pytest
 
-from hybrid_ir.data.atlas.facts import atlas_groups, subject_of
 from hybrid_ir.data.atlas.names import LANGUAGES
+from hybrid_ir.data.sources.atlas import read_atlas, subject_of
 
 SCRIPTS = {
     "ar": r"[\u0600-\u06ff]",
@@ -23,7 +23,7 @@ QUESTION_MARKS = {"ar": "؟", "el": ";", "zh": "？"}
 
 @pytest.fixture(scope="module")
 def groups():
-    return {group.group_id: group for group in atlas_groups()}
+    return {group.group_id: group for group in read_atlas()}
 
 
 def relation_of(group_id):
@@ -47,7 +47,7 @@ def test_every_group_has_all_eleven_languages_and_one_passage_id(groups):
 
 
 def test_ids_are_unique_and_two_runs_agree(groups):
-    again = list(atlas_groups())
+    again = list(read_atlas())
     assert len(again) == len(groups)
     assert again == list(groups.values())
 

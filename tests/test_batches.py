@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from training_store import make_store
 
-from hybrid_ir.batches.builder import builder_for, lexicon_for, plan_for
-from hybrid_ir.config.experiment import parse_experiment
+from hybrid_ir.batches.from_experiment import builder_for, lexicon_for, plan_for
+from hybrid_ir.config.loading import parse_experiment
 from hybrid_ir.data.store import open_store
 from hybrid_ir.types import InputError
 

@@ -14,7 +14,7 @@ from hybrid_ir.batches.plan import make_plan
 from hybrid_ir.cli import app as cli
 from hybrid_ir.cluster.capacity import SIZES, Constants, IndexPlan, parse_request, plan_index, plan_training
 from hybrid_ir.data.store import Partition
-from hybrid_ir.index.stages import cut_shards
+from hybrid_ir.index.writing import cut_shards
 from hybrid_ir.types import InputError
 
 MINI = "mini"  # 4 layers of 256 and 1024: 4 * (4 * 256 * 256 + 2 * 256 * 1024) = 3,145,728 weights

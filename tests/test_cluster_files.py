@@ -18,15 +18,17 @@ from packaging.specifiers import SpecifierSet
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 import hybrid_ir
-from hybrid_ir.cli import app as cli
-from hybrid_ir.cli import capacity as cli_capacity
-from hybrid_ir.cli import serving as cli_serving
-from hybrid_ir.cli import sweeps as cli_sweeps
-from hybrid_ir.config.experiment import load_experiment, parse_experiment
+from hybrid_ir.cli import (
+    app as cli,
+    capacity as cli_capacity,
+    index as cli_index,
+    serving as cli_serving,
+    sweeps as cli_sweeps,
+)
+from hybrid_ir.config.loading import load_experiment, parse_experiment
 from hybrid_ir.serving.http_app import OPEN_TO_ALL
 from hybrid_ir.serving.ray_serve.gateway import Metrics
-from hybrid_ir.training.ray_train.gauges import Gauges
-from hybrid_ir.training.ray_train.launcher import _Log
+from hybrid_ir.training.ray_train.run_log import Gauges, open_log
 from hybrid_ir.training.resources import check_resources, concurrent_trials
 from hybrid_ir.tuning.search_space import load_space
 from serve_app import Arguments
@@ -146,7 +148,7 @@ def parse(argv):
     if program == "hybrid-ir":
         app = typer.Typer()
         app.registered_commands += cli.app.registered_commands
-        for half in (cli_serving, cli_sweeps, cli_capacity):
+        for half in (cli_index, cli_serving, cli_sweeps, cli_capacity):
             half.add_commands(app)
         command = typer.main.get_command(app)
     elif program == "ray":
@@ -508,9 +510,9 @@ def test_the_rows_of_a_run_s_log_are_gauges_with_its_name(monkeypatch, tmp_path)
         Gauge, "set", lambda self, value, tags: seen.update({(self.info["name"], *tags.values()): value})
     )
     (tmp_path / "alpha").mkdir()
-    with _Log(tmp_path / "alpha", parse_experiment({"train": {"trackers": []}}, "test")) as log:
-        log.write({"step": 10, "loss": 2.5, "input_wait": 0.25, "kinds": {"monolingual": 10}})
-        log.write({"step": 20, "AP_mean": 0.5, "rank_distance": 800.0})
+    with open_log(tmp_path / "alpha", parse_experiment({"train": {"trackers": []}}, "test")) as write:
+        write({"step": 10, "loss": 2.5, "input_wait": 0.25, "kinds": {"monolingual": 10}})
+        write({"step": 20, "AP_mean": 0.5, "rank_distance": 800.0})
     assert seen == {
         ("hybrid_ir_train_step", "alpha"): 20,
         ("hybrid_ir_train_loss", "alpha"): 2.5,

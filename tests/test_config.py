@@ -9,8 +9,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from hybrid_ir.config.experiment import RECIPES, Batch, Experiment, load_experiment, recipe_experiments, with_values
-from hybrid_ir.config.sources import AtlasSource, LareqaSource, SquadSource
+from hybrid_ir.config.experiment import Batch, EncoderSection, Evaluate, Experiment, Index, Loss, Prepare, Serve, Train
+from hybrid_ir.config.loading import load_experiment
+from hybrid_ir.config.recipes import RECIPES, recipe_experiments, with_values
+from hybrid_ir.config.section import Section, fields_of, on_resume
+from hybrid_ir.config.sources import SOURCES, AtlasSource, LareqaSource, SquadSource
+from hybrid_ir.tuning.axes import Range, Simplex
+from hybrid_ir.tuning.search_space import Asha, Space
+from hybrid_ir.tuning.studies.study import Benchmark
 from hybrid_ir.types import InputError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "tune_configs").glob("*.yaml"))
@@ -113,6 +119,45 @@ def test_a_config_is_frozen():
             setattr(section, field, 1)
 
 
+# What every field says of itself
+
+
+FREE_ON_RESUME = {
+    "out", "store", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.threads_per_worker",
+    "train.feed", "train.data_actors", "train.cpus_per_data_actor", "train.max_failures", "train.checkpoint_every",
+    "train.trackers", "train.compile", "train.cpus_per_validation", "train.gpus_per_validation",
+    "evaluate.precision", "evaluate.token_budget", "evaluate.bootstrap_rounds",
+}  # fmt: skip
+"""Where a run goes on and how fast, not what it computes. What is prepared, indexed and served is free as a whole."""
+
+
+def test_every_setting_has_chosen_whether_a_resumed_run_may_change_it():
+    paths = [path for path, field in fields_of(Experiment) if not isinstance(field.default, Section)]
+    assert {path for path, _ in leaves(Experiment().model_dump(mode="json"))} == set(paths)
+    chosen = {path: on_resume(Experiment, path) for path in paths}
+    assert {path for path, choice in chosen.items() if choice not in ("keep", "free")} == set()
+    whole = {path for path in paths if path.startswith(("prepare.", "index.", "serve."))}
+    assert {path for path, choice in chosen.items() if choice == "free"} == FREE_ON_RESUME | whole
+
+
+def test_what_lies_in_a_setting_is_as_free_as_it_and_what_is_no_setting_has_chosen_nothing():
+    assert on_resume(Experiment, "batch.mix.monolingual") == "keep"
+    assert on_resume(Experiment, "prepare.sources.0.path") == "free"
+    assert on_resume(Experiment, "train.was_a_setting_once") is None
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        *(Prepare, EncoderSection, Batch, Loss, Train, Evaluate, Index, Serve, Experiment),
+        *(*SOURCES.values(), Range, Simplex, Asha, Space, Benchmark),
+    ],
+    ids=lambda section: section.__name__,
+)
+def test_every_field_says_what_it_does(section):
+    assert {name for name, field in section.model_fields.items() if not field.description} == set()
+
+
 # What is refused
 
 
@@ -128,6 +173,9 @@ def test_a_config_is_frozen():
             "prepare.sources.0.langages=[en]",
             "unknown key 'prepare.sources.0.langages'; did you mean 'prepare.sources.0.languages'?",
         ),
+        # A key that is called as a source is.
+        ("records=1", "unknown key 'records'; did you mean"),
+        ("batch.atlas=1", "unknown key 'batch.atlas'; did you mean 'batch.alpha'?"),
         # A key that belongs elsewhere.
         ("alpha=0.5", "unknown key 'alpha'; did you mean 'batch.alpha'?"),
         ("batch.learning_rate=1", "unknown key 'batch.learning_rate'; did you mean 'train.learning_rate'?"),

@@ -16,24 +16,19 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import TEXTS, make_bert, make_labse, make_preset, make_xlm_roberta
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 from transformers import AutoModel, AutoTokenizer
 
-from hybrid_ir.encoders import encoder as encoder_module
-from hybrid_ir.encoders.encoder import (
-    Embedder,
-    create_encoder,
-    encode,
-    freeze_unused,
-    load_encoder,
-    micro_batches,
-    resolve_precision,
-)
-from hybrid_ir.encoders.tokens import tokenize
+from hybrid_ir.encoders import embedding
+from hybrid_ir.encoders.embedding import Embedder, encode, freeze_unused, micro_batches, resolve_precision
+from hybrid_ir.encoders.loading import load_encoder
+from hybrid_ir.encoders.presets import create_encoder
+from hybrid_ir.encoders.tokens import Tokens, tokenize
 from hybrid_ir.types import InputError
+
+pytestmark = pytest.mark.numbers
 
 MAKERS = {"preset": make_preset, "xlm_roberta": make_xlm_roberta, "bert": make_bert, "labse": make_labse}
 HARD_TEXTS = [
@@ -187,7 +182,7 @@ def test_tokens_are_those_of_sentence_transformers(folder: Path, prefix: str):
     model = load(folder)
     ours = tokenize(model.tokenizer, HARD_TEXTS, prefix, model.max_seq_length)
     assert [row.tolist() for row in ours] == ids_of(model, HARD_TEXTS, prefix)
-    assert tokenize(model.tokenizer, [], prefix, model.max_seq_length) == []
+    assert list(tokenize(model.tokenizer, [], prefix, model.max_seq_length)) == []
 
 
 @pytest.mark.parametrize("prefix", ["", "Query: "])
@@ -195,6 +190,22 @@ def test_tokens_of_texts_with_outer_space_are_those_of_sentence_transformers(fol
     model = load(folder)
     ours = tokenize(model.tokenizer, OUTER_SPACE, prefix, model.max_seq_length)
     assert [row.tolist() for row in ours] == ids_of(model, OUTER_SPACE, prefix)
+
+
+def test_tokens_read_as_the_texts_they_are_columns_of():
+    texts = [[7, 8], [], [9], [4, 5, 6]]
+    tokens = Tokens.of(texts)
+    assert (tokens.flat.tolist(), tokens.offsets.tolist()) == ([7, 8, 9, 4, 5, 6], [0, 2, 2, 3, 6])
+    assert [row.tolist() for row in tokens] == texts
+    assert [row.tolist() for row in tokens[1:3]] == texts[1:3]
+    assert [row.tolist() for row in tokens[np.asarray([3, 0, 3])]] == [texts[3], texts[0], texts[3]]
+    assert [row.tolist() for row in tokens[2:] + tokens[:2]] == texts[2:] + texts[:2]
+    assert (tokens[-1].tolist(), len(tokens[4:])) == ([4, 5, 6], 0)
+
+
+def test_tokens_are_padded_to_the_longest():
+    ids, mask = Tokens.of([[7, 8], [9]]).padded(1)
+    assert (ids.tolist(), mask.tolist()) == ([[7, 8], [9, 1]], [[1, 1], [1, 0]])
 
 
 def test_a_presets_tokenizer_reloads_and_keeps_text(folders: dict[str, Path]):
@@ -237,7 +248,7 @@ def test_a_vector_is_the_same_alone_and_padded_in_a_batch(folders: dict[str, Pat
     assert len({len(row) for row in tokens}) > 5
     with torch.no_grad():
         together = embedder(tokens, [np.arange(len(tokens))])
-        alone = torch.cat([embedder([row]) for row in tokens])
+        alone = torch.cat([embedder(Tokens.of([row])) for row in tokens])
         cut = embedder(tokens, [np.asarray(x) for x in np.array_split(np.arange(len(tokens))[::-1], 4)])
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
     torch.testing.assert_close(cut, alone, atol=1e-6, rtol=0)
@@ -247,7 +258,7 @@ def test_vectors_are_in_the_order_of_the_texts_over_windows(folders: dict[str, P
     model = load(folders["bert"])
     texts = [f"{text} {i}" for i in range(3) for text in TEXTS]
     alone = np.concatenate([encode(model, [text], role="query", precision="fp32") for text in texts])
-    monkeypatch.setattr(encoder_module, "WINDOW", 7)
+    monkeypatch.setattr(embedding, "WINDOW", 7)
     counted: list[int] = []
     together = encode(model, texts, role="query", precision="fp32", token_budget=64, progress=counted.append)
     np.testing.assert_allclose(together, alone, atol=1e-6)

@@ -23,6 +23,8 @@ from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.serving.release import ShardDown
 from hybrid_ir.serving.search_service import SearchService
 
+pytestmark = pytest.mark.numbers
+
 SETTINGS = Serve(max_k=500, max_queries=5, max_characters=1000, max_body_bytes=10_000, max_queue=8, max_batch=4)
 
 

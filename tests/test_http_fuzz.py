@@ -6,8 +6,7 @@ import json
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import sample_passages, write_served_index
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error

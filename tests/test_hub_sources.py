@@ -13,14 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hybrid_ir.data.sources.hub_sources import (
-    open_texts,
-    read_miracl,
-    read_mmarco,
-    read_mr_tydi,
-    read_squadshifts,
-    resolve_files,
-)
+from hybrid_ir.data.find_files import resolve_files
+from hybrid_ir.data.sources.miracl import read_miracl
+from hybrid_ir.data.sources.mmarco import open_texts, read_mmarco
+from hybrid_ir.data.sources.mr_tydi import read_mr_tydi
+from hybrid_ir.data.sources.squadshifts import read_squadshifts
 from hybrid_ir.types import Group, InputError, Passage, Rejected
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -51,7 +48,7 @@ def json_lines(*records) -> str:
 
 
 def test_importing_the_readers_does_not_import_datasets():
-    code = "import hybrid_ir.data.sources.hub_sources, sys; sys.exit('datasets' in sys.modules or 'huggingface_hub' in sys.modules)"
+    code = "import hybrid_ir.data.inputs, sys; sys.exit('datasets' in sys.modules or 'huggingface_hub' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
 
 

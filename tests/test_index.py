@@ -11,22 +11,21 @@ from checkpoints import make_preset
 from indices import sample_passages, search, unit, write_index, write_served_index
 
 from hybrid_ir.config.experiment import Index
-from hybrid_ir.encoders.encoder import encode, load_encoder
+from hybrid_ir.encoders.embedding import encode
+from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.space import space_of
+from hybrid_ir.index.codec import default_codec, make_codec, stratified_sample
 from hybrid_ir.index.folder import read_manifest
+from hybrid_ir.index.fragments import ingest
 from hybrid_ir.index.passages import IndexedPassage, PassageTable, read_passages, write_passages
-from hybrid_ir.index.shard import ShardQuery, open_shard
-from hybrid_ir.index.stages import (
-    cut_shards,
-    default_codec,
-    ingest,
-    make_codec,
-    open_shards,
-    recall_gate,
-    stratified_sample,
-)
+from hybrid_ir.index.query import ShardQuery
+from hybrid_ir.index.recall import recall_gate
+from hybrid_ir.index.shard import open_shard
+from hybrid_ir.index.writing import cut_shards, open_shards
 from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.types import InputError, Rejected
+
+pytestmark = pytest.mark.numbers
 
 
 def write_jsonl(path, rows):
@@ -246,7 +245,8 @@ def test_the_space_is_the_encoder_and_not_its_folder(tmp_path):
 
 @pytest.mark.slow
 def test_a_build_goes_on_where_it_was_killed_and_can_be_verified_and_extended(tmp_path, ray_cluster):
-    from hybrid_ir.index.ray_build import _claim, _EncodeFragment, _inputs, add_passages, build_index, verify_index
+    from hybrid_ir.index.build import _claim, _inputs, add_passages, build_index, verify_index
+    from hybrid_ir.index.ray_stages import _EncodeFragment
 
     checkpoint = make_preset(tmp_path / "encoder")
     settings = Index(shards=2, cpus_per_actor=0.5)

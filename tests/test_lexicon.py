@@ -5,8 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from hybrid_ir.data.atlas.names import LANGUAGES
 from hybrid_ir.data.lexicon import Lexicon, cldr_lexicon, code_switch, read_lexicon

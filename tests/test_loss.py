@@ -6,8 +6,7 @@ from math import exp, log
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from hybrid_ir.training.loss import contrastive_loss, false_negative_mask, false_positive_mask, gather_rows

@@ -6,7 +6,7 @@ import pytest
 
 from hybrid_ir.cluster import ray_nodes as nodes
 from hybrid_ir.cluster.ray_nodes import cluster_for, cluster_for_trials
-from hybrid_ir.config.experiment import load_experiment
+from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.tuning import ray_tuner as tuner
 from hybrid_ir.types import InputError
 

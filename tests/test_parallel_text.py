@@ -7,13 +7,9 @@ from collections import Counter
 import pytest
 from readers import DATA, needs_data, parted
 
-from hybrid_ir.data.sources.parallel_text import (
-    ntrex_files,
-    read_ntrex,
-    read_parallel_lines,
-    read_tatoeba,
-    tatoeba_files,
-)
+from hybrid_ir.data.sources.ntrex import ntrex_files, read_ntrex
+from hybrid_ir.data.sources.parallel_lines import read_parallel_lines
+from hybrid_ir.data.sources.tatoeba import read_tatoeba, tatoeba_files
 from hybrid_ir.types import InputError
 
 

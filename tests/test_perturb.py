@@ -6,8 +6,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from hybrid_ir.data.lexicon import Lexicon
 from hybrid_ir.evaluation.perturbations import PERTURBATIONS, perturb, strip_diacritics, transliterate, typos

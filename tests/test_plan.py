@@ -8,8 +8,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from hybrid_ir.batches.permutation import epoch_order, first_half, permute, round_keys
 from hybrid_ir.batches.plan import make_plan

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_group, write_store
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from readers import DATA, needs_data
 
 from hybrid_ir.config.sources import AtlasSource, LareqaSource, RecordsSource
-from hybrid_ir.data.inputs import inputs_for
-from hybrid_ir.data.prepare import SMALL_PARTITION, Input, assign_splits, partition_signatures, prepare
-from hybrid_ir.data.sources.squad import lareqa_collection
+from hybrid_ir.data.inputs import Input, inputs_for
+from hybrid_ir.data.prepare import prepare
+from hybrid_ir.data.sources.lareqa import lareqa_collection
+from hybrid_ir.data.splits import SMALL_PARTITION, assign_splits, partition_signatures
 from hybrid_ir.data.store import open_store
 from hybrid_ir.types import Group, InputError, Passage, Rejected
 

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 import pytrec_eval
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from hybrid_ir.evaluation.ranking import measure_run, rank_passages, write_run
 from hybrid_ir.types import InputError, Passage

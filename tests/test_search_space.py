@@ -5,17 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybrid_ir.config.experiment import Experiment, parse_experiment
-from hybrid_ir.tuning.search_space import (
-    Range,
-    Simplex,
-    enumerate_points,
-    load_space,
-    parse_space,
-    point_label,
-    trial_experiment,
-    trial_name,
-)
+from hybrid_ir.config.experiment import Experiment
+from hybrid_ir.config.loading import parse_experiment
+from hybrid_ir.tuning.axes import Range, Simplex
+from hybrid_ir.tuning.points import enumerate_points, point_label, trial_experiment, trial_name
+from hybrid_ir.tuning.search_space import load_space, parse_space
 from hybrid_ir.types import InputError
 
 BASE = Experiment()

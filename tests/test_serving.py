@@ -18,7 +18,7 @@ import psutil
 import pytest
 from indices import sample_passages, write_served_index
 
-from hybrid_ir.serving.client import SearchClient
+from hybrid_ir.client import SearchClient
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 CLI = [sys.executable, "-m", "hybrid_ir.cli"]

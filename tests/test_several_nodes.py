@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 from training_runs import OVERRIDES, STEPS, Plain, experiment
 from training_store import make_store, make_tokenizer
 
+from hybrid_ir.client import SearchClient
 from hybrid_ir.data.store import open_store
-from hybrid_ir.serving.client import SearchClient
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import open_index, search, unit, write_index
 
 from hybrid_ir.index import shard as shard_module
+from hybrid_ir.index.exact import exact_scores, exact_top
 from hybrid_ir.index.passages import IndexedPassage
-from hybrid_ir.index.shard import Found, ShardQuery, exact_scores, exact_top, merge
+from hybrid_ir.index.query import Found, ShardQuery, merge
 
 LANGUAGES = ("de", "en", "es", "sw")
 D = 16

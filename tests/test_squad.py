@@ -10,7 +10,8 @@ import pytest
 from readers import DATA, needs_data, parted
 
 from hybrid_ir.data.groups import connect_documents
-from hybrid_ir.data.sources.squad import lareqa_collection, read_lareqa, read_squad, squad_question_ids
+from hybrid_ir.data.sources.lareqa import lareqa_collection, read_lareqa
+from hybrid_ir.data.sources.squad import read_squad, squad_question_ids
 from hybrid_ir.types import Candidate, Group, InputError, Passage, Rejected
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybrid_ir.training.ray_train.launcher import is_stale
+from hybrid_ir.training.decision import is_stale
 
 
 @pytest.mark.parametrize(

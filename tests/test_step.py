@@ -20,8 +20,10 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from hybrid_ir.batches.builder import Batch
-from hybrid_ir.encoders.encoder import Embedder, freeze_unused, load_encoder
+from hybrid_ir.batches.batch import Batch
+from hybrid_ir.encoders.embedding import Embedder, freeze_unused
+from hybrid_ir.encoders.loading import load_encoder
+from hybrid_ir.encoders.tokens import Tokens
 from hybrid_ir.training.step import LossSettings, backward, learning_rate_at, make_optimizer, update
 
 BUDGET = 48  # padded tokens of a micro-batch
@@ -42,8 +44,8 @@ def make_batch(step: int, rows: int = 7) -> Batch:
     across the two; the hard negative of row 3 is row 2's passage, that of row 5 its own."""
     random = np.random.default_rng(step)
 
-    def texts() -> list[np.ndarray]:
-        return [random.integers(5, 60, size=n).astype(np.int32) for n in random.integers(3, 21, size=rows)]
+    def texts() -> Tokens:
+        return Tokens.of([random.integers(5, 60, size=n) for n in random.integers(3, 21, size=rows)])
 
     languages = np.asarray([0, 1, 0, 0, 0, 1, 0])
     ids = np.asarray([[10 * i, 10 * i + 1] for i in range(1, rows + 1)])
@@ -56,7 +58,6 @@ def make_batch(step: int, rows: int = 7) -> Batch:
         step=step,
         kind="multilingual",
         pairs=tuple(("en", "de" if x else "en") for x in languages),
-        group_ids_B=np.arange(rows),
         query_tokens=texts(),
         passage_tokens=texts(),
         negative_tokens=texts(),

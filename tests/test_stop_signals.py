@@ -7,13 +7,13 @@ import signal
 
 import pytest
 
-from hybrid_ir.training.ray_train.launcher import _stop_signals
+from hybrid_ir.training.ray_train.launcher import stop_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_interrupts(number):
     before = signal.getsignal(number)
-    with _stop_signals() as wanted:
+    with stop_signals() as wanted:
         assert not wanted.is_set()
         os.kill(os.getpid(), number)
         assert wanted.is_set()

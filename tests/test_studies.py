@@ -17,7 +17,8 @@ from hybrid_ir.config.experiment import Experiment
 from hybrid_ir.evaluation.perturbations import PERTURBATIONS
 from hybrid_ir.evaluation.significance import Comparison
 from hybrid_ir.tuning.page import Findings, Table, write_sweep_report
-from hybrid_ir.tuning.search_space import enumerate_points, parse_space, point_label
+from hybrid_ir.tuning.points import enumerate_points, point_label
+from hybrid_ir.tuning.search_space import parse_space
 from hybrid_ir.tuning.studies.findings import comparison_sentence, find, take_benchmark_as_test
 from hybrid_ir.tuning.studies.probes import clean_and_perturbed, probe_trial, translation_search, within_each_language
 from hybrid_ir.tuning.studies.study import STUDIES, Benchmark, check_collections, check_study, load_study
@@ -67,6 +68,8 @@ def test_overrides_change_what_all_trials_share(tmp_path):
     assert load_study("robustness", "toy", tmp_path, ["train.steps=7"]).experiment.train.steps == 7
     with pytest.raises(InputError, match=r"did you mean 'train\.steps'"):
         load_study("robustness", "toy", tmp_path, ["train.step=7"])
+    with pytest.raises(InputError, match=r"the value of 'batch\.mix=\{' is not YAML"):
+        load_study("robustness", "toy", tmp_path, ["batch.mix={"])
 
 
 def study_file(tmp_path, change=lambda tree: None):

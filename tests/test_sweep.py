@@ -21,11 +21,12 @@ from training_runs import Plain
 from training_store import make_store
 
 from hybrid_ir.cli import sweeps as cli_sweeps
-from hybrid_ir.config.experiment import load_experiment
+from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.training.resources import concurrent_trials
 from hybrid_ir.tuning.cost import ASSUMED_TOKENS, GPU_FLOPS, estimate_cost, parameters
+from hybrid_ir.tuning.points import drawn_point
 from hybrid_ir.tuning.ray_tuner import RememberingASHA, bayesian_search, rows_of
-from hybrid_ir.tuning.search_space import drawn_point, parse_space
+from hybrid_ir.tuning.search_space import parse_space
 from hybrid_ir.tuning.sweeps import claim, list_trials
 from hybrid_ir.types import InputError
 

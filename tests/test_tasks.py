@@ -16,10 +16,9 @@ from checkpoints import make_preset
 from readers import DATA, needs_data
 
 from hybrid_ir.cli import app as cli
-from hybrid_ir.config.experiment import load_experiment
-from hybrid_ir.encoders.encoder import load_encoder
-from hybrid_ir.evaluation.evaluator import evaluate as run_evaluation
-from hybrid_ir.evaluation.evaluator import load_test
+from hybrid_ir.config.loading import load_experiment
+from hybrid_ir.encoders.loading import load_encoder
+from hybrid_ir.evaluation.evaluator import evaluate as run_evaluation, load_test
 from hybrid_ir.evaluation.public_tasks import load_task
 from hybrid_ir.evaluation.tasks.mewsli_x import Mention, load_mewsli, measure_mewsli
 from hybrid_ir.evaluation.tasks.miracl import load_miracl, measure_miracl

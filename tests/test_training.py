@@ -42,7 +42,7 @@ def pgrep(*arguments: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def unbroken(store, tmp_path_factory, ray_cluster) -> Path:
-    from hybrid_ir.training.ray_train.launcher import train
+    from hybrid_ir.training.run import train
 
     out = tmp_path_factory.mktemp("runs") / "unbroken"
     train(experiment(store, out), ray_cluster)
@@ -71,7 +71,8 @@ def test_a_run_leaves_a_checkpoint_ledger_measures_log_and_manifest(unbroken):
 def test_the_checkpoint_loads_in_sentence_transformers_and_gives_identical_vectors(unbroken):
     from sentence_transformers import SentenceTransformer
 
-    from hybrid_ir.encoders.encoder import encode, load_encoder
+    from hybrid_ir.encoders.embedding import encode
+    from hybrid_ir.encoders.loading import load_encoder
 
     texts = ["wo ist haus7?", "dónde está casa12?", "where is house3?"]
     plain = SentenceTransformer(str(unbroken / "checkpoint"), device="cpu").encode_query(texts)
@@ -80,7 +81,7 @@ def test_the_checkpoint_loads_in_sentence_transformers_and_gives_identical_vecto
 
 
 def test_a_finished_run_is_not_trained_again(unbroken, store, ray_cluster):
-    from hybrid_ir.training.ray_train.launcher import train
+    from hybrid_ir.training.run import train
 
     before = (unbroken / "checkpoint" / "model.safetensors").stat().st_mtime_ns
     train(experiment(store, unbroken), ray_cluster)
@@ -88,7 +89,7 @@ def test_a_finished_run_is_not_trained_again(unbroken, store, ray_cluster):
 
 
 def test_another_setting_or_another_store_does_not_resume_a_run(unbroken, store, tmp_path, ray_cluster):
-    from hybrid_ir.training.ray_train.launcher import train
+    from hybrid_ir.training.run import train
 
     with pytest.raises(InputError, match=r"other settings .*train\.learning_rate"):
         train(experiment(store, unbroken, "train.learning_rate=5e-4"), ray_cluster)
@@ -98,7 +99,7 @@ def test_another_setting_or_another_store_does_not_resume_a_run(unbroken, store,
 
 
 def test_too_few_cpus_for_workers_and_data_actors_is_said_before_anything_starts(store, tmp_path, ray_cluster):
-    from hybrid_ir.training.ray_train.launcher import train
+    from hybrid_ir.training.run import train
 
     with pytest.raises(InputError, match=r"needs 8 CPUs .* the cluster has 2; lower train\.workers"):
         train(experiment(store, tmp_path / "run", "train.workers=2", "train.cpus_per_worker=4"), ray_cluster)
@@ -106,7 +107,7 @@ def test_too_few_cpus_for_workers_and_data_actors_is_said_before_anything_starts
 
 
 def test_a_validation_beside_the_training_needs_its_own_cpus(store, tmp_path, ray_cluster):
-    from hybrid_ir.training.ray_train.launcher import train
+    from hybrid_ir.training.run import train
 
     with pytest.raises(InputError, match=r"needs 2\.4 CPUs .* \+ 2 for validation\), the cluster has 2"):
         train(experiment(store, tmp_path / "run", "train.validation=async", "train.cpus_per_validation=2"), ray_cluster)
@@ -144,14 +145,14 @@ def test_a_training_at_a_uri_with_validation_beside_it_measures_the_same_checkpo
 
 
 def test_a_name_that_is_not_a_model_is_refused(store, tmp_path, ray_cluster):
-    from hybrid_ir.training.ray_train.launcher import train
+    from hybrid_ir.training.run import train
 
     with pytest.raises(InputError, match=r"'no/such-model' is not a model"):
         train(experiment(store, tmp_path / "run", "encoder.name=no/such-model"), ray_cluster)
 
 
 def test_a_killed_worker_is_replaced_and_the_training_ends_the_same(unbroken, store, tmp_path, ray_cluster):
-    from hybrid_ir.training.ray_train.launcher import train
+    from hybrid_ir.training.run import train
 
     killed = []
 

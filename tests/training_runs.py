@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hybrid_ir.batches.builder import builder_for, plan_for
-from hybrid_ir.config.experiment import Experiment, load_experiment
+from hybrid_ir.batches.from_experiment import builder_for, plan_for
+from hybrid_ir.config.experiment import Experiment
+from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.data.store import open_store
-from hybrid_ir.encoders.encoder import Embedder, freeze_unused, load_encoder
+from hybrid_ir.encoders.embedding import Embedder, freeze_unused
+from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.training.step import LossSettings, backward, learning_rate_at, make_optimizer, update
 
 STEPS = 60

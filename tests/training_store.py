@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_ir.data.prepare import Input, prepare
+from hybrid_ir.data.inputs import Input
+from hybrid_ir.data.prepare import prepare
 from hybrid_ir.data.store import Store
-from hybrid_ir.encoders.encoder import create_encoder, load_encoder
+from hybrid_ir.encoders.loading import load_encoder
+from hybrid_ir.encoders.presets import create_encoder
 from hybrid_ir.types import Group, Passage
 
 WORDS = {"de": ("wo ist", "liegt bei"), "en": ("where is", "stands at"), "es": ("dónde está", "queda en")}

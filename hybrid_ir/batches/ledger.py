@@ -1,4 +1,4 @@
-"""The ledger: what a training asked of its mix, and what it got. Pure."""
+"""The ledger: what a training asked of its mix, and what it got. In: a plan, a run's progress. Out: a dict. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hybrid_ir.batches.plan import Plan
 def make_ledger(plan: Plan, progress: dict[str, Any]) -> dict[str, Any]:
     """Asked and realised shares: kinds as shares of batches, pairs as shares of all rows.
 
-    `progress` is what a checkpoint remembers (`worker.Progress`): steps done, batches of each kind, rows of each pair.
+    `progress` is of a `checkpoint.Progress`: steps done, batches of each kind, rows of each pair.
     """
     asked = plan.asked()
     batches = max(sum(progress["kinds"].values()), 1)
@@ -21,12 +21,8 @@ def make_ledger(plan: Plan, progress: dict[str, Any]) -> dict[str, Any]:
         count = progress["kinds"].get(kind, 0)
         kinds[kind] = {"asked": sum(shares.values()), "realised": count / batches, "batches": count}
         pairs[kind] = {
-            "-".join(pair): {
-                "asked": share,
-                "realised": realised.get("-".join(pair), 0) / rows,
-                "rows": realised.get("-".join(pair), 0),
-            }
-            for pair, share in shares.items()
+            name: {"asked": share, "realised": realised.get(name, 0) / rows, "rows": realised.get(name, 0)}
+            for name, share in zip(map("-".join, shares), shares.values(), strict=True)
         }
     return {
         "steps": progress["done"],

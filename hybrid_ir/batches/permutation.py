@@ -1,4 +1,4 @@
-"""The order in which an epoch visits the rows of a partition: a keyed bijection, evaluated where it is asked for."""
+"""The order in which an epoch visits a partition's rows: a keyed bijection. In: positions, a key. Out: rows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def epoch_order(
 ) -> np.ndarray:
     """Rows at `positions` of the order in which an epoch visits rows 0..n-1. A bijection; nothing of size n is made.
 
-    `key` is (seed, partition, epoch). It and `n` are for all positions or one for each: then neighbours of one partition should
-    stand together, in order. What costs is a block that is begun, not a row.
+    `key` is (seed, partition, epoch). It and `n` are for all positions or one for each: then neighbours of one
+    partition should stand together, in order. What costs is a block that is begun, not a row.
 
     The first half of the rows always comes before the second (which rows those are is already random: the store is
     shuffled). So a batch that straddles two epochs takes the end of one half and the start of the other, and cannot
@@ -50,12 +50,9 @@ def epoch_order(
     return start_B + np.array(places)[run_B] * ROWS_PER_BLOCK + shuffled_B
 
 
-def first_half(n: Any) -> Any:
-    """Rows of the half that an epoch visits first: whole blocks, unless there are too few for that to be about half.
-    Of a number or of an array."""
-    if isinstance(n, np.ndarray):
-        return np.where(n < 8 * ROWS_PER_BLOCK, (n + 1) // 2, n // (2 * ROWS_PER_BLOCK) * ROWS_PER_BLOCK)
-    return (n + 1) // 2 if n < 8 * ROWS_PER_BLOCK else n // (2 * ROWS_PER_BLOCK) * ROWS_PER_BLOCK
+def first_half(n: int | np.ndarray) -> np.ndarray:
+    """Rows of the half that an epoch visits first: whole blocks, unless there are too few for that to be about half."""
+    return np.where(np.less(n, 8 * ROWS_PER_BLOCK), (n + 1) // 2, n // (2 * ROWS_PER_BLOCK) * ROWS_PER_BLOCK)
 
 
 def permute(values: np.ndarray, n: int | np.ndarray, keys: tuple[int, ...] | np.ndarray) -> np.ndarray:

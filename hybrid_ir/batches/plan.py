@@ -1,4 +1,4 @@
-"""Which rows, in which languages, make up the batch of a step: a pure function of (store, settings, seed, step).
+"""The plan: which rows, in which languages, a step trains on. In: partitions, a mix, a seed. Out: a step's rows. Pure.
 
 No sampler state anywhere. `Plan.batch(step)` costs the same for step 3 and step 3 million, so any worker, restart or
 test can ask for any step, and nothing depends on how many workers there are.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -57,36 +58,16 @@ class _Deal:
     serving: tuple[_Serving, ...]
 
 
+@dataclass(frozen=True, eq=False)
 class Plan:
     """The whole training's batches. Build it with `make_plan`."""
 
-    def __init__(
-        self,
-        partitions: Sequence[Partition],
-        unused: Sequence[Partition],
-        kinds: Sequence[Kind],
-        kind_schedule: Schedule,
-        deals: Sequence[_Deal],
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        self.partitions = tuple(partitions)
-        self.unused = tuple(unused)
-        self.kinds = tuple(kinds)
-        self.batch_size = batch_size
-        self.seed = seed
-        self._kind_schedule = kind_schedule
-        self._deals = tuple(deals)
-        self._partition_rows = np.array([p.rows for p in partitions], dtype=np.int64)
-        # A line is a pair of a kind: it deals its rows to the partitions that can serve it.
-        servings = [serving for deal in deals for serving in deal.serving]
-        starts = np.cumsum([0, *(len(deal.pairs) for deal in deals)])
-        serving_of_line = np.empty(starts[-1], dtype=np.int64)
-        for n, (start, serving) in enumerate((s, x) for s, d in zip(starts, deals, strict=False) for x in d.serving):
-            serving_of_line[start + serving.pairs] = n
-        self._lines = Lines(
-            [s.schedule for s in servings], [s.partitions for s in servings], serving_of_line, len(partitions)
-        )
+    partitions: tuple[Partition, ...]
+    unused: tuple[Partition, ...]
+    batch_size: int
+    seed: int
+    _kind_schedule: Schedule
+    _deals: tuple[_Deal, ...]  # one a kind
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -97,9 +78,8 @@ class Plan:
         """The global batch of `step`, counted from 0."""
         which = int(self._kind_schedule.item(np.asarray(step)))
         deal = self._deals[which]
-        batches = self._kind_counts(step)
-        nth = int(batches[which])
-        before = [self._pair_rows(d, int(n)) for d, n in zip(self._deals, batches, strict=True)]
+        batches = self._kind_schedule.counts(step)
+        nth, before = int(batches[which]), self._pair_rows(batches)
         turns = nth * self.batch_size + np.arange(self.batch_size) if deal.per_row else np.full(self.batch_size, nth)
         pair_B = deal.schedule.item(turns)
         # How many rows of its pair came before each row, over the whole training.
@@ -110,7 +90,7 @@ class Plan:
         # By partition: rows that a partition gives come one after another from its blocks.
         order = np.argsort(partition_B, kind="stable")
         partitions = partition_B[order]
-        n = self._partition_rows[partitions]
+        n = self._rows[partitions]
         epochs, places = np.divmod(position_B[order], n)
         row_B = np.empty(self.batch_size, dtype=np.int64)
         row_B[order] = epoch_order(places, n, (self.seed, partitions, epochs))
@@ -118,44 +98,49 @@ class Plan:
 
     def realised(self, steps: int) -> dict[Kind, dict[Pair, int]]:
         """Rows that the first `steps` batches give to each language pair of each kind, in closed form."""
-        return {
-            deal.kind: {pair: int(n) for pair, n in zip(deal.pairs, self._pair_rows(deal, int(nth)), strict=True)}
-            for deal, nth in zip(self._deals, self._kind_counts(steps), strict=True)
-        }
+        rows = self._pair_rows(self._kind_schedule.counts(steps))
+        return {d.kind: dict(zip(d.pairs, n.tolist(), strict=True)) for d, n in zip(self._deals, rows, strict=True)}
 
     def kind_counts(self, steps: int) -> dict[Kind, int]:
         """Batches of each kind among the first `steps`."""
-        return dict(zip(self.kinds, map(int, self._kind_counts(steps)), strict=True))
+        return dict(zip((d.kind for d in self._deals), self._kind_schedule.counts(steps).tolist(), strict=True))
 
     def asked(self) -> dict[Kind, dict[Pair, float]]:
         """Share of all rows that each pair of each kind is to have; sums to 1."""
         kinds = self._kind_schedule.parts / self._kind_schedule.period
         return {
-            deal.kind: {
-                pair: float(share * part / deal.schedule.period)
-                for pair, part in zip(deal.pairs, deal.schedule.parts, strict=True)
-            }
+            deal.kind: dict(zip(deal.pairs, (share * deal.schedule.parts / deal.schedule.period).tolist(), strict=True))
             for deal, share in zip(self._deals, kinds, strict=True)
         }
 
     def epochs(self, steps: int) -> dict[str, float]:
         """How often each partition has been gone through after `steps` batches."""
-        rows = self._rows_before(steps)
-        return {p.name: float(rows[i] / p.rows) for i, p in enumerate(self.partitions)}
+        rows = self._lines.counts(np.concatenate(self._pair_rows(self._kind_schedule.counts(steps))))
+        return {p.name: float(n / p.rows) for p, n in zip(self.partitions, rows, strict=True)}
 
-    def _kind_counts(self, steps: int) -> np.ndarray:
-        return self._kind_schedule.counts(steps)
+    def _pair_rows(self, batches: np.ndarray) -> list[np.ndarray]:
+        """For each kind, the rows that its pairs have had in the first `batches[i]` of its batches."""
+        size = self.batch_size
+        deals = zip(self._deals, batches.tolist(), strict=True)
+        return [d.schedule.counts(n * size) if d.per_row else d.schedule.counts(n) * size for d, n in deals]
 
-    def _pair_rows(self, deal: _Deal, batches: int) -> np.ndarray:
-        """Rows that each pair of `deal` has had in the kind's first `batches` batches."""
-        if deal.per_row:
-            return deal.schedule.counts(batches * self.batch_size)
-        return deal.schedule.counts(batches) * self.batch_size
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        return np.array([p.rows for p in self.partitions], dtype=np.int64)
 
-    def _rows_before(self, step: int) -> np.ndarray:
-        """Rows that each partition has given before `step`."""
-        deals = zip(self._deals, self._kind_counts(step), strict=True)
-        return self._lines.counts(np.concatenate([self._pair_rows(deal, int(nth)) for deal, nth in deals]))
+    @cached_property
+    def _lines(self) -> Lines:
+        """A line is a pair of a kind: it deals its rows to the partitions that can serve it."""
+        servings = [serving for deal in self._deals for serving in deal.serving]
+        schedules, things = [s.schedule for s in servings], [s.partitions for s in servings]
+        serving_of_line = np.empty(sum(len(deal.pairs) for deal in self._deals), dtype=np.int64)
+        start = n = 0
+        for deal in self._deals:
+            for serving in deal.serving:
+                serving_of_line[start + serving.pairs] = n
+                n += 1
+            start += len(deal.pairs)
+        return Lines(schedules, things, serving_of_line, len(self.partitions))
 
 
 def make_plan(
@@ -206,7 +191,7 @@ def make_plan(
     used = {int(i) for deal in deals for serving in deal.serving for i in serving.partitions}
     unused += [p for i, p in enumerate(usable) if i not in used]
     parts = whole_parts(list(weights.values()), 100_000)  # exact for an alpha of up to five decimals
-    return Plan(usable, unused, list(weights), Schedule(parts), deals, batch_size, seed)
+    return Plan(tuple(usable), tuple(unused), batch_size, seed, Schedule(parts), tuple(deals))
 
 
 def _deal(
@@ -251,9 +236,7 @@ def _deal(
         schedule=Schedule(parts),
         per_row=kind == "multilingual" or (kind == "cross_lingual" and cross_lingual == "per_row"),
         serving=tuple(
-            _Serving(
-                np.asarray(members), np.asarray(able), Schedule(whole_parts([partitions[i].rows for i in able], 1024))
-            )
+            _Serving(np.array(members), np.array(able), Schedule(whole_parts([partitions[i].rows for i in able], 1024)))
             for able, members in by_partitions.items()
         ),
     )

@@ -1,81 +1,29 @@
-"""Feeds: a rank's stream of batches, from Ray Data actors on any node or from a thread in the worker. Both yield the same.
+"""Ray Data's feed. In: a builder and a range of steps. Out: a rank's batches in order, built by actors on any node.
 
-Ray Data emits chunks of consecutive global batches, in order; an index actor with a bounded window hands each rank the
-reference of the chunk that holds its step. (Splitting the dataset over the ranks instead was tried: its order is not
-promised, and uneven blocks gave ranks rows of different steps without a word.)
+It yields what the in-process feed yields. Ray Data emits chunks of consecutive global batches, in order. An index actor
+with a bounded window hands each rank the reference of the chunk that holds its step. (Splitting the dataset over the
+ranks instead was tried: its order is not promised, and uneven blocks silently gave ranks rows of different steps.)
 """
 
 from __future__ import annotations
 
 import pickle
-import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import ray
 import ray.data
 
-from hybrid_ir.batches.builder import Batch, BatchBuilder
+from hybrid_ir.batches.batch import Batch
+from hybrid_ir.batches.builder import BatchBuilder
 
 STEPS_PER_CHUNK = 8
 CHUNKS_AHEAD = 4
 CHUNKS_PER_EXECUTION = 2048
 """One Ray Data execution makes this many chunks: its inputs are put into the object store up front."""
-
-
-class Waited:
-    """Iterates batches and adds up the seconds the caller waited for them."""
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches = batches
-        self.seconds = 0.0
-
-    def __next__(self) -> Batch:
-        start = time.perf_counter()
-        batch = next(self._batches)
-        self.seconds += time.perf_counter() - start
-        return batch
-
-    def close(self) -> None:
-        self._batches.close()  # type: ignore[attr-defined]
-
-
-def in_process_feed(builder: BatchBuilder, start: int, end: int, ahead: int = STEPS_PER_CHUNK) -> Iterator[Batch]:
-    """Batches of steps start..end-1, built by one thread up to `ahead` steps early. An error of the builder is raised here."""
-    ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
-    stopped = threading.Event()
-
-    def put(item: Batch | BaseException) -> None:
-        while not stopped.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        for step in range(start, end):
-            if stopped.is_set():
-                return
-            try:
-                put(builder.build(step))
-            except BaseException as error:  # handed to the consumer, which raises it
-                return put(error)
-
-    thread = threading.Thread(target=work, name="batch-builder", daemon=True)
-    thread.start()
-    try:
-        for step in range(start, end):
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            assert item.step == step
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
 
 
 class BuildChunk:
@@ -87,7 +35,7 @@ class BuildChunk:
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
         (first,), (last,) = rows["first_step"], rows["end_step"]
         steps = range(int(first), int(last))
-        # Pickled by us: a batch is ragged arrays, which Arrow would copy and convert at both ends.
+        # Pickled by us: one row is a whole batch, whose columns Arrow would copy and convert at both ends.
         return {
             "step": np.asarray(steps, dtype=np.int64),
             "batch": np.asarray([pickle.dumps(self._builder.build(s), protocol=5) for s in steps], dtype=object),
@@ -113,10 +61,10 @@ def chunks(
 
 
 class ChunkIndex:
-    """Runs the Dataset and hands out references to its blocks by number, holding `CHUNKS_AHEAD` that some rank still needs.
+    """Runs the Dataset and hands out references to its blocks by number. Holds `CHUNKS_AHEAD` that a rank still needs.
 
-    An actor of one worker group: rank 0 makes it inside the training function, so it dies with its group, and a restarted
-    group starts one of its own at the step it resumes from.
+    An actor of one worker group: rank 0 makes it inside the training function, so it dies with its group, and a
+    restarted group starts one of its own at the step it resumes from.
     """
 
     def __init__(
@@ -132,8 +80,8 @@ class ChunkIndex:
         self._window: dict[int, Any] = {}
         self._error: BaseException | None = None
         self._changed = threading.Condition()
-        self._arguments = (make_builder, start, end, actors, cpus_per_actor)
-        threading.Thread(target=self._run, name="ray-data", daemon=True).start()
+        make_chunks = partial(chunks, make_builder, actors=actors, cpus_per_actor=cpus_per_actor)
+        threading.Thread(target=self._run, args=(make_chunks, start, end), name="ray-data", daemon=True).start()
 
     def block(self, rank: int, number: int) -> list[Any]:
         """[reference] of chunk `number`; waits until it is there. Ranks ask in order, each at its own pace."""
@@ -148,13 +96,11 @@ class ChunkIndex:
                 raise self._error
             return [self._window[number]]
 
-    def _run(self) -> None:
-        make_builder, start, end, actors, cpus_per_actor = self._arguments
+    def _run(self, make_chunks: Callable[[int, int], ray.data.Dataset], start: int, end: int) -> None:
         number = 0
         try:
             for first in range(start, end, CHUNKS_PER_EXECUTION * STEPS_PER_CHUNK):
-                last = min(first + CHUNKS_PER_EXECUTION * STEPS_PER_CHUNK, end)
-                dataset = chunks(make_builder, first, last, actors=actors, cpus_per_actor=cpus_per_actor)
+                dataset = make_chunks(first, min(first + CHUNKS_PER_EXECUTION * STEPS_PER_CHUNK, end))
                 for bundle in dataset.iter_internal_ref_bundles():
                     for reference in bundle.block_refs:
                         with self._changed:
@@ -170,7 +116,7 @@ class ChunkIndex:
 
 
 def ray_data_feed(index: Any, rank: int, start: int, end: int) -> Iterator[Batch]:
-    """Batches of steps start..end-1 for one rank, from the `ChunkIndex` actor `index`; the next chunk is asked for early."""
+    """Batches of steps start..end-1 for one rank, from the `ChunkIndex` actor; the next chunk is asked for early."""
     count = -(-(end - start) // STEPS_PER_CHUNK)
     ahead: Any = index.block.remote(rank, 0) if count else None
     for number in range(count):

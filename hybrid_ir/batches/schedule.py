@@ -1,4 +1,4 @@
-"""Exact shares over time: which item has each turn, with no state and no chance."""
+"""Exact shares over time. In: whole-number weights of items. Out: which item has each turn. No state, no chance."""
 
 from __future__ import annotations
 
@@ -42,15 +42,11 @@ class Schedule:
 class Lines:
     """Lines that deal turns, several by the same schedule, to things that they share: all lines are answered at once.
 
-    Line l deals by `schedules[schedule_of_line[l]]`, whose item i is thing `things[schedule_of_line[l]][i]` of 0..count-1.
+    Line l deals by schedule s = `schedule_of_line[l]`: `schedules[s]`, whose item i is `things[s][i]`, of 0..count-1.
     """
 
     def __init__(
-        self,
-        schedules: Sequence[Schedule],
-        things: Sequence[np.ndarray],
-        schedule_of_line: np.ndarray,
-        count: int,
+        self, schedules: Sequence[Schedule], things: Sequence[np.ndarray], schedule_of_line: np.ndarray, count: int
     ) -> None:
         widths = np.array([len(t) for t in things])
         ends = np.cumsum(widths)

@@ -116,8 +116,7 @@ def evaluate(
     from hybrid_ir.cli.progress import counter
     from hybrid_ir.cli.terminal import console, measures_table, task_table
     from hybrid_ir.encoders import best_device, load_encoder, quiet_libraries
-    from hybrid_ir.evaluation import count_texts, load_test
-    from hybrid_ir.evaluation import evaluate as run_evaluation
+    from hybrid_ir.evaluation import count_texts, evaluate as run_evaluation, load_test
     from hybrid_ir.storage import fetch, written
 
     if not verbose:
@@ -201,11 +200,10 @@ def compare(
 
 def main() -> None:
     """Entry point: a mistake of the user's is one clear message and exit 2; a full disk one and exit 1; Ctrl-C is exit 130."""
-    from hybrid_ir.cli import capacity as cli_capacity
-    from hybrid_ir.cli import serving as cli_serving
-    from hybrid_ir.cli import sweeps as cli_sweeps
+    from hybrid_ir.cli import capacity as cli_capacity, index as cli_index, serving as cli_serving, sweeps as cli_sweeps
     from hybrid_ir.types import InputError
 
+    cli_index.add_commands(app)
     cli_serving.add_commands(app)
     cli_sweeps.add_commands(app)
     cli_capacity.add_commands(app)

@@ -1,16 +1,16 @@
-"""What a size needs: nodes, memory, disk and hours of an index and of a training, by arithmetic from stated constants.
+"""What a size needs, by arithmetic from stated constants. In: passages or groups, an encoder, the constants.
 
-Terms follow the code that causes them (named beside each). Bytes and seconds in, GB (1e9 bytes) and hours out.
+Out: nodes, GB (1e9 bytes) of memory and disk, hours. Terms follow the code that causes them (named beside each).
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from math import ceil
 from typing import Any
 
+from hybrid_ir.config import did_you_mean, split_override
 from hybrid_ir.data import BUCKETS
 from hybrid_ir.index import ROWS_PER_SHARD, default_codec
 from hybrid_ir.tuning import ASSUMED_TOKENS, GPU_FLOPS, LAYERS, parameters
@@ -133,13 +133,9 @@ def parse_request(overrides: Sequence[str]) -> Request:
     known = [*(f.name for f in fields(Constants)), "encoder", "dimension", "passages", "groups"]
     given: dict[str, str] = {}
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise InputError(f"an override must look like passages=1e8, got {override!r}")
+        key, text = split_override(override, "passages=1e8")
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            raise InputError(f"unknown key {key!r}; {hint}")
+            raise InputError(f"unknown key {key!r}; {did_you_mean(key, known)}")
         given[key] = text
     encoder = given.pop("encoder", Request.encoder)
     if encoder not in LAYERS:
@@ -188,8 +184,8 @@ def plan_index(passages: float, dimension: int, encoder: str, c: Constants) -> I
     a_node = int(usable // replica)
     if not a_node or encoder_bytes > usable:
         raise InputError(
-            f"a shard takes {replica / 1e9:.1f} GB and the encoder {encoder_bytes / 1e9:.1f}, a node has {usable / 1e9:.1f} usable; "
-            "raise node_memory_gb"
+            f"a shard takes {replica / 1e9:.1f} GB and the encoder {encoder_bytes / 1e9:.1f}, "
+            f"a node has {usable / 1e9:.1f} usable; raise node_memory_gb"
         )
     memory = c.replicas * (shards * replica + encoder_bytes)
     # Replicas on one node would share pages, and die together: each of a shard's counts, on a node of its own.

@@ -1,4 +1,4 @@
-"""Joining or starting Ray, quietly."""
+"""Ray, joined or started quietly. In: RAY_ADDRESS, or CPUs of this machine. Out: the resources of a cluster."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from hybrid_ir.types import InputError
 
 @contextmanager
 def ray_session(verbose: bool, cpus: int | None = None) -> Iterator[dict[str, float]]:
-    """Yield the cluster's resources. Joins the cluster of RAY_ADDRESS, else starts one here, with `cpus` of the machine's
-    CPUs (None = all), and ends it afterwards."""
+    """Yield the cluster's resources. Joins the cluster of RAY_ADDRESS, else starts one here and ends it afterwards.
+
+    One that is started has `cpus` of the machine's CPUs (None = all)."""
     # Token authentication stays on; naming it drops a warning. Ray reads it at import, and set any later it would
     # reach the servers that Ray starts but not this process, which they then refuse.
     if "ray" not in sys.modules:

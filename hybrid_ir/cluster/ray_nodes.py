@@ -1,4 +1,4 @@
-"""Asking a cluster that grows for the nodes that a command needs, and waiting for them."""
+"""Nodes that a command needs. In: a training, a cluster that grows. Out: its resources once they are enough."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cluster_for(
 def cluster_for_trials(
     base: Experiment, resources: dict[str, float], at_a_time: int | None, seconds: int, say: Callable[[str], None]
 ) -> tuple[dict[str, float], int]:
-    """As `cluster_for`, for a sweep that trains `at_a_time` (None: as many as there is room for); and how many that is."""
+    """As `cluster_for`, for a sweep that trains `at_a_time` (None: as many as fit); and how many that is."""
 
     def check(now: dict[str, float]) -> None:
         room = concurrent_trials(base, now)

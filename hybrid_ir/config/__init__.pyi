@@ -1,32 +1,19 @@
 from .experiment import (
     KINDS as KINDS,
-)
-from .experiment import (
+    Evaluate as Evaluate,
     Experiment as Experiment,
-)
-from .experiment import (
     Index as Index,
-)
-from .experiment import (
     Kind as Kind,
-)
-from .experiment import (
     Serve as Serve,
+    Train as Train,
 )
-from .experiment import (
-    leaves as leaves,
+from .loading import load_experiment as load_experiment, parse_experiment as parse_experiment
+from .recipes import recipe_experiments as recipe_experiments, with_values as with_values
+from .section import Section as Section, leaf_texts as leaf_texts, leaves as leaves, on_resume as on_resume
+from .sources import SOURCES as SOURCES, Source as Source
+from .validation import did_you_mean as did_you_mean, validate as validate
+from .yaml_input import (
+    parse_overrides as parse_overrides,
+    read_mapping as read_mapping,
+    split_override as split_override,
 )
-from .experiment import (
-    load_experiment as load_experiment,
-)
-from .experiment import (
-    parse_experiment as parse_experiment,
-)
-from .experiment import (
-    recipe_experiments as recipe_experiments,
-)
-from .experiment import (
-    with_values as with_values,
-)
-from .sources import Section as Section
-from .sources import Source as Source

@@ -1,5 +1,6 @@
-"""Groups: from raw texts to a `Group` that can be trusted, what names a passage, and what makes a document.
+"""From raw texts to a `Group` that can be trusted; what names a passage, and what makes a document.
 
+In: ids and texts by language, as a reader found them. Out: `Group | Rejected`.
 A bad record is yielded as `Rejected` and reading goes on. Reasons hold no values, so that they can be counted.
 Texts are stripped, and otherwise as they came. A split never cuts a document, so what shares a text should share one.
 """
@@ -10,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 
-from hybrid_ir.types import Group, Passage, Records, Rejected
+from hybrid_ir.types import Group, Passage, Query, Records, Rejected
 
 
 def checked_group(
@@ -86,6 +87,11 @@ def passage_id(code: str, text: str) -> str:
 def content_passage(code: str, text: str) -> Passage:
     """A passage of a source that names none."""
     return Passage(passage_id(code, text), text)
+
+
+def queries_of(groups: Iterable[Group]) -> list[Query]:
+    """A query of each language version of each group."""
+    return [Query(f"{g.group_id}/{code}", g.group_id, code, text) for g in groups for code, text in g.queries.items()]
 
 
 def shorten(value: object) -> str:

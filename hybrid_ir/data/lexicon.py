@@ -1,6 +1,7 @@
 """Bilingual lexicons, and code-switching: words of a text replaced by their translations (arXiv 2305.05295).
 
-A lexicon comes from CLDR's names, which is what atlas asks about, or from files in MUSE's format or a TSV table.
+In: CLDR's names, which is what atlas asks about; or files in MUSE's format, or a TSV table. Out: a lexicon, and a text in
+which some of its words are of another language.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import regex
 from babel import Locale, localedata
 
-from hybrid_ir.data.text_files import listing, read_lines
+from hybrid_ir.data.find_files import listing
+from hybrid_ir.data.read_files import read_lines
 from hybrid_ir.languages import language_code, language_script
 from hybrid_ir.types import InputError
 
@@ -86,15 +89,8 @@ def cldr_lexicon(languages: Sequence[str]) -> Lexicon:
     that are the same in both languages. Raises InputError for a language without CLDR data.
     """
     names = {language_code(language): _cldr_names(language_code(language)) for language in languages}
-    return _checked(
-        {
-            (source, target): _name_pairs(names[source], names[target])
-            for source in names
-            for target in names
-            if source != target
-        },
-        f"CLDR's names in {' '.join(languages)}",
-    )
+    pairs = {(source, target): _name_pairs(names[source], names[target]) for source, target in permutations(names, 2)}
+    return _checked(pairs, f"CLDR's names in {' '.join(languages)}")
 
 
 def read_lexicon(path: str | Path) -> Lexicon:

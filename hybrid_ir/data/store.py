@@ -6,7 +6,8 @@
     STORE/splits.parquet                  document -> split
     STORE/rejected/SOURCE.jsonl           every record that was left out, and why
 
-A folder or any URI that pyarrow's filesystems open (s3://, gs://, file://).
+In: groups, in the order of their rows. Out: the values of a column at given rows; the queries and pool of a split.
+STORE is a folder or any URI that pyarrow's filesystems open (s3://, gs://, file://).
 """
 
 from __future__ import annotations
@@ -251,14 +252,10 @@ def write_collection(folder: str, queries: Iterable[Query], candidates: Iterable
     """Queries and candidates as two Parquet files with the fields of `Query` and `Candidate` as columns."""
     filesystem, inner = open_filesystem(folder)
     filesystem.create_dir(inner, recursive=True)
-    for name, rows, fields in (
-        ("queries", list(queries), Query._fields),
-        ("candidates", list(candidates), Candidate._fields),
-    ):
-        table = pa.table({f: [getattr(row, f) for row in rows] for f in fields}, schema=_collection_schema(fields))
-        pq.write_table(
-            table, f"{inner}/{name}.parquet", filesystem=filesystem, compression="zstd", write_page_checksum=True
-        )
+    for name, rows, fields in (("queries", queries, Query._fields), ("candidates", candidates, Candidate._fields)):
+        table = pa.Table.from_pylist([row._asdict() for row in rows], schema=_collection_schema(fields))
+        path = f"{inner}/{name}.parquet"
+        pq.write_table(table, path, filesystem=filesystem, compression="zstd", write_page_checksum=True)
 
 
 def read_collection(folder: str, name: str) -> Collection:

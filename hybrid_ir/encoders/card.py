@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: data, languages, mix asked and realised, settings, measures, how to load it."""
+"""The model card. In: a training's settings, store, ledger and measures. Out: the README.md of its checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def model_card(
     metrics: Mapping[str, Any],
     dimension: int,
 ) -> str:
-    """The text of the checkpoint's README.md, with the hub's YAML header."""
+    """Data, languages, mix asked and realised, settings, measures, and how to load it, below the hub's YAML header."""
     header = {
         "library_name": "sentence-transformers",
         "pipeline_tag": "sentence-similarity",

@@ -1,4 +1,4 @@
-"""Silence: libraries that would speak unasked on a console that is the user's."""
+"""Silence on a console that is the user's. In: nothing. Out: libraries that say less, in this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Silence what libraries say unasked: progress bars of loading, advice, warnings about themselves."""
+    """Turn off what libraries say unasked: progress bars of loading, advice, warnings about themselves."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore")
     from transformers.utils import logging as transformers_logging

@@ -1,7 +1,8 @@
-"""The space id: which encoder made a vector. Vectors of two spaces must never be compared; nothing else would notice.
+"""The space id: which encoder made a vector. In: an encoder, an index's record of its own. Out: the id, or a refusal.
 
-It is a hash of everything that moves a vector: weights, architecture, tokenizer, pooling and the modules after it,
-prefixes, longest text, dimension. A folder and its copy have one space id; a name or a path is no part of it.
+Vectors of two spaces must never be compared, and nothing else would notice. The id is a hash of everything that moves a
+vector: weights, architecture, tokenizer, pooling and the modules after it, prefixes, longest text, dimension. A folder
+and its copy have one id; a name or a path is no part of it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from hybrid_ir.encoders.encoder import encode
+from hybrid_ir.encoders.embedding import encode
 from hybrid_ir.types import InputError
 
 # One text a script or so, as queries and as passages: stored with an index, encoded again at every start.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hybrid_ir.config import leaves
+from hybrid_ir.config import leaf_texts
 from hybrid_ir.measure_names import HEADLINE, MEASURES, OF_LANGUAGE, best_of, lower_is_better
 from hybrid_ir.reports.charts import draw_bars, draw_curves, draw_heat_maps
 from hybrid_ir.reports.drawing_kit import DASH, INK, LINE, PAPER, drawing, format_measure, render, svg
@@ -80,7 +80,7 @@ def write_comparison(
         bars=bars,
         training=training,
         speeds={name: _training_figures(log) for name, log in logs.items()},
-        settings=dict(leaves("", settings or {})),
+        settings=leaf_texts(settings or {}),
     )
     Path(path).write_text(html, encoding="utf-8", newline="\n")
 

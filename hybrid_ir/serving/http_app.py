@@ -1,6 +1,7 @@
-"""The HTTP face of the search service: routes, limits, keys, errors in one shape, OpenAPI. No Ray.
+"""The HTTP face of the search service: routes, limits, keys, errors in one shape, OpenAPI.
 
-Requests are read and checked by hand instead of by FastAPI's parameters: its own path costs more than a search does.
+In: a search service. Out: an ASGI app. Requests are read and checked by hand instead of by FastAPI's parameters: its own path
+costs more than a search does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import orjson
@@ -26,8 +28,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import hybrid_ir
+from hybrid_ir.config import Serve
 from hybrid_ir.serving import api
-from hybrid_ir.serving.search_service import RequestError, SearchService
+from hybrid_ir.serving.checks import RequestError
+from hybrid_ir.serving.search_service import SearchService
 
 HERE = Path(__file__).parent / "pages"
 OPEN_TO_ALL = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
@@ -54,6 +58,12 @@ def create_app(service: SearchService, api_keys: tuple[str, ...] = ()) -> ASGIAp
         await response(scope, receive, send)
 
     return asgi
+
+
+def openapi() -> dict[str, Any]:
+    """The OpenAPI document that a running service has at /openapi.json."""
+    nothing: Any = SimpleNamespace(settings=Serve())
+    return _create_routes(nothing, ())[0].openapi()
 
 
 def _create_routes(

@@ -13,21 +13,12 @@ from typing import Any
 import numpy as np
 
 from hybrid_ir.config import Serve
-from hybrid_ir.index import IndexedPassage, ShardQuery, canonical, is_flat, merge
+from hybrid_ir.index import IndexedPassage, is_flat, merge
+from hybrid_ir.serving.answers import ready_body, search_body, stats_body
 from hybrid_ir.serving.api import EmbeddingsRequest, SearchRequest
 from hybrid_ir.serving.batcher import Batcher, Observe, Started
+from hybrid_ir.serving.checks import RequestError, check_model, check_texts, shard_query
 from hybrid_ir.serving.release import Release, ShardAnswer, ShardDown
-
-
-class RequestError(Exception):
-    """A request that is answered with an error: HTTP status, machine-readable type, message, the field at fault."""
-
-    def __init__(
-        self, status: int, type: str, message: str, param: str | None = None, body: dict[str, Any] | None = None
-    ):
-        super().__init__(message)
-        self.status, self.type, self.message, self.param = status, type, message, param
-        self.body = body or {}
 
 
 class _Serving:
@@ -77,8 +68,8 @@ class SearchService:
         begun = time.perf_counter()
         serving = self._active
         texts = [request.query] if isinstance(request.query, str) else request.query
-        query = self._shard_query(request, serving)
-        self._check_texts(texts, "query")
+        query = shard_query(request, serving.release.manifest, self.settings)
+        check_texts(texts, "query", self.settings)
         self._check_queue(serving, len(texts))
         deadline = begun + min(request.deadline_ms or self.settings.deadline_ms, self.settings.deadline_ms) / 1000
         futures = [serving.batcher.submit(text, query) for text in texts]
@@ -98,7 +89,7 @@ class SearchService:
         missing = self._missing(serving, started, query.languages)
         results = await self._results(serving, started, query.k, deadline, missing)
         late = time.perf_counter() > deadline
-        body = self._body(serving, request, results, missing, started, begun)
+        body = search_body(serving.release.manifest, request, results, missing, started, begun)
         if late and missing:
             self._observe("deadline_exceeded", 1, {})
             raise RequestError(
@@ -121,19 +112,9 @@ class SearchService:
         begun = time.perf_counter()
         serving = self._active
         texts = [request.input] if isinstance(request.input, str) else request.input
-        self._check_texts(texts, "input")
+        check_texts(texts, "input", self.settings)
         space = serving.release.manifest.space
-        if request.model is not None and request.model != space["id"]:
-            raise RequestError(
-                404, "model_not_found", f"there is one model here, {space['id']}, not {request.model!r}", "model"
-            )
-        if request.dimensions is not None and request.dimensions != space["dimension"]:
-            raise RequestError(
-                422,
-                "invalid_request",
-                f"dimensions must be {space['dimension']}, got {request.dimensions}",
-                "dimensions",
-            )
+        check_model(request, space)
         self._check_queue(serving, len(texts))
         role = "query" if request.input_type == "query" else "document"
         serving.embedding += len(texts)
@@ -154,79 +135,11 @@ class SearchService:
 
     def ready(self) -> dict[str, Any]:
         """A `Ready` as plain data."""
-        missing, encoder = self.release.down()
-        manifest = self.release.manifest
-        return {
-            "ready": encoder and not missing,
-            "shards_missing": [manifest.shards[n].name for n in missing],
-            "encoder": encoder,
-            "index_version": manifest.index_version,
-        }
+        return ready_body(self.release)
 
     def stats(self) -> dict[str, Any]:
         """A `Stats` as plain data."""
-        release, manifest = self.release, self.release.manifest
-        missing, _ = release.down()
-        return {
-            "index": release.index,
-            "index_version": manifest.index_version,
-            "previous_index": self.previous,
-            "space_id": manifest.space["id"],
-            "placement": release.placement,
-            "codec": manifest.codec,
-            "passages": manifest.rows,
-            "languages": manifest.languages,
-            "metadata_keys": manifest.metadata_keys,
-            "shards": [
-                {
-                    "name": shard.name,
-                    "passages": shard.rows,
-                    "languages": {name: end - start for name, (start, end) in shard.languages.items()},
-                    "up": n not in missing,
-                }
-                for n, shard in enumerate(manifest.shards)
-            ],
-            "recall": manifest.recall,
-            "versions": manifest.versions,
-        }
-
-    def _shard_query(self, request: SearchRequest, serving: _Serving) -> ShardQuery:
-        manifest = serving.release.manifest
-        if request.k > self.settings.max_k:
-            raise RequestError(422, "invalid_request", f"k must be at most {self.settings.max_k}, got {request.k}", "k")
-        languages = None if request.languages is None else tuple(sorted(set(request.languages)))
-        unknown = [name for name in languages or () if name not in manifest.languages]
-        if unknown:
-            raise RequestError(
-                422,
-                "unknown_language",
-                f"no passage is in {unknown[0]!r:.40}; there are {' '.join(manifest.languages)}",
-                "languages",
-            )
-        for key in request.metadata or ():
-            if key not in manifest.metadata_keys:
-                there = ", ".join(manifest.metadata_keys) or "none"
-                raise RequestError(
-                    422, "unknown_metadata", f"no passage has metadata {key!r:.80}; keys: {there}", "metadata"
-                )
-        metadata = tuple(sorted((key, canonical(value)) for key, value in (request.metadata or {}).items()))
-        return ShardQuery(request.k, languages, metadata)
-
-    def _check_texts(self, texts: Sequence[str], param: str) -> None:
-        if len(texts) > self.settings.max_queries:
-            raise RequestError(
-                422, "invalid_request", f"at most {self.settings.max_queries} texts, got {len(texts)}", param
-            )
-        for text in texts:
-            if not text.strip():
-                raise RequestError(422, "invalid_request", f"{param} is empty", param)
-            if len(text) > self.settings.max_characters:
-                raise RequestError(
-                    422,
-                    "invalid_request",
-                    f"{param} may have {self.settings.max_characters} characters, got {len(text)}",
-                    param,
-                )
+        return stats_body(self.release, self.previous)
 
     def _check_queue(self, serving: _Serving, count: int) -> None:
         waiting = len(serving.batcher) + serving.embedding
@@ -291,55 +204,6 @@ class SearchService:
             [(passages[hit.shard, hit.row], hit.score) for hit in hits if (hit.shard, hit.row) in passages]
             for hits in merged
         ]
-
-    def _body(
-        self,
-        serving: _Serving,
-        request: SearchRequest,
-        results: list[list[tuple[IndexedPassage, float]]],
-        missing: set[int],
-        started: Sequence[Started | None],
-        begun: float,
-    ) -> dict[str, Any]:
-        manifest = serving.release.manifest
-        wanted = set(request.languages or manifest.languages)
-        began = [one for one in started if one is not None]
-        queue_s = max((one.queue_s for one in began), default=0.0)
-        encode_s = max((one.encode_s for one in began), default=0.0)
-        total_s = time.perf_counter() - begun
-        return {
-            "results": [
-                {
-                    "hits": [
-                        {
-                            "position": position,
-                            "doc_id": passage.doc_id,
-                            "text": passage.text,
-                            "language": passage.language,
-                            "score": score,
-                            "metadata": passage.metadata,
-                        }
-                        for position, (passage, score) in enumerate(hits, start=1)
-                    ]
-                }
-                for hits in results
-            ],
-            "coverage": {
-                "complete": not missing,
-                "shards": len(manifest.shards) - len(missing),
-                "shards_total": len(manifest.shards),
-                "shards_missing": [manifest.shards[n].name for n in sorted(missing)],
-                "languages_missing": sorted({x for n in missing for x in manifest.shards[n].languages} & wanted),
-            },
-            "space_id": manifest.space["id"],
-            "index_version": manifest.index_version,
-            "timings_ms": {
-                "queue": round(queue_s * 1000, 3),
-                "encode": round(encode_s * 1000, 3),
-                "search": round(max(0.0, total_s - queue_s - encode_s) * 1000, 3),
-                "total": round(total_s * 1000, 3),
-            },
-        }
 
 
 def _result(task: asyncio.Task[ShardAnswer]) -> ShardAnswer | None:

@@ -1,18 +1,10 @@
-from .ray_train.launcher import train as train
 from .resources import (
     DRIVER_CPUS as DRIVER_CPUS,
-)
-from .resources import (
     bundles as bundles,
-)
-from .resources import (
     check_resources as check_resources,
-)
-from .resources import (
     concurrent_trials as concurrent_trials,
-)
-from .resources import (
     encoding_options as encoding_options,
 )
+from .run import train as train
 from .run_folder import is_complete as is_complete
 from .step_time import measured_step_s as measured_step_s

@@ -1,4 +1,8 @@
-"""InfoNCE over the gathered batch: every rank's queries against all ranks' passages, false negatives masked by id.
+"""InfoNCE over the gathered batch. In: this rank's unit vectors, masks by id, a temperature. Out: its part of the loss.
+
+Every rank's queries meet all ranks' passages. The temperature (`loss.temperature`) is applied in `contrastive_loss`
+and nowhere else: it divides the cosines before the softmax. Evaluation and search rank by plain cosines, whose order it
+would not change. (`batch.language_temperature` is another one: how often the plan deals a language.)
 
 Shapes: B rows of the global batch, b of them local (a contiguous slice), L languages, D dimensions. Pure torch, no Ray.
 """
@@ -16,7 +20,7 @@ from torch import Tensor
 def contrastive_loss(
     queries_bD: Tensor,
     passages_bD: Tensor,
-    negatives_bD: Tensor | None,
+    negatives_bD: Tensor | None = None,
     *,
     start: int,
     false_positives_BB: Tensor,
@@ -35,33 +39,37 @@ def contrastive_loss(
 
         -log( exp(q_i.p_i / t) / sum_j exp(q_i.c_j / t) )
 
-    where the candidates c are p_i and, by `negatives`, all other positives (in_batch), those and all hard negatives
-    (in_batch_and_hard), or the hard negatives alone (triplet: Eq. 1 of arXiv 2408.10536, which prints t = 1).
+    where t is `temperature`. The candidates c are p_i and, by `negatives`, all other positives (in_batch), those and
+    all hard negatives (in_batch_and_hard), or the hard negatives alone (triplet: Eq. 1 of arXiv 2408.10536, which
+    prints t = 1).
     `symmetric` averages it with the same loss of each passage against all queries.
     """
     b, B = len(queries_bD), sum(sizes)
     if len(sizes) == 0 or min(sizes) < 1:
         raise ValueError(f"every rank needs at least one row, got slices of {list(sizes)}; raise batch.size")
     ours = torch.arange(start, start + b, device=queries_bD.device)
-    own = torch.arange(b, device=queries_bD.device)
+
+    def logits_of(local_bD: Tensor, gathered_BD: Tensor, left_out_BB: Tensor) -> Tensor:
+        # The temperature: a low one sharpens the softmax, so that the hardest negatives get most of the gradient.
+        return (local_bD @ gathered_BD.T / temperature).masked_fill(left_out_BB[ours], -torch.inf)
+
     # Only rows of one and the same step are gathered: another batch's would put other languages among the negatives.
     passages_BD = gather_rows(passages_bD, sizes)
-    positives_bB = (queries_bD @ passages_BD.T / temperature).masked_fill(false_positives_BB[ours], -torch.inf)
+    positives_bB = logits_of(queries_bD, passages_BD, false_positives_BB)
     if negatives == "in_batch":
         logits, target_b = positives_bB, ours
     else:
         assert negatives_bD is not None
         assert false_negatives_BB is not None
-        hard_bB = queries_bD @ gather_rows(negatives_bD, sizes).T / temperature
-        hard_bB = hard_bB.masked_fill(false_negatives_BB[ours], -torch.inf)
+        hard_bB = logits_of(queries_bD, gather_rows(negatives_bD, sizes), false_negatives_BB)
         if negatives == "triplet":
-            logits, target_b = torch.cat([positives_bB[own, ours][:, None], hard_bB], dim=1), torch.zeros_like(ours)
+            own_b1 = positives_bB.gather(1, ours[:, None])
+            logits, target_b = torch.cat([own_b1, hard_bB], dim=1), torch.zeros_like(ours)
         else:
             logits, target_b = torch.cat([positives_bB, hard_bB], dim=1), ours
     total = F.cross_entropy(logits, target_b, reduction="sum")
     if symmetric:
-        queries_BD = gather_rows(queries_bD, sizes)
-        backward_bB = (passages_bD @ queries_BD.T / temperature).masked_fill(false_positives_BB.T[ours], -torch.inf)
+        backward_bB = logits_of(passages_bD, gather_rows(queries_bD, sizes), false_positives_BB.T)
         total = (total + F.cross_entropy(backward_bB, ours, reduction="sum")) / 2
     # DDP divides the sum of the ranks' gradients by their number. Slices may differ by a row, so this is not 1 / b.
     return total * (len(sizes) / B)

@@ -1,4 +1,4 @@
-"""What a training needs of a cluster, and how many trainings it holds at a time."""
+"""What a training needs. In: an experiment, a cluster's resources. Out: needs, a refusal, or how many trainings fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DRIVER_CPUS = 0.1
 
 
 def bundles(experiment: Experiment) -> list[dict[str, float]]:
-    """What each worker, each data actor and the validation beside them reserve on one node, in Ray's units (CPU, GPU)."""
+    """What each worker, each data actor and the validation beside them reserve on one node, as Ray counts."""
     settings = experiment.train
     asked = [(settings.cpus_per_worker, settings.gpus_per_worker)] * settings.workers
     asked += [(settings.cpus_per_data_actor, 0.0)] * (settings.data_actors if settings.feed == "ray_data" else 0)
@@ -30,8 +30,9 @@ def check_resources(experiment: Experiment, resources: Mapping[str, float]) -> N
     have = resources.get("CPU", 0)
     if need["CPU"] > have:
         raise InputError(
-            f"training needs {need['CPU']:g} CPUs ({settings.workers} workers x {settings.cpus_per_worker:g} + {actors} data actors x "
-            f"{settings.cpus_per_data_actor:g}{f' + {beside:g} for validation' if beside else ''}), the cluster has {have:g}; "
+            f"training needs {need['CPU']:g} CPUs ({settings.workers} workers x {settings.cpus_per_worker:g} + "
+            f"{actors} data actors x {settings.cpus_per_data_actor:g}"
+            f"{f' + {beside:g} for validation' if beside else ''}), the cluster has {have:g}; "
             "lower train.workers or train.cpus_per_worker (fractions are allowed), or set train.feed=in_process"
         )
     if need["GPU"] > resources.get("GPU", 0):

@@ -1,9 +1,11 @@
-"""One optimiser step in pure torch: a rank's slice of a batch in, gradients and an update out. No Ray, so that it can
-be benchmarked, tested and reused alone."""
+"""One optimiser step. In: an embedder and a global batch. Out: gradients in its parameters, then an update of them.
+
+Pure torch and no Ray, so that it can be benchmarked, tested and reused alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -13,12 +15,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_ir.batches import Batch, slice_sizes
-from hybrid_ir.encoders import Embedder
+from hybrid_ir.encoders import Embedder, Tokens
 from hybrid_ir.training.loss import contrastive_loss, false_negative_mask, false_positive_mask
 
 
 @dataclass(frozen=True)
 class LossSettings:
+    """The config's `loss` section, as plain values; `contrastive_loss` says what they do."""
+
     temperature: float
     symmetric: bool
     negatives: str
@@ -31,13 +35,12 @@ def backward(
     """Put the gradient of the global batch's mean loss into the parameters; return this rank's share of that loss
     (the mean over ranks is the loss). Under DDP every rank must call it for the same step; it makes one all-reduce
     of the gradient."""
-    sizes = slice_sizes(batch.size, workers)
-    start = sum(sizes[:rank])
-    rows = range(start, start + sizes[rank])
-    tokens = [batch.query_tokens[i] for i in rows] + [batch.passage_tokens[i] for i in rows]
+    # Texts are embedded on the rank that has their rows. Ids are the global batch's: masks need no communication.
+    rows = batch.slice(rank, workers)
+    tokens = batch.query_tokens[rows] + batch.passage_tokens[rows]
     if settings.negatives != "in_batch":
         assert batch.negative_tokens is not None
-        tokens += [batch.negative_tokens[i] for i in rows]
+        tokens += batch.negative_tokens[rows]
 
     module = embedder.module if isinstance(embedder, DistributedDataParallel) else embedder
     device = module.model.device
@@ -49,15 +52,12 @@ def backward(
         false_negatives_BB = false_negative_mask(ids_BL, torch.from_numpy(batch.negative_ids_B).to(device), language_B)
 
     def loss_of(vectors: Tensor) -> Tensor:
-        parts = vectors.split(len(rows))
         return contrastive_loss(
-            parts[0],
-            parts[1],
-            parts[2] if len(parts) > 2 else None,
-            start=start,
+            *vectors.split(rows.stop - rows.start),
+            start=rows.start,
             false_positives_BB=false_positives_BB,
             false_negatives_BB=false_negatives_BB,
-            sizes=sizes,
+            sizes=slice_sizes(batch.size, workers),
             temperature=settings.temperature,
             symmetric=settings.symmetric,
             negatives=settings.negatives,
@@ -70,7 +70,9 @@ def backward(
     return float(loss.detach())
 
 
-def _cached_backward(embedder: nn.Module, module: Embedder, tokens: Sequence[np.ndarray], loss_of) -> float:
+def _cached_backward(
+    embedder: nn.Module, module: Embedder, tokens: Tokens, loss_of: Callable[[Tensor], Tensor]
+) -> float:
     """Gradient cache (Gao et al., arXiv 2101.06983), in its steps: embed without a graph, take the loss's gradient at
     the embeddings, then embed again micro-batch by micro-batch and push that gradient through. Dropout must repeat
     itself exactly, so the generator's state is kept for each micro-batch."""
@@ -82,7 +84,7 @@ def _cached_backward(embedder: nn.Module, module: Embedder, tokens: Sequence[np.
     with torch.no_grad():
         for batch in batches:
             states.append(_random_state(device))
-            parts.append(module([tokens[i] for i in batch], [np.arange(len(batch))]))
+            parts.append(module(tokens[batch], [np.arange(len(batch))]))
     vectors = torch.empty(len(tokens), parts[0].shape[1], dtype=parts[0].dtype, device=device)
     for batch, part in zip(batches, parts, strict=True):
         vectors[torch.from_numpy(batch).to(device)] = part
@@ -101,7 +103,7 @@ def _cached_backward(embedder: nn.Module, module: Embedder, tokens: Sequence[np.
         no_sync = embedder.no_sync() if isinstance(embedder, DistributedDataParallel) and not last else nullcontext()
         with no_sync:
             _set_random_state(device, state)
-            part = embedder([tokens[i] for i in batch], [np.arange(len(batch))])
+            part = embedder(tokens[batch], [np.arange(len(batch))])
             (part * cache[torch.from_numpy(batch).to(device)]).sum().backward()
     _set_random_state(device, after)
     return float(loss.detach())

@@ -1,4 +1,4 @@
-"""How long a training step takes here. In: the size of an encoder and of a batch. Out: seconds, measured on this CPU."""
+"""How long a training step takes here. In: the sizes of an encoder and a batch. Out: seconds, measured on this CPU."""
 
 from __future__ import annotations
 

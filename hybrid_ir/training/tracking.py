@@ -1,4 +1,4 @@
-"""Where a run's rows go besides its log.jsonl: TensorBoard, MLflow, Weights & Biases. Each is asked for by name.
+"""Where a run's rows go besides its log.jsonl. In: rows of the log. Out: TensorBoard, MLflow, Weights & Biases.
 
 MLflow and W&B find their server, project and credentials in their own environment variables (`MLFLOW_TRACKING_URI`,
 `WANDB_PROJECT`, ...). A run is named by its folder; a resumed one goes on in the same MLflow and W&B run.
@@ -14,8 +14,6 @@ from typing import Any, Protocol
 
 from hybrid_ir.types import InputError
 
-NEEDS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
-
 
 class Tracker(Protocol):
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -26,24 +24,16 @@ class Tracker(Protocol):
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise InputError for a tracker whose package is not installed."""
+    """Raise InputError for a tracker whose package, which has its name, is not installed."""
     for name in names:
-        if importlib.util.find_spec(NEEDS[name]) is None:
-            raise InputError(f"train.trackers names {name}, which is not installed; run: pip install {NEEDS[name]}")
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"train.trackers names {name}, which is not installed; run: pip install {name}")
 
 
 def open_trackers(names: Sequence[str], run: Path, settings: Mapping[str, Any]) -> list[Tracker]:
     """The trackers of the run folder `run`, whose experiment `settings` describes."""
-    made: list[Tracker] = []
-    for name in names:
-        match name:
-            case "tensorboard":
-                made.append(_TensorBoard(run))
-            case "mlflow":
-                made.append(_MLflow(run, settings))
-            case "wandb":
-                made.append(_WandB(run, settings))
-    return made
+    known = {"tensorboard": _TensorBoard, "mlflow": _MLflow, "wandb": _WandB}
+    return [known[name](run, settings) for name in names]
 
 
 def tracked(row: Mapping[str, Any]) -> dict[str, float]:
@@ -53,7 +43,7 @@ def tracked(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 class _TensorBoard:
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, settings: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(run / "tensorboard"))

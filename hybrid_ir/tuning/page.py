@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybrid_ir.config import KINDS, Experiment, leaves
+from hybrid_ir.config import KINDS, Experiment, leaf_texts
 from hybrid_ir.reports import INK, LINE, MUTED, PAPER, SERIES, drawing, quiet, render, svg
 from hybrid_ir.tuning.choice import PointResult, choose, pareto, point_results
-from hybrid_ir.tuning.search_space import Space, trial_experiment
+from hybrid_ir.tuning.points import trial_experiment
+from hybrid_ir.tuning.search_space import Space
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +88,7 @@ def write_sweep_report(
         tables=findings.tables,
         pictures=pictures,
         rows=rows,
-        settings=dict(leaves("", base.model_dump(mode="json", exclude={"out", "store", "index", "serve"}))),
+        settings=leaf_texts(base.model_dump(mode="json", exclude={"out", "store", "index", "serve"})),
     )
     path.write_text(html, encoding="utf-8", newline="\n")
 

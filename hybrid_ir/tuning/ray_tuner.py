@@ -27,15 +27,8 @@ from hybrid_ir.config import Experiment
 from hybrid_ir.reports import read_log
 from hybrid_ir.storage import open_filesystem
 from hybrid_ir.training import DRIVER_CPUS, concurrent_trials
-from hybrid_ir.tuning.search_space import (
-    Point,
-    Space,
-    drawn_point,
-    point_label,
-    suggest_point,
-    trial_experiment,
-    trial_name,
-)
+from hybrid_ir.tuning.points import Point, drawn_point, point_label, suggest_point, trial_experiment, trial_name
+from hybrid_ir.tuning.search_space import Space
 from hybrid_ir.types import InputError
 
 VALIDATION = ("AP_mean", "AP_mono", "AP_cross", "AP_multi", "rank_distance")

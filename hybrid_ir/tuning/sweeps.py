@@ -30,15 +30,8 @@ from hybrid_ir.config import Experiment
 from hybrid_ir.data import open_store
 from hybrid_ir.storage import absolute, fetch, write_json
 from hybrid_ir.tuning.choice import choose, pareto, point_results
-from hybrid_ir.tuning.search_space import (
-    Point,
-    Space,
-    enumerate_points,
-    middle_point,
-    point_label,
-    trial_experiment,
-    trial_name,
-)
+from hybrid_ir.tuning.points import Point, enumerate_points, middle_point, point_label, trial_experiment, trial_name
+from hybrid_ir.tuning.search_space import Space
 from hybrid_ir.types import InputError, Interrupted
 
 if TYPE_CHECKING:

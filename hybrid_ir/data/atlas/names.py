@@ -1,4 +1,7 @@
-"""What things are called in atlas's languages, as they stand within a sentence: CLDR's names, and the grammar they need."""
+"""What things are called in atlas's languages, as they stand within a sentence.
+
+In: an entity and a language. Out: CLDR's name for it, with the article, case or preposition that the sentence needs.
+"""
 
 from __future__ import annotations
 
@@ -100,6 +103,11 @@ def name_in(entity: Entity, lang: str) -> str | None:
     return name
 
 
+def holds(text: str, part: str) -> bool:
+    """Whether a text names something, in whatever letter case."""
+    return part.casefold() in text.casefold()
+
+
 def _is_arabic_adjective(name: str) -> bool:
     # "الفرنسية" agrees with the feminine nouns for language and script; "الكادو" does not.
     first = name.split()[0]
@@ -118,91 +126,58 @@ _SPANISH_ARTICLE = {
     "los": "Países Bajos|Emiratos|Territorios",
 }
 
-_GERMAN_LOCATIVE = {
+_GERMAN_PREPOSITIONS = {
+    "im": codes("IQ IR LB SD SN SS TD YE"),
+    "in der": codes("AQ CH EH HK MD MN MO SK TR UA VA"),
+    "auf der": codes("CX IM NF"),
+    "auf den": codes("AX BS CC CK FK KM KY MH MV PH PN SB SC TC"),
+    "auf": codes(
+        "AI AS AW BB BL BM CU CW DM GD GG GL GP GU JE JM KI MF MG MQ MS MT MU NR NU PM PR RE SH SJ SX TK WF YT"
+    ),
+}
+# Where the dative is not the name.
+_GERMAN_DATIVES = {
     "AE": "in den Vereinigten Arabischen Emiraten",
-    "AQ": "in der Antarktis",
-    "AX": "auf den Ålandinseln",
     "BQ": "in den Karibischen Niederlanden",
-    "BS": "auf den Bahamas",
-    "CC": "auf den Kokosinseln",
     "CF": "in der Zentralafrikanischen Republik",
-    "CH": "in der Schweiz",
-    "CK": "auf den Cookinseln",
-    "CX": "auf der Weihnachtsinsel",
     "DO": "in der Dominikanischen Republik",
-    "EH": "in der Westsahara",
-    "FK": "auf den Falklandinseln",
     "FO": "auf den Färöern",
     "GB": "im Vereinigten Königreich",
     "GS": "auf Südgeorgien und den Südlichen Sandwichinseln",
-    "HK": "in der Sonderverwaltungsregion Hongkong",
-    "IM": "auf der Isle of Man",
     "IO": "im Britischen Territorium im Indischen Ozean",
-    "IQ": "im Irak",
-    "IR": "im Iran",
-    "KM": "auf den Komoren",
-    "KY": "auf den Kaimaninseln",
-    "LB": "im Libanon",
-    "MD": "in der Republik Moldau",
-    "MH": "auf den Marshallinseln",
-    "MN": "in der Mongolei",
-    "MO": "in der Sonderverwaltungsregion Macau",
     "MP": "auf den Nördlichen Marianen",
-    "MV": "auf den Malediven",
-    "NF": "auf der Norfolkinsel",
     "NL": "in den Niederlanden",
-    "PH": "auf den Philippinen",
-    "PN": "auf den Pitcairninseln",
     "PS": "in den Palästinensischen Autonomiegebieten",
-    "SB": "auf den Salomonen",
-    "SC": "auf den Seychellen",
-    "SD": "im Sudan",
-    "SK": "in der Slowakei",
-    "SN": "im Senegal",
-    "SS": "im Südsudan",
-    "TC": "auf den Turks- und Caicosinseln",
-    "TD": "im Tschad",
     "TF": "in den Französischen Süd- und Antarktisgebieten",
-    "TR": "in der Türkei",
-    "UA": "in der Ukraine",
     "UM": "auf den Amerikanischen Überseeinseln",
     "US": "in den Vereinigten Staaten",
-    "VA": "in der Vatikanstadt",
     "VC": "in St. Vincent und den Grenadinen",
     "VG": "auf den Britischen Jungferninseln",
     "VI": "auf den Amerikanischen Jungferninseln",
-    "YE": "im Jemen",
 }
-_GERMAN_ISLANDS = codes(
-    "AI AS AW BB BL BM CU CW DM GD GG GL GP GU JE JM KI MF MG MQ MS MT MU NR NU PM PR RE SH SJ SX TK WF YT"
-)
+
+
+_LOCATIVES = {
+    "ar": "في {}",
+    "el": "στη χώρα ή περιοχή «{}»",
+    "en": "in {}",
+    "hi": "{} में",
+    "ru": "в стране или на территории «{}»",
+    "th": "ใน{}",
+    "tr": "{} adlı ülke veya bölgede",
+    "vi": "ở {}",
+    "zh": "在{}",
+}
 
 
 @cache
 def locative(territory: str, lang: str) -> str:
     """ "In France": with the right preposition and case, or around a name that stays in the nominative."""
     name = name_in(Entity("territory", territory), lang)
-    match lang:
-        case "ar":
-            return f"في {name}"
-        case "de":
-            return _GERMAN_LOCATIVE.get(territory, f"{'auf' if territory in _GERMAN_ISLANDS else 'in'} {name}")
-        case "el":
-            return f"στη χώρα ή περιοχή «{name}»"
-        case "es":
-            article = next((f"{word} " for word, names in _SPANISH_ARTICLE.items() if re.match(names, str(name))), "")
-            return f"en {article}{name}"
-        case "hi":
-            return f"{name} में"
-        case "ru":
-            return f"в стране или на территории «{name}»"
-        case "th":
-            return f"ใน{name}"
-        case "tr":
-            return f"{name} adlı ülke veya bölgede"
-        case "vi":
-            return f"ở {name}"
-        case "zh":
-            return f"在{name}"
-        case _:
-            return f"in {name}"
+    if lang == "de":
+        preposition = next((word for word, places in _GERMAN_PREPOSITIONS.items() if territory in places), "in")
+        return _GERMAN_DATIVES.get(territory, f"{preposition} {name}")
+    if lang == "es":
+        article = next((f"{word} " for word, names in _SPANISH_ARTICLE.items() if re.match(names, str(name))), "")
+        return f"en {article}{name}"
+    return _LOCATIVES[lang].format(name)

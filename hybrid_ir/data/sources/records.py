@@ -1,19 +1,20 @@
-"""The user's own records: JSON lines or Parquet in, a stream of `Group | Rejected` out."""
+"""The user's own records.
+
+In: JSON lines or Parquet, a file or a folder of them. Out: a stream of `Group | Rejected`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from hybrid_ir.data.find_files import record_files
 from hybrid_ir.data.groups import checked_group, passage_id, shorten
-from hybrid_ir.data.text_files import listing, read_lines
+from hybrid_ir.data.read_files import parquet_rows, read_lines
 from hybrid_ir.languages import language_code
-from hybrid_ir.types import InputError, Passage, Records, Rejected, one_line
+from hybrid_ir.types import InputError, Passage, Records, Rejected
 
 WIDE_FIELDS = frozenset({"group_id", "document", "queries", "passages", "negatives"})
 FLAT_FIELDS = frozenset({"group_id", "document", "language", "query", "passage", "negative"})
@@ -39,35 +40,6 @@ def read_records(path: str | Path) -> Records:
                 yield Rejected(where, str(error), shorten(record))
             else:
                 yield from checked_group(where, group_id, document, queries, passages, negatives)
-
-
-def record_files(root: Path) -> list[Path]:
-    suffixes = (".jsonl", ".jsonl.gz", ".parquet")
-    files = sorted(p for p in root.rglob("*") if p.name.endswith(suffixes)) if root.is_dir() else [root]
-    if not files:
-        raise InputError(f"no {', '.join(suffixes)} file in {root}; found {listing(root)}")
-    if not files[0].name.endswith(suffixes):
-        raise InputError(f"records must be {', '.join(suffixes)} or a folder of those, got {root}")
-    return files
-
-
-def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(row number from 1, row). A row that is not UTF-8 comes as a string, as if it were JSON that does not parse."""
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
-                for i in range(batch.num_rows):
-                    number += 1
-                    try:
-                        row = batch.slice(i, 1).to_pylist(maps_as_pydicts="lossy")[0]
-                    except UnicodeDecodeError:
-                        row = "a row that is not UTF-8"
-                    yield number, row
-    except FileNotFoundError:
-        raise InputError(f"no file {path}; found {listing(path.parent)} in its folder") from None
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read after row {number} ({one_line(error)}); write it again") from error
 
 
 def _parse_record(record: Any, where: str) -> tuple[str, str, dict[str, str], dict[str, Passage], dict[str, Passage]]:

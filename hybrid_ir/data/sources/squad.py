@@ -1,62 +1,24 @@
-"""SQuAD JSON: LAReQA's tests (XQuAD-R, MLQA-R) and translated SQuAD, as `Group | Rejected` or as a `Collection`.
+"""SQuAD v1.1 JSON in several languages, joined by question id. LAReQA and SQuADShifts have this format too.
 
-`load_squad` checks the shape of a file, so that the rest can rely on it.
+In: a file a language, plain or .gz. Out: a stream of `Group | Rejected`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hybrid_ir.data.find_files import listing
 from hybrid_ir.data.groups import checked_group, connect_documents, passage_id, shorten
-from hybrid_ir.data.text_files import check_folder, files_by_language, listing, read_lines
+from hybrid_ir.data.read_files import read_lines
 from hybrid_ir.languages import language_code
-from hybrid_ir.types import Candidate, Collection, Group, InputError, Passage, Query, Records, Rejected, one_line
-
-
-def read_lareqa(folder: str | Path, languages: Sequence[str] | None = None) -> Records:
-    """XQuAD-R or MLQA-R, `{language}.json`: a question, and in each language the *sentence* that holds the answer.
-
-    Questions are joined over languages by their id; a document is an article with all that share a question with it.
-    """
-    articles = _load_lareqa(folder, languages)
-    yield from _join_questions({code: _questions(data, code, _answer_sentence) for code, data in articles.items()})
-
-
-def lareqa_collection(folder: str | Path, name: str, languages: Sequence[str] | None = None) -> Collection:
-    """The test as LAReQA defines it: every sentence of every paragraph is a candidate, equal ones included.
-
-    `doc_id`, `group_id` and `document` are those of `read_lareqa`, so a collection can be cut to held-out documents.
-    """
-    articles = _load_lareqa(folder, languages)
-    versions = {code: _questions(data, code, _answer_sentence) for code, data in articles.items()}
-    groups = [record for record in _join_questions(versions) if isinstance(record, Group)]
-    answered_by: dict[str, list[str]] = {}
-    for group in groups:
-        for passage in group.passages.values():
-            answered_by.setdefault(passage.doc_id, []).append(group.group_id)
-    unasked = [[(code, article["title"])] for code, data in articles.items() for article in data]
-    document_of = connect_documents([*_links(versions), *unasked])
-    candidates = [
-        Candidate(
-            doc_id, tuple(answered_by.get(doc_id, ())), code, sentence.strip(), document_of[code, article["title"]]
-        )
-        for code, data in articles.items()
-        for a, article in enumerate(data)
-        for p, paragraph in enumerate(article["paragraphs"])
-        for s, sentence in enumerate(paragraph["sentences"])
-        if sentence.strip() and (doc_id := f"{code}/{a}/{p}/{s}")
-    ]
-    queries = [
-        Query(f"{g.group_id}/{code}", g.group_id, code, text) for g in groups for code, text in g.queries.items()
-    ]
-    return Collection(name, queries, candidates)
+from hybrid_ir.types import InputError, Passage, Records, Rejected, one_line
 
 
 def read_squad(files: Mapping[str, str | Path], exclude_ids: frozenset[str] = frozenset()) -> Records:
-    """SQuAD v1.1 JSON (plain or .gz), a file a language, joined by question id. A passage is the whole paragraph.
+    """One group a question; its passage is the whole paragraph.
 
     A question that some languages lack has the others. `exclude_ids` keeps a test set out of training (XQuAD is a part
     of SQuAD dev): questions with these ids, and every question on a paragraph that one of them is asked about, since
@@ -65,8 +27,8 @@ def read_squad(files: Mapping[str, str | Path], exclude_ids: frozenset[str] = fr
     coded = {language_code(language): Path(path) for language, path in files.items()}
     if len(coded) < len(files):
         raise InputError(f"two files for one language among {', '.join(files)}; give one file a language")
-    versions = {code: _questions(load_squad(path), code, _paragraph) for code, path in sorted(coded.items())}
-    yield from _join_questions(versions, exclude_ids)
+    versions = {code: questions_of(load_squad(path), code, _paragraph) for code, path in sorted(coded.items())}
+    yield from join_questions(versions, exclude_ids)
 
 
 def squad_question_ids(path: str | Path) -> frozenset[str]:
@@ -77,9 +39,7 @@ def squad_question_ids(path: str | Path) -> frozenset[str]:
         files = sorted([*root.glob("*.json"), *root.glob("*.json.gz")])
         if not files:
             raise InputError(f"no .json or .json.gz file in {root}; found {listing(root)}")
-    return frozenset(
-        qa["id"] for file in files for article in load_squad(file) for p in article["paragraphs"] for qa in p["qas"]
-    )
+    return frozenset(qa["id"] for file in files for *_, qa in each_question(load_squad(file)))
 
 
 def load_squad(path: Path) -> list[dict[str, Any]]:
@@ -104,19 +64,15 @@ def load_squad(path: Path) -> list[dict[str, Any]]:
     return articles
 
 
-def _load_lareqa(folder: str | Path, languages: Sequence[str] | None) -> dict[str, list[dict[str, Any]]]:
-    tagged = [(path.stem, path) for path in sorted(check_folder(folder).glob("*.json"))]
-    files = files_by_language(tagged, languages, folder)
-    articles = {code: load_squad(path) for code, path in files.items()}
-    for code, data in articles.items():
-        if not all("sentences" in paragraph for article in data for paragraph in article["paragraphs"]):
-            raise InputError(
-                f"{files[code]} has paragraphs without sentences; LAReQA's files have them, plain SQuAD's do not"
-            )
-    return articles
+def each_question(articles: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping, Mapping, Mapping]]:
+    """(position of the paragraph, article, paragraph, question) of every question."""
+    for a, article in enumerate(articles):
+        for p, paragraph in enumerate(article["paragraphs"]):
+            for qa in paragraph["qas"]:
+                yield f"{a}/{p}", article, paragraph, qa
 
 
-class _Question(NamedTuple):
+class Question(NamedTuple):
     """One language version of a question. Where `flaw` says why it has no passage, the passage is empty."""
 
     question_id: str
@@ -126,47 +82,22 @@ class _Question(NamedTuple):
     flaw: str = ""
 
 
-def _questions(
-    articles: Sequence[Mapping[str, Any]], code: str, passage_of: Callable[[Mapping, Mapping, str, str], Passage | str]
-) -> list[_Question]:
+def questions_of(
+    articles: Iterable[Mapping[str, Any]], code: str, passage_of: Callable[[Mapping, Mapping, str, str], Passage | str]
+) -> list[Question]:
+    """`passage_of` (paragraph, question, language, position of the paragraph) is the passage, or why there is none."""
     questions = []
-    for a, article in enumerate(articles):
-        for p, paragraph in enumerate(article["paragraphs"]):
-            for qa in paragraph["qas"]:
-                found = passage_of(paragraph, qa, code, f"{a}/{p}")
-                passage, flaw = (Passage("", ""), found) if isinstance(found, str) else (found, "")
-                questions.append(_Question(qa["id"], article["title"], qa["question"], passage, flaw))
+    for position, article, paragraph, qa in each_question(articles):
+        found = passage_of(paragraph, qa, code, position)
+        passage, flaw = (Passage("", ""), found) if isinstance(found, str) else (found, "")
+        questions.append(Question(qa["id"], article["title"], qa["question"], passage, flaw))
     return questions
 
 
-def _paragraph(paragraph: Mapping[str, Any], qa: Mapping[str, Any], code: str, position: str) -> Passage | str:
-    return Passage(passage_id(code, paragraph["context"]), paragraph["context"])
-
-
-def _answer_sentence(paragraph: Mapping[str, Any], qa: Mapping[str, Any], code: str, position: str) -> Passage | str:
-    """The sentence in which the first answer starts, or why there is none."""
-    if not qa.get("answers"):
-        return "no answer"
-    start = qa["answers"][0]["answer_start"]
-    for s, (begin, end) in enumerate(paragraph["sentence_breaks"]):
-        if begin <= start < end:
-            return Passage(f"{code}/{position}/{s}", paragraph["sentences"][s])
-    return "answer_start is in no sentence"
-
-
-def _links(versions: Mapping[str, Sequence[_Question]]) -> Iterable[set[tuple[str, str]]]:
-    """Articles that must be one document: those with one question, and those with one paragraph."""
-    links: dict[str, set[tuple[str, str]]] = {}
-    for code, questions in versions.items():
-        for q in questions:
-            links.setdefault(f"question {q.question_id}", set()).add((code, q.title))
-            links.setdefault(f"passage {q.passage.doc_id or q.question_id}", set()).add((code, q.title))
-    return links.values()
-
-
-def _join_questions(versions: Mapping[str, Sequence[_Question]], exclude_ids: frozenset[str] = frozenset()) -> Records:
-    document_of = connect_documents(_links(versions))
-    joined: dict[str, dict[str, _Question]] = {}
+def join_questions(versions: Mapping[str, Sequence[Question]], exclude_ids: frozenset[str] = frozenset()) -> Records:
+    """One group a question, of all its languages. A document is all articles that questions or paragraphs link."""
+    document_of = connect_documents(linked_articles(versions))
+    joined: dict[str, dict[str, Question]] = {}
     for code, questions in versions.items():
         for q in questions:
             if code in joined.setdefault(q.question_id, {}):
@@ -189,3 +120,17 @@ def _join_questions(versions: Mapping[str, Sequence[_Question]], exclude_ids: fr
             code, q = next(iter(good.items()))
             queries, passages = {c: v.text for c, v in good.items()}, {c: v.passage for c, v in good.items()}
             yield from checked_group(question_id, question_id, document_of[code, q.title], queries, passages)
+
+
+def linked_articles(versions: Mapping[str, Sequence[Question]]) -> Iterable[set[tuple[str, str]]]:
+    """Articles that must be one document: those with one question, and those with one paragraph."""
+    links: dict[str, set[tuple[str, str]]] = {}
+    for code, questions in versions.items():
+        for q in questions:
+            links.setdefault(f"question {q.question_id}", set()).add((code, q.title))
+            links.setdefault(f"passage {q.passage.doc_id or q.question_id}", set()).add((code, q.title))
+    return links.values()
+
+
+def _paragraph(paragraph: Mapping[str, Any], qa: Mapping[str, Any], code: str, position: str) -> Passage | str:
+    return Passage(passage_id(code, paragraph["context"]), paragraph["context"])

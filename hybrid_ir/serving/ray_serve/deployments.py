@@ -10,9 +10,8 @@ from ray import serve
 from hybrid_ir.config import Serve
 from hybrid_ir.index import Manifest, read_manifest
 from hybrid_ir.serving.ray_serve.distributed_release import deployment_names
-from hybrid_ir.serving.ray_serve.encoder_replica import EncoderReplica
 from hybrid_ir.serving.ray_serve.gateway import Gateway
-from hybrid_ir.serving.ray_serve.shard_replica import ShardReplica
+from hybrid_ir.serving.ray_serve.replicas import EncoderReplica, ShardReplica
 from hybrid_ir.storage import absolute
 
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}

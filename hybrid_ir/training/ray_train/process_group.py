@@ -1,4 +1,4 @@
-"""Where the ranks of a training meet: at the addresses by which Ray knows their nodes."""
+"""Where the ranks of a training meet. In: the address by which Ray knows a node. Out: gloo, told that interface."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def interface_of(address: str, interfaces: Mapping[str, Sequence[Any]]) -> str |
 
 
 def _name_interface() -> None:
-    # Gloo's own choice is the address of the host's name, and where that is a loopback's (as in Debian's /etc/hosts), ranks
+    # Gloo's own choice is the address of the host's name. Where that is a loopback's (as in Debian's /etc/hosts), ranks
     # on two nodes look for each other in vain.
     name = interface_of(ray.util.get_node_ip_address(), psutil.net_if_addrs())
     if name is not None:

@@ -28,7 +28,7 @@ from hybrid_ir.evaluation import (
 )
 from hybrid_ir.measure_names import PRECISIONS
 from hybrid_ir.storage import write_json
-from hybrid_ir.tuning.search_space import trial_experiment
+from hybrid_ir.tuning.points import trial_experiment
 from hybrid_ir.tuning.studies.study import LAREQA, Study
 from hybrid_ir.types import Collection, InputError
 

@@ -1,8 +1,8 @@
-"""The five studies: a question, a sweep that answers it, and what is measured beyond the sweep. In toy or full form.
+"""The five studies: a question and a sweep that answers it. In: a YAML file of tune_configs/studies/. Out: a `Study`.
 
-A study is a YAML file of tune_configs/studies/: a `question`, and for each form an `experiment`, a `space`, `compare` (pairs
-of points that are tested on the same questions) and `collections` to evaluate on afterwards. What a study measures beyond
-retrieval on the test split is in `study_probes`, what it makes of it in `study_findings`.
+Such a file holds a `question`, and for each form (toy, full) an `experiment`, a `space`, `compare` (pairs of points
+that are tested on the same questions) and `collections` to evaluate on afterwards. What a study measures beyond
+retrieval on the test split is in `probes`; what it makes of it is in `findings`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import ValidationError
 
 import hybrid_ir
-from hybrid_ir.config import Experiment, Section, load_experiment, parse_experiment, with_values
-from hybrid_ir.tuning.search_space import Space, parse_space, point_label
+from hybrid_ir.config import (
+    Experiment,
+    Section,
+    load_experiment,
+    parse_experiment,
+    parse_overrides,
+    read_mapping,
+    with_values,
+)
+from hybrid_ir.tuning.points import point_label
+from hybrid_ir.tuning.search_space import Space, parse_space
 from hybrid_ir.types import InputError
 
 STUDIES = ("model_choice", "monolingual_degradation", "model_size", "mixing_ratio", "robustness")
@@ -30,10 +38,15 @@ class Benchmark(Section):
     """A benchmark that every trained encoder is evaluated on after the sweep: `hybrid-ir evaluate`'s arguments."""
 
     collection: str
+    """Which: xquad-r, mlqa-r, miracl, tatoeba, mewsli-x or xcopa; store = the held-out split of a store."""
     path: str
+    """Its folder; of miracl and xcopa, hub:OWNER/NAME too."""
     split: str | None = None
+    """As upstream spells it; null = miracl's dev, the others' test."""
     corpus: str | None = None
+    """Of miracl: folder or hub:OWNER/NAME of its corpora; null = they are at `path`."""
     languages: tuple[str, ...] | None = None
+    """Languages to evaluate on; null = all that the collection has."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +62,15 @@ class Study:
 
 
 def load_study(name: str, form: Form, out: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read tune_configs/studies/NAME.yaml (or the file `name`). Its store stands in `out` unless it is a path elsewhere.
+    """Read tune_configs/studies/NAME.yaml, or the file `name`. Its store is in `out` unless it is a path elsewhere.
 
     Raises InputError for an unknown study, a missing key, or a comparison of points that the space does not have.
     """
     path = _find(name)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+    tree = read_mapping(path)
     known = {"question", "toy", "full"}
-    if not isinstance(tree, dict) or set(tree) != known:
-        found = ", ".join(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
+    if set(tree) != known:
+        found = ", ".join(map(str, tree)) or "none"
         raise InputError(f"{path} must have the keys {', '.join(sorted(known))}, found {found}")
     part = tree[form]
     needed = {"experiment", "space", "compare"}
@@ -69,10 +79,8 @@ def load_study(name: str, form: Form, out: Path, overrides: Sequence[str] = ()) 
     experiment = parse_experiment(part["experiment"], f"{path}, {form}")
     if experiment.store == "store":
         experiment = experiment.model_copy(update={"store": str(out / "store")})
-    if overrides:
-        values = {key: yaml.safe_load(text) for key, _, text in (each.partition("=") for each in overrides)}
-        load_experiment(None, overrides)  # for its errors: it names the nearest key
-        experiment = with_values(experiment, values)
+    load_experiment(None, overrides)  # for its errors: it names the nearest key
+    experiment = with_values(experiment, dict(parse_overrides(overrides)))
     space = parse_space(part["space"], f"{path}, {form}")
     try:
         collections = tuple(Benchmark.model_validate(each) for each in part.get("collections", ()))
@@ -86,7 +94,7 @@ def load_study(name: str, form: Form, out: Path, overrides: Sequence[str] = ()) 
 
 
 def check_study(study: Study, points: Sequence[Mapping[str, Any]]) -> None:
-    """Raise InputError for a comparison that names a point the sweep does not have, or a collection that is not there."""
+    """Raise InputError for a comparison that names a point that the sweep does not have."""
     labels = {point_label(point) for point in points}
     for label in (label for pair in study.compare for label in pair):
         if label not in labels:

@@ -1,4 +1,8 @@
-"""A shard as a Serve replica. Imports no torch: a shard starts in a second."""
+"""What Serve runs beside the gateway: the encoder, and each shard, in processes of their own.
+
+In: texts, or vectors with what is asked. Out: vectors, or candidates. Who deploys these imports no torch, and neither does a shard's
+process, which starts in a second.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,8 @@ from hybrid_ir.serving.release import ShardAnswer
 
 
 class ShardReplica:
+    """One shard of an index."""
+
     def __init__(self, index: str, number: int, threads: int) -> None:
         self._thread = ThreadPoolExecutor(1, initializer=faiss.omp_set_num_threads, initargs=(threads,))
         self._shard = open_shard(index, read_manifest(index), number)
@@ -35,3 +41,20 @@ class ShardReplica:
             rows.update(one.rows[np.argsort(-one.scores, kind="stable")[: query.k]].tolist())
         ordered = sorted(rows)
         return found, dict(zip(ordered, self._shard.read(ordered), strict=True))
+
+
+class EncoderReplica:
+    """The encoder, when it has a deployment of its own."""
+
+    def __init__(self, index: str, checkpoint: str | None, threads: int) -> None:
+        from hybrid_ir.serving.query_encoder import QueryEncoder
+
+        # Loaded in the thread that runs it: torch's number of threads is set by thread.
+        self._thread = ThreadPoolExecutor(1)
+        self._encoder = self._thread.submit(QueryEncoder, index, read_manifest(index), checkpoint, threads).result()
+
+    async def embed(self, texts: Sequence[str], role: str) -> tuple[np.ndarray, int]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._encoder.embed, texts, role)
+
+    async def ping(self) -> None:
+        pass

@@ -1,49 +1,36 @@
-"""The index build as a Ray Data job: fragments are encoded by actors and shards written by tasks, on any node.
+"""What a user asks of an index: build one, add passages to one, verify one.
 
-A build that is killed goes on where it was: fragments that are encoded and shards that are written stay. The folder must be one
-that all nodes see.
+In: an encoder and files of passages, or an index folder. Out: the index folder, its manifest written last.
+
+A passage goes through `passages` (read and checked), `fragments` (cut into pieces on disk), `ray_stages` (encoded), `codec` (trained on
+a sample), `writing` (cut into shards and written) and `recall` (measured before the manifest is written). A build that is
+killed goes on where it was: fragments that are encoded and shards that are written stay.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
-import ray
-import ray.data
-import ray.exceptions
 
 from hybrid_ir.config import Index
-from hybrid_ir.encoders import check_space, difference, encode, load_encoder, probe_vectors, space_of
-from hybrid_ir.index.folder import Manifest, ShardEntry, check_files, read_manifest
+from hybrid_ir.encoders import check_space, difference, load_encoder, probe_vectors, space_of
+from hybrid_ir.index.codec import ROWS_PER_SHARD, default_codec, make_codec, train_codec
+from hybrid_ir.index.folder import Manifest, check_files, read_manifest
+from hybrid_ir.index.fragments import ingest
 from hybrid_ir.index.passages import PassageTable
-from hybrid_ir.index.shard import is_flat
-from hybrid_ir.index.stages import (
-    ROWS_PER_SHARD,
-    Fragments,
-    cut_shards,
-    default_codec,
-    ingest,
-    make_codec,
-    make_manifest,
-    open_shards,
-    publish,
-    recall_gate,
-    save_array,
-    train_codec,
-    write_shard,
-)
+from hybrid_ir.index.query import is_flat
+from hybrid_ir.index.ray_stages import Progress, encode_fragments, write_shards
+from hybrid_ir.index.recall import recall_gate
+from hybrid_ir.index.writing import cut_shards, make_manifest, open_shards, publish
 from hybrid_ir.storage import fetch, write_json
 from hybrid_ir.types import InputError
-
-Progress = Callable[[str, int], None]
 
 
 def build_index(
@@ -89,7 +76,7 @@ def build_index(
         raise InputError(
             f"the encoder {checkpoint} does not survive being saved: its {difference(space, saved)} changed"
         )
-    _encode(index, fragments, settings, progress)
+    encode_fragments(index, fragments, settings, progress)
     count = settings.shards or -(-fragments.rows // ROWS_PER_SHARD)
     if count > fragments.rows:
         raise InputError(f"index.shards={count} is more than there are passages ({fragments.rows})")
@@ -100,7 +87,7 @@ def build_index(
         faiss.write_index(trained, str(index / "codec.faiss"))
     names = [f"{n:03d}" for n in range(count)]
     parts = cut_shards(fragments.row_languages(), fragments.languages, count, settings.sharding, seed)
-    entries = _write_shards(index, fragments, names, parts, 0, trained, codec, settings, progress)
+    entries = write_shards(index, fragments, names, parts, 0, trained, codec, settings, progress)
     os.replace(build / "rejected.jsonl", index / "rejected.jsonl")
     manifest = _gate_and_publish(
         index,
@@ -146,13 +133,13 @@ def add_passages(
             known.update(batch)
         first_id = max(first_id, int(np.load(folder / "ids.npy", mmap_mode="r").max()) + 1)
     fragments = ingest(here, build, known.__contains__, progress)
-    _encode(index, fragments, settings, progress)
+    encode_fragments(index, fragments, settings, progress)
     trained = make_codec(old.codec, old.space["dimension"])
     if not is_flat(old.codec):
         trained = faiss.read_index(str(index / "codec.faiss"))
     (part,) = cut_shards(fragments.row_languages(), fragments.languages, 1, "language", seed)
     name = f"{max(int(shard.name) for shard in old.shards) + 1:03d}"
-    entries = _write_shards(index, fragments, [name], [part], first_id, trained, old.codec, settings, progress)
+    entries = write_shards(index, fragments, [name], [part], first_id, trained, old.codec, settings, progress)
     with (index / "rejected.jsonl").open("ab") as rejects:
         rejects.write((build / "rejected.jsonl").read_bytes())
     reasons = dict(old.rejected)
@@ -241,120 +228,3 @@ def _claim(build: Path, inputs: list[Any], space: dict[str, Any]) -> None:
     else:
         return
     raise InputError(f"{build} holds an unfinished build {what}; delete it, or choose another --out")
-
-
-class _EncodeFragment:
-    """Ray Data's stage: a fragment's number in, its passage count out; its vectors are on disk then."""
-
-    def __init__(self, encoder: str, fragments: Fragments, settings: Index) -> None:
-        self._model = load_encoder(encoder, device="cuda" if settings.gpus_per_actor else "cpu")
-        self._fragments, self._settings = fragments, settings
-
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        precision, token_budget = self._settings.precision, self._settings.token_budget
-        done = []
-        for folder in (self._fragments.path(int(n)) for n in rows["fragment"]):
-            texts = [text for batch in PassageTable(folder / "passages.arrow").column("text") for text in batch]
-            vectors = encode(self._model, texts, role="document", precision=precision, token_budget=token_budget)
-            save_array(folder / "vectors.npy", vectors)
-            done.append(len(texts))
-        return {"passages": np.asarray(done)}
-
-
-def _encode(index: Path, fragments: Fragments, settings: Index, progress: Progress) -> None:
-    missing = [n for n in range(len(fragments.counts)) if not fragments.encoded(n)]
-    done = fragments.rows - sum(fragments.counts[n] for n in missing)
-    progress("encoded", done)
-    if not missing:
-        return
-    arguments = (str(index / "encoder"), fragments, settings)
-
-    def dataset() -> ray.data.Dataset:
-        return _dataset([{"fragment": n} for n in missing]).map_batches(
-            _EncodeFragment,
-            fn_constructor_args=arguments,
-            batch_size=1,
-            num_cpus=settings.cpus_per_actor,
-            num_gpus=settings.gpus_per_actor,
-            compute=ray.data.ActorPoolStrategy(size=min(settings.actors, len(missing))),
-        )
-
-    for row in _rows(dataset):
-        done += row["passages"]
-        progress("encoded", done)
-
-
-def _write_shards(
-    index: Path,
-    fragments: Fragments,
-    names: Sequence[str],
-    parts: Sequence[np.ndarray],
-    first_id: int,
-    trained: Any,
-    codec: str,
-    settings: Index,
-    progress: Progress,
-) -> list[ShardEntry]:
-    """Write every shard that an earlier try has not, in parallel. A task holds its own shard and the languages of all rows."""
-    empty = ray.put(faiss.serialize_index(trained))
-    build = index / ".build"
-    plan = {"codec": codec, "shards": len(names), "sharding": settings.sharding, "first_id": first_id}
-    write = [{"number": n} for n, name in enumerate(names) if _written(build / f"shard-{name}.json", plan) is None]
-    ids = {each["number"]: ray.put(parts[each["number"]]) for each in write}
-
-    def write_one(rows: Any) -> Any:
-        sizes = []
-        for n in map(int, rows["number"]):
-            index_of_shard, part = faiss.deserialize_index(ray.get(empty)), ray.get(ids[n])
-            entry = write_shard(index, names[n], part, first_id, fragments, index_of_shard, codec, fragments.keys)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            done = {"plan": plan, "entry": entry.model_dump(mode="json"), "peak_memory_mb": round(peak)}
-            write_json(build / f"shard-{names[n]}.json", done)
-            sizes.append(len(part))
-        return {"rows": np.asarray(sizes)}
-
-    done = sum(map(len, parts)) - sum(len(parts[w["number"]]) for w in write)
-    if write:
-
-        def dataset() -> ray.data.Dataset:
-            return _dataset(write).map_batches(
-                write_one,
-                batch_size=1,
-                num_cpus=settings.cpus_per_actor,
-                compute=ray.data.TaskPoolStrategy(size=settings.actors),
-            )
-
-        for row in _rows(dataset):
-            done += row["rows"]
-            progress("shards", done)
-    entries = [_written(build / f"shard-{name}.json", plan) for name in names]
-    return [entry for entry in entries if entry is not None]
-
-
-def _written(marker: Path, plan: dict[str, Any]) -> ShardEntry | None:
-    if not marker.is_file():
-        return None
-    content = json.loads(marker.read_text(encoding="utf-8"))
-    return ShardEntry.model_validate(content["entry"]) if content["plan"] == plan else None
-
-
-def _dataset(items: list[dict[str, int]]) -> ray.data.Dataset:
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    return ray.data.from_items(items, override_num_blocks=len(items))
-
-
-def _rows(dataset: Callable[[], ray.data.Dataset]) -> Iterator[dict[str, Any]]:
-    """Rows of a Dataset as they come. It runs in a task of its own, whose logs are Ray's and not the console's."""
-
-    def run() -> Iterator[dict[str, Any]]:
-        yield from dataset().iter_rows()
-
-    remote: Any = ray.remote(num_cpus=0, num_returns="streaming")(run)
-    try:
-        for reference in remote.remote():
-            yield ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        raise (cause or error) from None

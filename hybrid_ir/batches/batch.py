@@ -1,0 +1,45 @@
+"""One step's batch, as columns, and which of its rows a rank has. In: columns of the global batch. Out: a rank's slice.
+
+Every rank gets the whole global batch and works on its slice, so that ids for masking need no communication.
+"""
+
+from __future__ import annotations
+
+import builtins
+from dataclasses import dataclass
+
+import numpy as np
+
+from hybrid_ir.batches.plan import Pair
+from hybrid_ir.config import Kind
+from hybrid_ir.encoders import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One global batch: B rows, L the languages that passages of this batch are in. Column entry i is of row i."""
+
+    step: int
+    kind: Kind
+    pairs: tuple[Pair, ...]
+    query_tokens: Tokens
+    passage_tokens: Tokens
+    negative_tokens: Tokens | None
+    passage_ids_BL: np.ndarray  # int64 hash of each group's passage id in each of the L languages; -1 = it has none
+    passage_language_B: np.ndarray  # index into L of each row's passage
+    negative_ids_B: np.ndarray | None
+
+    @property
+    def size(self) -> int:
+        return len(self.query_tokens)
+
+    def slice(self, rank: int, workers: int) -> builtins.slice:
+        """The rows that a rank works on."""
+        sizes = slice_sizes(self.size, workers)
+        start = sum(sizes[:rank])
+        return slice(start, start + sizes[rank])
+
+
+def slice_sizes(size: int, workers: int) -> list[int]:
+    """Rows of a global batch that each rank works on: contiguous, in rank order, equal to within one."""
+    return [size // workers + (rank < size % workers) for rank in range(workers)]

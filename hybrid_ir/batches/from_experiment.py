@@ -1,0 +1,71 @@
+"""What an experiment asks of its batches. In: an experiment and its store. Out: the plan, the lexicon, the builder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hybrid_ir.batches.builder import BatchBuilder
+from hybrid_ir.batches.plan import Plan, make_plan
+from hybrid_ir.config import Experiment
+from hybrid_ir.data import Lexicon, Store, cldr_lexicon, read_lexicon
+from hybrid_ir.types import InputError
+
+
+def plan_for(store: Store, experiment: Experiment) -> Plan:
+    """The plan of an experiment over a store. Raises InputError for what the store cannot serve."""
+    partitions = store.partitions
+    if experiment.loss.negatives != "in_batch":
+        partitions = tuple(p for p in partitions if p.negatives)
+        if not partitions:
+            raise InputError(
+                f"loss.negatives={experiment.loss.negatives} needs groups with hard negatives, and {store.path} has "
+                "none; use loss.negatives=in_batch or prepare a source with negatives"
+            )
+    plan = make_plan(
+        partitions,
+        weights=experiment.batch.weights,
+        batch_size=experiment.batch.size,
+        seed=experiment.seed,
+        cross_lingual=experiment.batch.cross_lingual,
+        languages=experiment.batch.languages,
+        language_temperature=experiment.batch.language_temperature,
+    )
+    if experiment.batch.size < experiment.train.workers:
+        raise InputError(
+            f"batch.size={experiment.batch.size} cannot be split over train.workers={experiment.train.workers}"
+        )
+    return plan
+
+
+def builder_for(experiment: Experiment, store: Store, plan: Plan, tokenizer: Any) -> BatchBuilder:
+    """The builder of an experiment's batches. Raises InputError as `lexicon_for` does."""
+    return BatchBuilder(
+        store,
+        plan,
+        tokenizer,
+        query_prefix=experiment.encoder.query_prefix,
+        passage_prefix=experiment.encoder.passage_prefix,
+        max_tokens=experiment.encoder.max_tokens,
+        negatives=experiment.loss.negatives != "in_batch",
+        positives=experiment.batch.positives,
+        code_switch=experiment.batch.code_switch,
+        lexicon=lexicon_for(experiment, store, plan),
+    )
+
+
+def lexicon_for(experiment: Experiment, store: Store, plan: Plan) -> Lexicon | None:
+    """What code-switching translates with, from the languages of training into any of the store; None without it.
+
+    Raises InputError for a lexicon that cannot be read, or that has nothing for these languages.
+    """
+    if not experiment.batch.code_switch:
+        return None
+    name = experiment.batch.lexicon
+    lexicon = cldr_lexicon(store.languages) if name == "cldr" else read_lexicon(name)
+    if not any(set(lexicon.targets(x)) & set(store.languages) for x in plan.languages):
+        have = ", ".join(sorted(f"{a}-{b}" for a, b in lexicon.pairs)[:8])
+        raise InputError(
+            f"batch.lexicon={name} translates none of the languages of training ({', '.join(plan.languages)}) into "
+            f"another of the store ({', '.join(store.languages)}); it has {have}"
+        )
+    return lexicon

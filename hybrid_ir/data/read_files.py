@@ -1,0 +1,91 @@
+"""Read a file row by row: lines, tab-separated fields, JSON lines, Parquet.
+
+In: the path of a file; of text also .gz. Out: (where a row stands, the row), one at a time.
+A file that is missing or breaks off is an InputError that names it and the last row that was read.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hybrid_ir.data.find_files import listing
+from hybrid_ir.types import InputError, Rejected, one_line
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line without its end) of a UTF-8 file, plain or .gz; only LF and CRLF end a line.
+
+    Bytes that are not UTF-8 come as lone surrogates, which `checked_group` rejects.
+    """
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                text = line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
+                yield number, text.removeprefix("\ufeff") if number == 1 else text
+    except FileNotFoundError:
+        raise InputError(f"no file {path}; found {listing(path.parent)} in its folder") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read after line {number} ({one_line(error)}); copy it again") from error
+
+
+def read_tsv(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
+    """(file:line, up to so many fields) of each line of a tab-separated file, unquoted. The last keeps its tabs."""
+    for number, line in read_lines(path):
+        yield f"{path.name}:{number}", line.split("\t", fields - 1)
+
+
+def sift_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | Rejected]]:
+    """(file:line, object, or `Rejected` if it is not one) of each line: for training data, where a line may break."""
+    for number, line in read_lines(path):
+        where = f"{path.name}:{number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        yield where, record if isinstance(record, dict) else Rejected(where, "not a JSON object", line[:200])
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(path:line, object) of each line: for tests and pools, where one that is not an object is an InputError."""
+    for name, record in sift_json_lines(path):
+        where = str(path.parent / name)
+        if isinstance(record, Rejected):
+            raise InputError(f"{where} is not a JSON object: {record.record[:80]!r}; copy the file again")
+        yield where, record
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(row number from 1, row). A row that is not UTF-8 comes as a string, as if it were JSON that does not parse."""
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                for i in range(batch.num_rows):
+                    number += 1
+                    try:
+                        row = batch.slice(i, 1).to_pylist(maps_as_pydicts="lossy")[0]
+                    except UnicodeDecodeError:
+                        row = "a row that is not UTF-8"
+                    yield number, row
+    except FileNotFoundError:
+        raise InputError(f"no file {path}; found {listing(path.parent)} in its folder") from None
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read after row {number} ({one_line(error)}); write it again") from error
+
+
+def checked_text(where: str, text: str) -> str:
+    """The text itself. Raises InputError if it came from bytes that are not UTF-8, which no tokenizer reads."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{where} is not valid UTF-8; copy the file again") from None
+    return text

@@ -1,0 +1,137 @@
+"""The two passes over all groups: scatter them over buckets on disk, then sort and read one bucket after the other.
+
+In: the records of the inputs. Out: every group once, in an order that depends on its id and the seed alone, and a tally
+of the records. Memory holds one bucket, and the ids of the documents.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from hybrid_ir.data.groups import shorten
+from hybrid_ir.data.inputs import Input
+from hybrid_ir.data.splits import Signature, Split, hashed_order, signature_of
+from hybrid_ir.storage import open_filesystem
+from hybrid_ir.types import Group, InputError, Rejected
+
+BUCKETS = 64
+FACTS_TO_HOLD_OUT = 4
+"""Facts that a source with subjects must state of one before any of them is held out."""
+
+
+class Tally:
+    """What became of each source's records: counts, and ROOT/rejected/SOURCE.jsonl with those that were left out."""
+
+    def __init__(self, root: str, inputs: Sequence[Input]) -> None:
+        self.sources: dict[str, dict[str, Any]] = {
+            source.name: {"groups": 0, "rejected": {}, "use": source.use} for source in inputs
+        }
+        self._filesystem, self._inner = open_filesystem(root)
+        self._files: dict[str, Any] = {}
+
+    def reject(self, source: str, record: Rejected) -> None:
+        reasons = self.sources[source]["rejected"]
+        reasons[record.reason] = reasons.get(record.reason, 0) + 1
+        if source not in self._files:
+            self._filesystem.create_dir(f"{self._inner}/rejected", recursive=True)
+            self._files[source] = self._filesystem.open_output_stream(f"{self._inner}/rejected/{source}.jsonl")
+        line = json.dumps(record._asdict(), ensure_ascii=False)
+        # A byte that was not UTF-8 came as a lone surrogate; its backslash escape is JSON.
+        self._files[source].write((line + "\n").encode("utf-8", "backslashreplace"))
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+@dataclass
+class Scattered:
+    """Groups in buckets on disk, and what the first pass saw. A document of split None goes where its hash says."""
+
+    scratch: Path
+    tally: Tally
+    documents: dict[str, Split | None] = field(default_factory=dict)
+    signatures: Counter[Signature] = field(default_factory=Counter)
+
+
+def scatter(inputs: Sequence[Input], scratch: Path, root: str, progress: Callable[[str, int], None]) -> Scattered:
+    """Write each group to a bucket by a hash of its id. Raises InputError for a source without a good group."""
+    scattered = Scattered(scratch, Tally(root, inputs))
+    buckets = [(scratch / f"bucket-{i:02d}").open("wb") for i in range(BUCKETS)]
+    subjects: dict[str, str] = {}
+    try:
+        for source in inputs:
+            counts = scattered.tally.sources[source.name]
+            for record in source.records():
+                if isinstance(record, Rejected):
+                    scattered.tally.reject(source.name, record)
+                    continue
+                group_id, document = f"{source.name}:{record.group_id}", f"{source.name}:{record.document}"
+                group = replace(record, group_id=group_id, document=document)
+                scattered.documents.setdefault(document, source.use)
+                if source.subject_of:
+                    subjects[document] = f"{source.name}:{source.subject_of(record.group_id)}"
+                scattered.signatures[signature_of(group)] += 1
+                pickle.dump((source.name, group), buckets[int(hashed_order(0, "bucket", group_id)[:8], 16) % BUCKETS])
+                counts["groups"] += 1
+                if counts["groups"] % 1000 == 0:
+                    progress(source.name, counts["groups"])
+            progress(source.name, counts["groups"])
+            if not counts["groups"]:
+                rejected = Counter(counts["rejected"])
+                reasons = "; ".join(f"{n} x {reason}" for reason, n in rejected.most_common(3))
+                found = f"all {rejected.total()} records were rejected: {reasons}" if rejected else "it is empty"
+                raise InputError(f"source {source.name!r} has no good group; {found}")
+    finally:
+        for bucket in buckets:
+            bucket.close()
+    # A subject that little else is said about stays in training: held out, its names would be seen for the first time.
+    facts = Counter(subjects.values())
+    for document, subject in subjects.items():
+        if facts[subject] < FACTS_TO_HOLD_OUT:
+            scattered.documents[document] = scattered.documents[document] or "train"
+    return scattered
+
+
+def shuffled(scattered: Scattered, seed: int) -> Iterator[tuple[str, Group]]:
+    """(source, group) of every group once, in the order of a hash of its id; a second one of an id is rejected."""
+    for bucket in range(BUCKETS):
+        groups = _read_bucket(scattered.scratch, bucket)
+        rows = [(hashed_order(seed, "shuffle", group.group_id), source, group) for source, group in groups]
+        rows.sort(key=itemgetter(0))
+        for _, equals in groupby(rows, key=itemgetter(0)):
+            same = list(equals)
+            if len(same) > 1:
+                # The one that is kept must not depend on the order of the input either.
+                same.sort(key=lambda row: _fingerprint(row[2]))
+            for _, source, group in same[1:]:
+                scattered.tally.sources[source]["groups"] -= 1
+                duplicate = Rejected(group.group_id, "duplicate group_id", shorten(dict(group.queries)))
+                scattered.tally.reject(source, duplicate)
+            yield same[0][1:]
+
+
+def groups_of(scattered: Scattered, source: str) -> Iterator[Group]:
+    """Every group of a source, in no order that means anything."""
+    buckets = (_read_bucket(scattered.scratch, bucket) for bucket in range(BUCKETS))
+    return (group for bucket in buckets for name, group in bucket if name == source)
+
+
+def _read_bucket(scratch: Path, number: int) -> Iterator[tuple[str, Group]]:
+    with (scratch / f"bucket-{number:02d}").open("rb") as file:
+        while file.peek(1):
+            yield pickle.load(file)
+
+
+def _fingerprint(group: Group) -> str:
+    return repr(
+        (group.document, sorted(group.queries.items()), sorted(group.passages.items()), sorted(group.negatives.items()))
+    )

@@ -1,0 +1,50 @@
+"""Mr. TyDi: questions in eleven languages, each with passages of the Wikipedia in its language.
+
+In: a folder of the upstream layout or `hub:OWNER/NAME`, languages and a split. Out: a stream of `Group | Rejected`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hybrid_ir.data.find_files import resolve_files
+from hybrid_ir.data.groups import checked_group
+from hybrid_ir.data.read_files import sift_json_lines
+from hybrid_ir.data.sources.miracl import article_of, title_and_text
+from hybrid_ir.languages import language_codes, language_name
+from hybrid_ir.types import Passage, Records, Rejected
+
+
+def read_mr_tydi(root: str | Path, languages: Sequence[str], split: str) -> Records:
+    """One monolingual group a question, of its first positive and negative. A document is the positive's article."""
+    for code in language_codes(languages):
+        name = language_name(code).lower()
+        for path in resolve_files(root, f"*mrtydi-v1.1-{name}/{split}.jsonl*"):
+            for where, record in sift_json_lines(path):
+                if isinstance(record, Rejected):
+                    yield record
+                    continue
+                query_id, query = record.get("query_id"), record.get("query")
+                positive = _first_passage(record.get("positive_passages"), code)
+                negative = _first_passage(record.get("negative_passages"), code)
+                if not isinstance(query_id, str) or not isinstance(query, str) or positive is None:
+                    yield Rejected(where, "no query_id, query or positive passage with its text", str(record)[:200])
+                    continue
+                yield from checked_group(
+                    where,
+                    f"{code}/{query_id}",
+                    article_of(positive.doc_id),
+                    {code: query},
+                    {code: positive},
+                    {code: negative} if negative else None,
+                )
+
+
+def _first_passage(passages: Any, code: str) -> Passage | None:
+    """The first passage that has a docid and a text."""
+    for passage in passages if isinstance(passages, list) else ():
+        if isinstance(passage, dict) and all(isinstance(passage.get(key), str) for key in ("docid", "text")):
+            return Passage(f"{code}/{passage['docid']}", title_and_text(passage))
+    return None

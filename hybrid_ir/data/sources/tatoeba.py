@@ -1,0 +1,39 @@
+"""Tatoeba: sentences with their English translations, the test pairs of LASER v1.
+
+In: a folder of `tatoeba.{xxx}-eng.*`. Out: a stream of `Group | Rejected`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hybrid_ir.data.find_files import check_folder, files_by_language
+from hybrid_ir.data.groups import shorten
+from hybrid_ir.data.sources.parallel_lines import read_parallel_lines
+from hybrid_ir.languages import language_code
+from hybrid_ir.types import Group, Records, Rejected
+
+
+def read_tatoeba(folder: str | Path, languages: Sequence[str] | None = None) -> Records:
+    """One group a pair: query and passage are the same sentence, each in two languages.
+
+    A document is an English sentence: one that occurs in several files is one document, and one passage.
+    """
+    for code, path, english_path in tatoeba_files(folder, languages):
+        for record in read_parallel_lines({code: path, "en": english_path}, None):
+            if isinstance(record, Rejected):
+                yield record
+            elif "en" not in record.passages:
+                yield Rejected(f"{path.name}:{record.group_id}", "no English sentence", shorten(record.queries))
+            else:
+                document = record.passages["en"].doc_id
+                yield Group(f"{code}/{record.group_id}", document, record.queries, record.passages)
+
+
+def tatoeba_files(folder: str | Path, languages: Sequence[str] | None = None) -> list[tuple[str, Path, Path]]:
+    """(language, its file, the English file) of each `tatoeba.{xxx}-eng` pair of the folder, sorted by language."""
+    paths = [path for path in sorted(check_folder(folder).glob("tatoeba.*-eng.*")) if path.suffix != ".eng"]
+    found = [(path.name.split(".")[1].removesuffix("-eng"), path) for path in paths]
+    wanted = None if languages is None else [code for code in languages if language_code(code) != "en"]
+    return [(c, path, path.with_suffix(".eng")) for c, path in files_by_language(found, wanted, folder).items()]

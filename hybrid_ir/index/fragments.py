@@ -1,0 +1,142 @@
+"""The first stage of a build: passages are read, checked, and cut into fragments on disk, each to be encoded alone.
+
+In: files of passages. Out: `INDEX/.build/fragments/`, a folder each of passages, languages and, once encoded, vectors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hybrid_ir.index.passages import MAX_METADATA_KEYS, IndexedPassage, PassageTable, read_passages, write_passages
+from hybrid_ir.storage import write_json
+from hybrid_ir.types import InputError, Rejected, key64
+
+FRAGMENT_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """Passages cut into fragments, on disk. `counts` are rows of each."""
+
+    folder: Path
+    counts: tuple[int, ...]
+    languages: tuple[str, ...]
+    keys: tuple[str, ...]
+    rejected: dict[str, int]
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number:05d}"
+
+    def encoded(self, number: int) -> bool:
+        return (self.path(number) / "vectors.npy").is_file()
+
+    @property
+    def rows(self) -> int:
+        return sum(self.counts)
+
+    def row_languages(self) -> np.ndarray:
+        """(rows,) int16: number in `languages` of every passage, by global id."""
+        return np.concatenate([np.load(self.path(n) / "languages.npy") for n in range(len(self.counts))])
+
+    def vectors(self, ids: np.ndarray) -> np.ndarray:
+        """(len(ids), D) float32 of the given global ids, in their order. Reads only the pages they are on."""
+        out: np.ndarray | None = None
+        for number in np.unique(ids // FRAGMENT_ROWS):
+            stored = np.load(self.path(int(number)) / "vectors.npy", mmap_mode="r")
+            if out is None:
+                out = np.empty((len(ids), stored.shape[1]), dtype=np.float32)
+            where = np.flatnonzero(ids // FRAGMENT_ROWS == number)
+            out[where] = stored[ids[where] % FRAGMENT_ROWS]
+        assert out is not None
+        return out
+
+    def passages(self, ids: np.ndarray) -> Iterator[IndexedPassage]:
+        """Passages of the given global ids, in their order."""
+        table, opened = None, -1
+        for number, row in zip((ids // FRAGMENT_ROWS).tolist(), (ids % FRAGMENT_ROWS).tolist(), strict=True):
+            if number != opened:
+                table, opened = PassageTable(self.path(number) / "passages.arrow"), number
+            assert table is not None
+            yield table[row]
+
+
+def ingest(
+    paths: Sequence[str],
+    build: Path,
+    known: Callable[[str], bool] = lambda doc_id: False,
+    progress: Callable[[str, int], None] = lambda what, done: None,
+) -> Fragments:
+    """Cut the passages of the files into fragments under `build`, or find that they have been. Rejects go to
+    `build`/rejected.jsonl. `known` says which doc_ids the index has already.
+
+    Raises InputError if nothing in them is good.
+    """
+    marker = build / "ingest.json"
+    if marker.is_file():
+        done = json.loads(marker.read_text(encoding="utf-8"))
+        parts = [tuple(done[name]) for name in ("counts", "languages", "keys")]
+        return Fragments(build / "fragments", parts[0], parts[1], parts[2], done["rejected"])
+    shutil.rmtree(build / "fragments", ignore_errors=True)
+    counts: list[int] = []
+    languages: dict[str, int] = {}
+    keys: dict[str, None] = {}
+    reasons: Counter[str] = Counter()
+    seen: set[int] = set()
+    waiting: list[IndexedPassage] = []
+
+    def flush() -> None:
+        folder = build / "fragments" / f"{len(counts):05d}"
+        folder.mkdir(parents=True)
+        write_passages(folder / "passages.arrow", waiting, sorted({k for p in waiting for k in p.metadata}))
+        np.save(folder / "languages.npy", np.asarray([languages[p.language] for p in waiting], dtype=np.int16))
+        counts.append(len(waiting))
+        waiting.clear()
+        progress("passages", sum(counts))
+
+    with (build / "rejected.jsonl").open("w", encoding="utf-8") as rejects:
+        for path in paths:
+            for item in read_passages(path):
+                key = 0
+                if isinstance(item, IndexedPassage):
+                    key = key64(item.doc_id)
+                    if key in seen or known(item.doc_id):
+                        item = Rejected(path, "duplicate doc_id", item.doc_id[:200])
+                    elif len(keys.keys() | item.metadata.keys()) > MAX_METADATA_KEYS:
+                        item = Rejected(
+                            path, f"more than {MAX_METADATA_KEYS} different metadata keys", item.doc_id[:200]
+                        )
+                if isinstance(item, Rejected):
+                    reasons[item.reason] += 1
+                    shown = json.dumps(item._asdict(), ensure_ascii=False)
+                    rejects.write(shown.encode("utf-8", "backslashreplace").decode() + "\n")
+                    continue
+                seen.add(key)
+                languages.setdefault(item.language, len(languages))
+                keys.update(dict.fromkeys(item.metadata))
+                waiting.append(item)
+                if len(waiting) == FRAGMENT_ROWS:
+                    flush()
+    if waiting:
+        flush()
+    if not counts:
+        why = "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common(3)) or "the files hold no record"
+        raise InputError(f"no passage of {', '.join(map(str, paths))} can be indexed ({why})")
+    done = {"counts": counts, "languages": list(languages), "keys": sorted(keys), "rejected": dict(reasons)}
+    write_json(marker, done)
+    return Fragments(build / "fragments", tuple(counts), tuple(languages), tuple(sorted(keys)), dict(reasons))
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write, then rename into place: a file that is there is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        np.save(file, array)
+    os.replace(partial, path)

@@ -1,0 +1,147 @@
+"""The stages of a build that run on many nodes: Ray Data actors encode fragments, Ray tasks write shards.
+
+In: fragments and the codec. Out: vectors beside the fragments, shards in the index. The folder must be one that all nodes see.
+What an earlier try has done is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import ray
+import ray.data
+import ray.exceptions
+
+from hybrid_ir.config import Index
+from hybrid_ir.encoders import encode, load_encoder
+from hybrid_ir.index.folder import ShardEntry
+from hybrid_ir.index.fragments import Fragments, save_array
+from hybrid_ir.index.passages import PassageTable
+from hybrid_ir.index.writing import write_shard
+from hybrid_ir.storage import write_json
+from hybrid_ir.types import InputError
+
+Progress = Callable[[str, int], None]
+
+
+class _EncodeFragment:
+    """Ray Data's stage: a fragment's number in, its passage count out; its vectors are on disk then."""
+
+    def __init__(self, encoder: str, fragments: Fragments, settings: Index) -> None:
+        self._model = load_encoder(encoder, device="cuda" if settings.gpus_per_actor else "cpu")
+        self._fragments, self._settings = fragments, settings
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        precision, token_budget = self._settings.precision, self._settings.token_budget
+        done = []
+        for folder in (self._fragments.path(int(n)) for n in rows["fragment"]):
+            texts = [text for batch in PassageTable(folder / "passages.arrow").column("text") for text in batch]
+            vectors = encode(self._model, texts, role="document", precision=precision, token_budget=token_budget)
+            save_array(folder / "vectors.npy", vectors)
+            done.append(len(texts))
+        return {"passages": np.asarray(done)}
+
+
+def encode_fragments(index: Path, fragments: Fragments, settings: Index, progress: Progress) -> None:
+    missing = [n for n in range(len(fragments.counts)) if not fragments.encoded(n)]
+    done = fragments.rows - sum(fragments.counts[n] for n in missing)
+    progress("encoded", done)
+    if not missing:
+        return
+    arguments = (str(index / "encoder"), fragments, settings)
+
+    def dataset() -> ray.data.Dataset:
+        return _dataset([{"fragment": n} for n in missing]).map_batches(
+            _EncodeFragment,
+            fn_constructor_args=arguments,
+            batch_size=1,
+            num_cpus=settings.cpus_per_actor,
+            num_gpus=settings.gpus_per_actor,
+            compute=ray.data.ActorPoolStrategy(size=min(settings.actors, len(missing))),
+        )
+
+    for row in _rows(dataset):
+        done += row["passages"]
+        progress("encoded", done)
+
+
+def write_shards(
+    index: Path,
+    fragments: Fragments,
+    names: Sequence[str],
+    parts: Sequence[np.ndarray],
+    first_id: int,
+    trained: Any,
+    codec: str,
+    settings: Index,
+    progress: Progress,
+) -> list[ShardEntry]:
+    """Write every shard that an earlier try has not, in parallel. A task holds its own shard and the languages of all rows."""
+    empty = ray.put(faiss.serialize_index(trained))
+    build = index / ".build"
+    plan = {"codec": codec, "shards": len(names), "sharding": settings.sharding, "first_id": first_id}
+    write = [{"number": n} for n, name in enumerate(names) if _written(build / f"shard-{name}.json", plan) is None]
+    ids = {each["number"]: ray.put(parts[each["number"]]) for each in write}
+
+    def write_one(rows: Any) -> Any:
+        sizes = []
+        for n in map(int, rows["number"]):
+            index_of_shard, part = faiss.deserialize_index(ray.get(empty)), ray.get(ids[n])
+            entry = write_shard(index, names[n], part, first_id, fragments, index_of_shard, codec, fragments.keys)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            done = {"plan": plan, "entry": entry.model_dump(mode="json"), "peak_memory_mb": round(peak)}
+            write_json(build / f"shard-{names[n]}.json", done)
+            sizes.append(len(part))
+        return {"rows": np.asarray(sizes)}
+
+    done = sum(map(len, parts)) - sum(len(parts[w["number"]]) for w in write)
+    if write:
+
+        def dataset() -> ray.data.Dataset:
+            return _dataset(write).map_batches(
+                write_one,
+                batch_size=1,
+                num_cpus=settings.cpus_per_actor,
+                compute=ray.data.TaskPoolStrategy(size=settings.actors),
+            )
+
+        for row in _rows(dataset):
+            done += row["rows"]
+            progress("shards", done)
+    entries = [_written(build / f"shard-{name}.json", plan) for name in names]
+    return [entry for entry in entries if entry is not None]
+
+
+def _written(marker: Path, plan: dict[str, Any]) -> ShardEntry | None:
+    if not marker.is_file():
+        return None
+    content = json.loads(marker.read_text(encoding="utf-8"))
+    return ShardEntry.model_validate(content["entry"]) if content["plan"] == plan else None
+
+
+def _dataset(items: list[dict[str, int]]) -> ray.data.Dataset:
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return ray.data.from_items(items, override_num_blocks=len(items))
+
+
+def _rows(dataset: Callable[[], ray.data.Dataset]) -> Iterator[dict[str, Any]]:
+    """Rows of a Dataset as they come. It runs in a task of its own, whose logs are Ray's and not the console's."""
+
+    def run() -> Iterator[dict[str, Any]]:
+        yield from dataset().iter_rows()
+
+    remote: Any = ray.remote(num_cpus=0, num_returns="streaming")(run)
+    try:
+        for reference in remote.remote():
+            yield ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise (cause or error) from None

@@ -1,0 +1,104 @@
+"""What the service answers, as plain data that `api` describes.
+
+In: the release, the hits that were found, the shards that are missing. Out: the bodies of /search, /stats and /readyz.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from hybrid_ir.index import IndexedPassage, Manifest
+from hybrid_ir.serving.api import SearchRequest
+from hybrid_ir.serving.batcher import Started
+from hybrid_ir.serving.release import Release
+
+
+def search_body(
+    manifest: Manifest,
+    request: SearchRequest,
+    results: list[list[tuple[IndexedPassage, float]]],
+    missing: set[int],
+    started: Sequence[Started | None],
+    begun: float,
+) -> dict[str, Any]:
+    """A SearchResponse: hits of each query, what is missing, and where the time went. `begun` is by `time.perf_counter`."""
+    wanted = set(request.languages or manifest.languages)
+    began = [one for one in started if one is not None]
+    queue_s = max((one.queue_s for one in began), default=0.0)
+    encode_s = max((one.encode_s for one in began), default=0.0)
+    total_s = time.perf_counter() - begun
+    return {
+        "results": [
+            {
+                "hits": [
+                    {
+                        "position": position,
+                        "doc_id": passage.doc_id,
+                        "text": passage.text,
+                        "language": passage.language,
+                        "score": score,
+                        "metadata": passage.metadata,
+                    }
+                    for position, (passage, score) in enumerate(hits, start=1)
+                ]
+            }
+            for hits in results
+        ],
+        "coverage": {
+            "complete": not missing,
+            "shards": len(manifest.shards) - len(missing),
+            "shards_total": len(manifest.shards),
+            "shards_missing": [manifest.shards[n].name for n in sorted(missing)],
+            "languages_missing": sorted({x for n in missing for x in manifest.shards[n].languages} & wanted),
+        },
+        "space_id": manifest.space["id"],
+        "index_version": manifest.index_version,
+        "timings_ms": {
+            "queue": round(queue_s * 1000, 3),
+            "encode": round(encode_s * 1000, 3),
+            "search": round(max(0.0, total_s - queue_s - encode_s) * 1000, 3),
+            "total": round(total_s * 1000, 3),
+        },
+    }
+
+
+def ready_body(release: Release) -> dict[str, Any]:
+    """A `Ready` as plain data."""
+    missing, encoder = release.down()
+    manifest = release.manifest
+    return {
+        "ready": encoder and not missing,
+        "shards_missing": [manifest.shards[n].name for n in missing],
+        "encoder": encoder,
+        "index_version": manifest.index_version,
+    }
+
+
+def stats_body(release: Release, previous: str | None) -> dict[str, Any]:
+    """A `Stats` as plain data."""
+    manifest = release.manifest
+    missing, _ = release.down()
+    return {
+        "index": release.index,
+        "index_version": manifest.index_version,
+        "previous_index": previous,
+        "space_id": manifest.space["id"],
+        "placement": release.placement,
+        "codec": manifest.codec,
+        "passages": manifest.rows,
+        "languages": manifest.languages,
+        "metadata_keys": manifest.metadata_keys,
+        "shards": [
+            {
+                "name": shard.name,
+                "passages": shard.rows,
+                "languages": {name: end - start for name, (start, end) in shard.languages.items()},
+                "up": n not in missing,
+            }
+            for n, shard in enumerate(manifest.shards)
+        ],
+        "recall": manifest.recall,
+        "versions": manifest.versions,
+    }

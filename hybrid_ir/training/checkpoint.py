@@ -1,0 +1,121 @@
+"""Checkpoints to resume from. In: such a folder, or an encoder to start from. Out: a State, and the folder again.
+
+encoder/        the weights, a sentence-transformers folder
+best/           the encoder of the best inline validation, once there was one
+optimizer.pt    AdamW's state
+progress.json   Progress
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+
+from hybrid_ir.batches import Batch
+from hybrid_ir.config import Experiment
+from hybrid_ir.encoders import Embedder, freeze_unused, load_encoder
+from hybrid_ir.training.step import make_optimizer
+
+
+@dataclass
+class Progress:
+    """What a checkpoint remembers beside weights and optimiser."""
+
+    done: int = 0
+    finished: bool = False
+    best_step: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    stale: int = 0
+    """Validations since the best one."""
+    kinds: dict[str, int] = field(default_factory=dict)
+    """Batches of each kind that were trained on."""
+    pairs: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Kind -> "query-passage" -> rows that were trained on."""
+    loss: float | None = None
+    seconds: float = 0.0
+    waited_s: float = 0.0
+    """Seconds that steps waited for input; the first batch of each start is counted apart, in `startup_s`."""
+    startup_s: float = 0.0
+    peak_memory_mb: float = 0.0
+
+    def count(self, batch: Batch) -> None:
+        """One more step, trained on `batch`."""
+        self.done += 1
+        self.kinds[batch.kind] = self.kinds.get(batch.kind, 0) + 1
+        rows = self.pairs.setdefault(batch.kind, {})
+        for pair, n in Counter("-".join(pair) for pair in batch.pairs).items():
+            rows[pair] = rows.get(pair, 0) + n
+
+    def note_validation(self, measures: dict[str, float], chosen: str) -> bool:
+        """Whether the measures of this step are the best so far, by the one named `chosen`."""
+        better = not self.best or measures.get(chosen, -1.0) > self.best.get(chosen, -1.0)
+        if better:
+            self.best, self.best_step, self.stale = measures, self.done, 0
+        else:
+            self.stale += 1
+        return better
+
+
+@dataclass(frozen=True)
+class State:
+    """A training between two steps."""
+
+    model: SentenceTransformer
+    embedder: Embedder
+    """Around `model`."""
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    best: Path
+    """Folder of the best encoder; empty before the first inline validation."""
+
+
+def load_state(experiment: Experiment, model: str, checkpoint: Path | None, best: Path, device: torch.device) -> State:
+    """The state of a checkpoint, or without one of the encoder named `model`. The best encoder goes into `best`."""
+    settings = experiment.train
+    loaded = load_model(experiment, str(checkpoint / "encoder") if checkpoint else model, device)
+    embedder = Embedder(loaded, precision=settings.precision, micro_batch_tokens=settings.micro_batch_tokens)
+    freeze_unused(embedder)
+    optimizer = make_optimizer(embedder, settings.learning_rate, settings.weight_decay)
+    if checkpoint is None:
+        return State(loaded, embedder, optimizer, Progress(), best)
+    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location=device, weights_only=True))
+    if (checkpoint / "best").is_dir():
+        shutil.copytree(checkpoint / "best", best, dirs_exist_ok=True)
+    return State(loaded, embedder, optimizer, read_progress(checkpoint), best)
+
+
+def load_model(experiment: Experiment, name: str, device: torch.device) -> SentenceTransformer:
+    section = experiment.encoder
+    torch.manual_seed(experiment.seed)  # weights that a hub model lacks (a new dense layer) are drawn from the seed
+    return load_encoder(
+        name,
+        pooling=section.pooling,
+        query_prefix=section.query_prefix,
+        passage_prefix=section.passage_prefix,
+        max_tokens=section.max_tokens,
+        device=str(device),
+    )
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    return Progress(**json.loads((checkpoint / "progress.json").read_text(encoding="utf-8")))
+
+
+def save_state(state: State, checkpoint: Path) -> None:
+    save_model(state.model, checkpoint / "encoder")
+    if any(state.best.iterdir()):
+        shutil.copytree(state.best, checkpoint / "best")
+    torch.save(state.optimizer.state_dict(), checkpoint / "optimizer.pt")
+    state.progress.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (checkpoint / "progress.json").write_text(json.dumps(vars(state.progress)), encoding="utf-8")
+
+
+def save_model(model: SentenceTransformer, folder: Path) -> None:
+    model.save(str(folder), create_model_card=False)  # the card is written once, with the final measures

@@ -1,0 +1,52 @@
+"""What follows a training step. In: steps done, settings, whether a stop is wanted. Out: one Decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from hybrid_ir.config import Train
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a worker does between one step and the next; every rank comes to the same."""
+
+    validate: Literal["inline", "async"] | None
+    """inline: the workers measure now; async: a task of its own measures the checkpoint that is saved."""
+    save: bool
+    """Save a checkpoint to resume from."""
+    then: Literal["continue", "stop", "finish"]
+    """stop: leave, to be resumed; finish: leave, as the training is over."""
+
+    @property
+    def log(self) -> bool:
+        """Whether the step has a row in the log, however short the time since the last row."""
+        return self.validate is not None or self.then != "continue"
+
+    def after_validation(self, stale: int, patience: int | None) -> Decision:
+        """The same, or to finish where `stale` validations since the best one are all that patience allows."""
+        return self if patience is None or stale < patience else replace(self, then="finish")
+
+
+def decide(done: int, settings: Train, *, stop: bool, can_validate: bool) -> Decision:
+    """What follows step `done` (the first is 1). `can_validate`: the store has a validation split."""
+    last = done == settings.steps
+    due = can_validate and (last or _is_due(done, settings.evaluate_every))
+    # Whoever asked for a stop does not wait for the workers' own validation.
+    validate = None if not due or (stop and settings.validation == "inline") else settings.validation
+    save = last or stop or due or _is_due(done, settings.checkpoint_every)
+    if last and not (due and stop):
+        return Decision(validate, save, "finish")
+    return Decision(validate, save, "stop" if stop else "continue")
+
+
+def _is_due(done: int, every: int | None) -> bool:
+    return every is not None and done % every == 0
+
+
+def is_stale(rows: Sequence[Mapping[str, Any]], measure: str, patience: int | None) -> bool:
+    """Whether the last `patience` validations among a run's log rows brought nothing better. Null patience = never."""
+    values = [row[measure] for row in rows if measure in row]
+    return patience is not None and bool(values) and len(values) - 1 - values.index(max(values)) >= patience

@@ -1,0 +1,99 @@
+"""The training loop, which every rank runs in step. In: a state and a feed of batches. Out: the state, further on.
+
+A step depends on (seed, step, rank) and the weights alone: no sampler, scheduler or generator state is carried over.
+So a checkpoint is weights, optimiser and a few counts, and resumes on any number of workers with the batches it would
+have had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from hybrid_ir.batches import Waited
+from hybrid_ir.config import Experiment
+from hybrid_ir.training.checkpoint import State, save_model
+from hybrid_ir.training.decision import decide
+from hybrid_ir.training.step import LossSettings, backward, learning_rate_at, update
+from hybrid_ir.training.validation import validate
+from hybrid_ir.types import Collection
+
+if TYPE_CHECKING:
+    from hybrid_ir.training.ray_train.exchange import Recorder
+
+
+def train_steps(
+    experiment: Experiment,
+    state: State,
+    feed: Waited,
+    collection: Collection | None,
+    recorder: Recorder,
+    save: Callable[[bool], None],
+    rank: int,
+    workers: int,
+) -> None:
+    """Train to the end, an early stop, or a stop that was asked for.
+
+    `collection` is what to validate on. `save` keeps a checkpoint of the state; its argument says whether to measure it
+    beside the training.
+    """
+    settings, progress, device = experiment.train, state.progress, state.model.device
+    embedder = state.embedder
+    if workers > 1:
+        embedder = DistributedDataParallel(embedder, device_ids=[device.index] if device.type == "cuda" else None)
+    state.embedder.train()
+    loss_settings = LossSettings(**experiment.loss.model_dump())
+    first, started = progress.done, time.perf_counter()
+    for step in range(first, settings.steps):
+        batch = next(feed)
+        if step == first:  # the pipeline's start is not the steps' input wait
+            progress.startup_s, feed.seconds, started = feed.seconds, 0.0, time.perf_counter()
+        torch.manual_seed(step_seed(experiment.seed, step, rank))
+        loss = backward(embedder, batch, loss_settings, rank, workers)
+        rate = learning_rate_at(
+            step, peak=settings.learning_rate, warmup_steps=settings.warmup_steps, steps=settings.steps
+        )
+        norm = update(state.optimizer, state.embedder, rate, settings.gradient_clip)
+        progress.loss, stop = _agree(loss, recorder.stop_wanted(), workers, device)
+        progress.count(batch)
+        decision = decide(progress.done, settings, stop=stop, can_validate=collection is not None)
+        figures = {"loss": progress.loss, "learning_rate": rate, "gradient_norm": norm}
+        row = {"step": progress.done, **figures, "kinds": progress.kinds}
+        elapsed_s = time.perf_counter() - started
+        recorder.step(row, at_once=decision.log, elapsed_s=elapsed_s, waited_s=feed.seconds, pairs=batch.size)
+        if decision.save:
+            progress.seconds += time.perf_counter() - started
+            progress.waited_s += feed.seconds
+            if decision.validate == "inline":
+                assert collection is not None
+                measures = validate(state.model, collection, experiment.evaluate, rank, workers)
+                recorder.validation(progress.done, measures)
+                if progress.note_validation(measures, settings.early_stopping_measure) and rank == 0:
+                    save_model(state.model, state.best)
+                decision = decision.after_validation(progress.stale, settings.patience)
+            progress.finished = decision.then == "finish"
+            save(decision.validate == "async")
+            feed.seconds, started = 0.0, time.perf_counter()
+            recorder.restart_clock()
+        if decision.then != "continue":
+            return
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of the dropout of one rank's step."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _agree(loss: float, stop: bool, workers: int, device: torch.device) -> tuple[float, bool]:
+    """Mean loss over the ranks, and whether any was told to stop: all leave at one step, or the others would hang."""
+    if workers == 1:
+        return loss, stop
+    values = torch.tensor([loss / workers, float(stop)], device=device)
+    dist.all_reduce(values)
+    return float(values[0]), bool(values[1] > 0)

@@ -1,0 +1,87 @@
+"""Train. In: a store and an experiment. Out: a run folder. Checks everything first, then launches Ray Train.
+
+    RUN/manifest.json    settings, store hash, versions, state (running, stopped, complete)
+    RUN/initial/         the encoder before training, when a preset made it
+    RUN/log.jsonl        a row every half second or so, a row a validation
+    RUN/tensorboard/     the same rows for TensorBoard; other trackers have places of their own
+    RUN/ray/             Ray Train's own storage: the resumable checkpoints
+    RUN/checkpoint/      the encoder that is kept, a sentence-transformers folder with a model card
+    RUN/ledger.json      asked and realised share of every kind and language pair
+    RUN/metrics.json     validation measures of the kept encoder, loss, speed
+
+Ctrl-C (or SIGTERM, which `ray job stop` sends) ends the step, saves and leaves; the same command resumes, on any number
+of workers. On several nodes RUN must be a folder that all of them see.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hybrid_ir
+from hybrid_ir.batches import Plan, lexicon_for, plan_for
+from hybrid_ir.config import Experiment
+from hybrid_ir.data import Store, open_store
+from hybrid_ir.encoders import resolve_precision
+from hybrid_ir.storage import fetch, write_json, written
+from hybrid_ir.training.initial_model import initial_model
+from hybrid_ir.training.publish import publish
+from hybrid_ir.training.resources import check_resources
+from hybrid_ir.training.run_folder import is_complete
+from hybrid_ir.training.tracking import check_trackers
+from hybrid_ir.types import InputError, Interrupted
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def train(experiment: Experiment, resources: dict[str, float], report: Report = lambda row: None) -> dict[str, Any]:
+    """Run or resume the training of `experiment.out`, and return the content of its metrics.json.
+
+    Ray must be connected; `resources` are its cluster's. `report` is called with each log row. Raises InputError before
+    anything starts for what cannot work, and Interrupted after a stop that saved.
+    """
+    store = open_store(experiment.store)
+    plan = plan_for(store, experiment)
+    lexicon_for(experiment, store, plan)
+    check_trackers(experiment.train.trackers)
+    check_resources(experiment, resources)
+    if is_complete(experiment, store):
+        return json.loads(Path(fetch(f"{experiment.out}/metrics.json")).read_text(encoding="utf-8"))
+    with written(experiment.out, leave=("ray", ".last")) as run:
+        return _train(experiment, store, plan, run, report)
+
+
+def _train(experiment: Experiment, store: Store, plan: Plan, run: Path, report: Report) -> dict[str, Any]:
+    # Not at the top: Ray reads its settings when it is imported, and the session sets some.
+    from hybrid_ir.training.ray_train.launcher import launch
+
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write the run to {run}: {error.strerror}; choose another out=FOLDER") from error
+    model = initial_model(experiment, store, run)
+    manifest = _manifest(experiment, store)
+    write_json(run / "manifest.json", {**manifest, "state": "running"})
+    progress, checkpoint = launch(experiment, store, plan, model, run, report)
+    if checkpoint is None or not progress.finished:
+        write_json(run / "manifest.json", {**manifest, "state": "stopped", "steps": progress.done})
+        raise Interrupted(f"stopped after step {progress.done} of {experiment.train.steps}, saved in {experiment.out}")
+    metrics = publish(experiment, store, plan, run, progress, checkpoint)
+    write_json(run / "manifest.json", {**manifest, "state": "complete", "steps": progress.done})
+    return metrics
+
+
+def _manifest(experiment: Experiment, store: Store) -> dict[str, Any]:
+    device = "cuda" if experiment.train.gpus_per_worker else "cpu"
+    libraries = ("ray", "torch", "transformers", "sentence-transformers")
+    return {
+        "version": hybrid_ir.__version__,
+        "settings": experiment.model_dump(mode="json"),
+        "store": {"path": experiment.store, "content_hash": store.content_hash},
+        "precision": resolve_precision(experiment.train.precision, device),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
+    }
