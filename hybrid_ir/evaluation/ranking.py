@@ -1,7 +1,7 @@
 """Ranking a stream of passages for a few queries: the best of each query kept, written as a TREC run, measured.
 
-In: unit vectors of queries, passages from an iterator of any length. Memory holds one chunk of passages with its
-scores, and the best `depth` passages of each query; never the corpus.
+In: unit vectors of queries, passages from an iterator of any length. Out: a run, its file, measures by query. Memory
+holds one chunk of passages with its scores, and the best `depth` passages of each query; never the corpus.
 
 Shape legend: `Q` queries, `C` passages of a chunk, `D` dimensions.
 """

@@ -24,8 +24,7 @@ from hybrid_ir.measure_names import HEADLINE, lower_is_better
 from hybrid_ir.types import InputError
 
 ALPHA = 0.05
-Trials = tuple[str, Sequence[Path]]
-"""The label of a point and the `per_query.parquet` of each of its trials."""
+Trials = tuple[str, Sequence[Path]]  # the label of a point and the `per_query.parquet` of each of its trials
 
 
 @dataclass(frozen=True)

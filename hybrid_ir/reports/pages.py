@@ -15,16 +15,7 @@ from typing import Any
 from hybrid_ir.config import leaf_texts
 from hybrid_ir.measure_names import HEADLINE, MEASURES, OF_LANGUAGE, best_of, lower_is_better
 from hybrid_ir.reports.charts import draw_bars, draw_curves, draw_heat_maps
-from hybrid_ir.reports.drawing_kit import (
-    DASH,
-    INK,
-    LINE,
-    PAPER,
-    drawing,
-    format_measure,
-    render,
-    svg,
-)
+from hybrid_ir.reports.drawing_kit import DASH, INK, LINE, PAPER, drawing, format_measure, render, svg
 from hybrid_ir.reports.training_log import Log, curve_of, smooth
 from hybrid_ir.types import InputError
 

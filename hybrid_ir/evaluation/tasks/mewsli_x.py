@@ -1,6 +1,7 @@
 """Mewsli-X: mentions of entities in news articles against descriptions of entities in 50 languages; AP@20.
 
-Reads what upstream's `get-mewsli-x.sh` makes (version 20220518, JSON lines), and no other layout:
+In: what upstream's `get-mewsli-x.sh` makes (version 20220518, JSON lines), and no other layout. Out: a `TaskResult`,
+and the best 20 entities of every mention in `runs/{language}.trec`.
 
 - `candidate_set_entities.jsonl`: entity_id, title, description, description_language, sentence_spans.
 - `wikinews_mentions-{dev,test}.jsonl`: `context` (language, text, sentence_spans, ...) and `mentions`, each with

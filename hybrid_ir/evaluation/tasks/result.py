@@ -67,8 +67,7 @@ def summarize(result: TaskResult, *, seed: int = 0, resamples: int = 1000) -> di
         raise InputError("a measure of some query is not a number; the vectors hold NaN, so take another checkpoint")
     of_language = {code: values[language == code] for code in sorted(set(language))}
     per_language = {
-        code: dict(zip(result.measures, map(float, part.mean(axis=0)), strict=True))
-        for code, part in of_language.items()
+        code: dict(zip(result.measures, part.mean(axis=0).tolist(), strict=True)) for code, part in of_language.items()
     }
     generator = np.random.default_rng(seed)
     means = [

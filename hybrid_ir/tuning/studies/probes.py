@@ -97,12 +97,11 @@ def translation_search(model: Any, tests: Collection, experiment: Experiment) ->
 
 
 Probe = Callable[[Any, Collection, Experiment], Values]
-PROBES: Mapping[str, Probe] = {
+PROBES: Mapping[str, Probe] = {  # of the studies that have one
     "model_choice": translation_search,
     "model_size": within_each_language,
     "robustness": clean_and_perturbed,
 }
-"""Of the studies that have one."""
 
 
 def probe_trial(study: Study, row: Mapping[str, Any], out: Path) -> Values:
