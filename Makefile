@@ -6,7 +6,7 @@ HYBRID := $(BIN)/hybrid-ir
 OUT ?= runs/quickstart
 PORT ?= 8000
 
-.PHONY: quickstart test lint lock clean help
+.PHONY: quickstart test lint docs lock clean help
 
 help:
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /  /'
@@ -37,6 +37,10 @@ lint: $(VENV)/dev ## style, types and the import contract
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --config pyproject.toml
+
+# Material's notice about its successor would stand before every build: CONTRIBUTING.md says what is to know of it.
+docs: $(VENV)/dev ## build the documentation into site/; a dead link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lock: $(VENV)/dev ## write constraints.txt from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt

@@ -1,179 +1,327 @@
-"""The reference pages, made from the code when the site is built. In: the package. Out: four pages of Markdown.
+"""The pages that nobody writes, as a hook of MkDocs.
 
-MkDocs calls `on_files` (see `hooks` in mkdocs.yml). Settings come from the field docstrings of the config, commands from
-the command line's own options, HTTP from the OpenAPI document, Python from what each room's `__init__.pyi` lists.
+In: the config's classes, the commands, the OpenAPI document, the rooms' `__init__.pyi`, and the Markdown files of the
+repository's root. Out: the pages of `reference/`, and README, CONTRIBUTING, CHANGELOG and cluster/README as pages.
 """
 
 from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
-import hybrid_ir
-
-ROOMS = ("data", "encoders", "batches", "training", "evaluation", "tuning", "index", "serving", "cluster")
+ROOT = Path(__file__).parents[1]
+BORROWED = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "cluster/README.md": "cluster.md",
+}
+"""Files of the repository that are pages too -> where they stand on the site."""
+MODULES = ("hybrid_ir.types", "hybrid_ir.storage", "hybrid_ir.languages", "hybrid_ir.measure_names")
+"""What all rooms share: modules without a room."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated pages to the site's."""
-    pages = {"settings": settings_page, "commands": commands_page, "http": http_page, "python": python_page}
-    for name, page in pages.items():
-        files.append(File.generated(config, f"reference/{name}.md", content="\n".join(page()) + "\n"))
+    """MkDocs asks for the files of the site: ours, and those made here."""
+    for path, text in generated_pages().items():
+        files.append(File.generated(config, path, content=text))
     return files
 
 
-def settings_page() -> Iterator[str]:
-    """Every key of a config, of a source and of a search space, with its default and its docstring."""
-    from hybrid_ir.config import SOURCES, Experiment, Section
-    from hybrid_ir.tuning import Range, Simplex, Space
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """A link to a file that is a page too, as docs/ must write it for the repository, leads to the page."""
+    for source, target in BORROWED.items():
+        markdown = markdown.replace(f"](../{source}", f"]({target}")
+    return markdown
 
-    yield from (
-        "# Settings",
-        "",
-        "A YAML file (`--config`), `key=value` on the command line and a search space all use these keys. "
-        "`tune_configs/base.yaml` lists them with their defaults. An unknown key is refused, with the nearest known one.",
-        "",
-    )
-    sections = {name: f for name, f in Experiment.model_fields.items() if _is_section(f.annotation, Section)}
-    yield from ("## The experiment", "")
-    yield from _fields({name: f for name, f in Experiment.model_fields.items() if name not in sections})
-    for name, field in sections.items():
-        yield from (f"## {name}", "")
-        yield from _fields(field.annotation.model_fields, f"{name}.")  # type: ignore[union-attr]
-    yield from ("## Sources", "", "Each entry of `prepare.sources` has a `kind`, which decides what else it takes.", "")
+
+def generated_pages() -> dict[str, str]:
+    """Path on the site -> Markdown."""
+    return {
+        **{target: borrowed(source) for source, target in BORROWED.items()},
+        "reference/commands.md": commands_page(),
+        "reference/config.md": config_page(),
+        "reference/http.md": http_page(),
+        **python_pages(),
+    }
+
+
+def borrowed(source: str) -> str:
+    """A Markdown file of the repository, its links as they must be on the site."""
+    text = (ROOT / source).read_text(encoding="utf-8").replace("](docs/", "](")
+    for other, target in BORROWED.items():
+        text = text.replace(f"]({other}", f"]({target}").replace(f"](../{other}", f"]({target}")
+    return text
+
+
+# Commands
+
+
+def commands_page() -> str:
+    """Every command with its arguments and options, from the parser itself."""
+    parts = ["# Commands", "What `--help` says of each command. `KEY=VALUE` is any key of the [config](config.md)."]
+    for words, command in commands():
+        context = command.make_context(words, [], resilient_parsing=True)
+        usage = " ".join([words, *command.collect_usage_pieces(context)])
+        records = (parameter.get_help_record(context) for parameter in command.params)
+        rows = [(code(written), plain(meaning)) for written, meaning in filter(None, records)]
+        parts += [f"## {words}", plain(command.help), f"```text\n{usage}\n```", table(("option", "meaning"), rows)]
+    return "\n\n".join(filter(None, parts))
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """(`hybrid-ir index build`, its click command) for every command."""
+    import typer
+
+    from hybrid_ir.cli import app, capacity, serving, sweeps
+
+    whole = typer.Typer()
+    whole.registered_commands += app.app.registered_commands
+    for group in (serving, sweeps, capacity):
+        group.add_commands(whole)
+    yield from leaves_of("hybrid-ir", typer.main.get_command(whole))
+
+
+def leaves_of(words: str, command: Any) -> Iterator[tuple[str, Any]]:
+    if not hasattr(command, "commands"):
+        yield words, command
+    else:
+        for name, inner in command.commands.items():
+            yield from leaves_of(f"{words} {name}", inner)
+
+
+# Config
+
+
+def config_page() -> str:
+    """Every key of a config, a search space, a study and a plan of capacity, from the classes that check them."""
+    from hybrid_ir.cluster.capacity import Constants
+    from hybrid_ir.config.experiment import Experiment
+    from hybrid_ir.config.recipes import RECIPES
+    from hybrid_ir.config.section import Section
+    from hybrid_ir.config.sources import SOURCES
+    from hybrid_ir.tuning.axes import Range, Simplex
+    from hybrid_ir.tuning.search_space import Asha, Space
+    from hybrid_ir.tuning.studies.study import Benchmark
+
+    def is_section(annotation: Any) -> bool:
+        return isinstance(annotation, type) and issubclass(annotation, Section)
+
+    sections = {name: f.annotation for name, f in Experiment.model_fields.items() if is_section(f.annotation)}
+    parts = [
+        "# Config",
+        "A config is a YAML file of these keys. On the command line a key is its dotted path: `train.steps=100`. "
+        "A resumed run may change the keys that say *free on resume*.",
+        "## The top",
+        section_table(Experiment, "", leave=sections),
+    ]
+    for name, section in sections.items():
+        parts += [f"## {name}", section_table(section, f"{name}.")]
+    parts += ["## Sources", "An entry of `prepare.sources`. `kind` says which of these it is."]
     for kind, source in SOURCES.items():
-        yield from (f"### {kind}", "", _text(source.__doc__), "")
-        yield from _fields({name: f for name, f in source.model_fields.items() if name != "kind"})
-    yield from ("## Search spaces", "", "The file that `hybrid-ir tune --space` reads.", "")
-    for section in (Space, Space.model_fields["asha"].annotation.__args__[0], Range, Simplex):  # type: ignore[union-attr]
-        yield from (f"### {section.__name__.lower()}", "", _text(section.__doc__), "")
-        yield from _fields(section.model_fields)
+        parts += [f"### {kind}", plain(source.__doc__), section_table(source, "", leave=("kind",))]
+    parts += ["## Recipes", "What `--mixes` and an axis called `recipe` may name, and the keys that each sets."]
+    parts += [table(("recipe", "sets"), [(code(name), changes(sets)) for name, sets in RECIPES.items()])]
+    parts += ["## Search spaces", "The file of `hybrid-ir tune --space`.", section_table(Space, "")]
+    for title, section in {"asha": Asha, "A range": Range, "A simplex": Simplex}.items():
+        parts += [f"### {title}", plain(section.__doc__), section_table(section, "")]
+    parts += ["## Benchmarks of a study", plain(Benchmark.__doc__), section_table(Benchmark, "")]
+    parts += ["## Constants of a plan", "What `hybrid-ir plan-capacity` computes from; each can be given."]
+    rows = [
+        (code(f.name), f"{f.default:g} {f.metadata['unit']}", "measured" if f.metadata["measured"] else "assumed",
+         plain(f.metadata["source"]))
+        for f in fields(Constants)
+    ]  # fmt: skip
+    return "\n\n".join([*parts, table(("constant", "value", "", "source"), rows)])
 
 
-def commands_page() -> Iterator[str]:
-    """Every command with its arguments and options."""
-    from hybrid_ir.cli.app import app
+def section_table(section: Any, prefix: str, leave: Sequence[str] | Mapping[str, Any] = ()) -> str:
+    """The keys of one section: what each takes, its default, and the docstring of its field."""
+    schema = section.model_json_schema()
+    rows = []
+    for name, found in schema["properties"].items():
+        if name in leave:
+            continue
+        default = "required" if name in schema.get("required", ()) else code(found.get("default"))
+        free = " *Free on resume.*" if found.get("on_resume") == "free" else ""
+        values = "list of sources" if prefix + name == "prepare.sources" else takes(found, schema)
+        default = "" if values == "list of sources" else default
+        rows.append((code(prefix + name), values, default, plain(found.get("description", "")) + free))
+    return table(("key", "value", "default", "meaning"), rows)
 
-    yield from ("# Commands", "", "`hybrid-ir COMMAND --help` prints the same.", "")
-    yield from _command("hybrid-ir", typer.main.get_command(app))
+
+def changes(sets: Mapping[str, Mapping[str, Any]]) -> str:
+    return ", ".join(code(f"{section}.{key}={value}") for section, keys in sets.items() for key, value in keys.items())
 
 
-def http_page() -> Iterator[str]:
-    """Every route of the service, its fields and its answers, from the OpenAPI document."""
-    from hybrid_ir.serving import openapi
+# HTTP
 
-    document = openapi()
-    models = document["components"]["schemas"]
-    yield from ("# HTTP", "", "A running service serves this at `/docs`, and the document at `/openapi.json`.", "")
+
+def http_page() -> str:
+    """Every route with its body, its answers and an example, from the OpenAPI document."""
+    try:
+        from hybrid_ir.serving import openapi
+
+        document = openapi()
+    except ImportError:
+        from types import SimpleNamespace
+
+        from hybrid_ir.config import Serve
+        from hybrid_ir.serving.http_app import _create_routes
+
+        document = _create_routes(SimpleNamespace(settings=Serve()), ())[0].openapi()
+    parts = [
+        "# HTTP",
+        f"{document['info']['description']} A running service shows this at `/docs`, and has the document itself at "
+        "`/openapi.json`.",
+    ]
+    shapes: list[str] = []
     for path, methods in document["paths"].items():
         for method, route in methods.items():
-            yield from (f"## {method.upper()} {path}", "", _text(route.get("description") or route.get("summary")), "")
-            body = route.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
-            if body:
-                yield from (f"Body: {_type(body)}.", "")
-            yield from ("| status | answer | meaning |", "|---|---|---|")
+            parts += [f"## {method.upper()} {path}", plain(route["description"])]
+            if body := route.get("requestBody"):
+                shape = name_of(body["content"]["application/json"]["schema"])
+                shapes.append(shape)
+                parts += [f"Body: [{shape}](#{shape.lower()})."]
+            rows = []
             for status, answer in route["responses"].items():
-                content = next(iter(answer.get("content", {}).items()), ("", {}))
-                shown = _type(content[1]["schema"]) if "schema" in content[1] else content[0]
-                yield f"| {status} | {_cell(shown)} | {_cell(answer['description'])} |"
-            yield ""
-    yield from ("## Bodies and answers", "")
-    for name, model in sorted(models.items()):
-        yield from (f"### {name}", "", _text(model.get("description")), "")
-        if "properties" in model:
-            yield from ("| field | type | meaning |", "|---|---|---|")
-            for field, schema in model["properties"].items():
-                needed = (
-                    "" if field in model.get("required", ()) else f" Default: `{json.dumps(schema.get('default'))}`."
-                )
-                yield f"| `{field}` | {_cell(_type(schema))} | {_cell(_text(schema.get('description')) + needed)} |"
-            yield ""
+                shape = name_of(answer["content"]["application/json"]["schema"])
+                shapes.append(shape)
+                said = "" if answer["description"] == "Successful Response" else plain(answer["description"])
+                rows.append((status, f"[{shape}](#{shape.lower()})", said))
+            parts += [table(("status", "answer", "when"), rows)]
+    parts += ["## Bodies and answers"]
+    known = document["components"]["schemas"]
+    for shape in reachable(shapes, known):
+        schema = known[shape]
+        required = schema.get("required", ())
+        rows = [
+            (code(name), takes(found, {"$defs": known}), "" if name in required else code(found.get("default")),
+             plain(found.get("description", "")), example(found))
+            for name, found in schema.get("properties", {}).items()
+        ]  # fmt: skip
+        parts += [f"### {shape}", plain(schema.get("description", ""))]
+        parts += [table(("field", "value", "default", "meaning", "example"), rows)]
+    return "\n\n".join(part for part in parts if part)
 
 
-def python_page() -> Iterator[str]:
-    """The functions and classes that each room lists, for mkdocstrings to document."""
-    yield from ("# Python", "", "What each room lets others import: `from hybrid_ir.ROOM import NAME`.", "")
-    yield from ("::: hybrid_ir.client.SearchClient", "")
-    for room in ROOMS:
-        folder = Path(hybrid_ir.__file__).parent / room
-        docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
-        yield from (f"## {room}", "", docstring.splitlines()[0], "")
-        for node in ast.parse((folder / "__init__.pyi").read_text(encoding="utf-8")).body:
-            assert isinstance(node, ast.ImportFrom)
-            for alias in node.names:
-                if not alias.name.isupper():  # constants explain themselves where they stand
-                    yield from (f"::: hybrid_ir.{room}.{node.module}.{alias.name}", "")
+def reachable(shapes: Sequence[str], known: Mapping[str, Any]) -> list[str]:
+    """These shapes and those that they hold, each once, in the order of the document's reader."""
+    found: list[str] = []
+    waiting = list(shapes)
+    while waiting:
+        shape = waiting.pop(0)
+        if shape not in found:
+            found.append(shape)
+            waiting += re.findall(r"'#/components/schemas/(\w+)'", str(known[shape]))
+    return found
 
 
-def _fields(fields: Any, prefix: str = "") -> Iterator[str]:
-    yield from ("| key | default | meaning |", "|---|---|---|")
-    for name, field in fields.items():
-        if field.is_required():
-            default = "required"
-        else:
-            value = field.get_default(call_default_factory=True)
-            default = f"`{json.dumps(value, ensure_ascii=False, default=_json)}`"
-        yield f"| `{prefix}{name}` | {_cell(default)} | {_cell(_text(field.description))} |"
-    yield ""
+def name_of(schema: Mapping[str, Any]) -> str:
+    return schema["$ref"].rpartition("/")[2]
 
 
-def _json(value: Any) -> Any:
-    return value.model_dump(mode="json", exclude_unset=True)
+def example(schema: Mapping[str, Any]) -> str:
+    return code(schema["examples"][0]) if schema.get("examples") else ""
 
 
-def _command(name: str, command: Any, level: int = 2) -> Iterator[str]:
-    if hasattr(command, "commands"):
-        if level > 2:
-            yield from (f"{'#' * level} {name}", "", _text(command.help), "")
-        for word, inner in command.commands.items():
-            yield from _command(f"{name} {word}", inner, level if level > 2 else 2)
-        return
-    words = [p.make_metavar(_context(command)) for p in command.params if p.param_type_name == "argument"]
-    yield from (f"## {name}", "", _text(command.help), "", f"`{' '.join([name, '[OPTIONS]', *words])}`", "")
-    yield from ("| argument or option | default | meaning |", "|---|---|---|")
-    for parameter in command.params:
-        spelled = parameter.make_metavar(_context(command))
-        if parameter.param_type_name == "option":
-            spelled = ", ".join((*parameter.opts, *parameter.secondary_opts))
-        default = (
-            "required" if parameter.required else "" if parameter.default in (None, ()) else f"`{parameter.default}`"
-        )
-        yield f"| `{_cell(spelled)}` | {_cell(default)} | {_cell(_text(getattr(parameter, 'help', '')))} |"
-    yield ""
+# Python
 
 
-def _context(command: Any) -> Any:
-    return typer.Context(command)
+def python_pages() -> dict[str, str]:
+    """A page a room with its public names, and one of the modules that every room shares."""
+    pages = {}
+    for door in sorted((ROOT / "hybrid_ir").glob("*/__init__.pyi")):
+        room = door.parent
+        said = ast.get_docstring(tree(room / "__init__.py")) or ""
+        entries = [f"::: hybrid_ir.{room.name}.{name}" for name in public_names(door)]
+        # index.md would be the page of the folder.
+        path = f"reference/python/{'index_' if room.name == 'index' else room.name}.md"
+        pages[path] = "\n\n".join([f"# hybrid_ir.{room.name}", plain(said), *entries])
+    shared = [f"::: {module}" for module in MODULES]
+    return pages | {"reference/python/shared.md": "\n\n".join(["# What all rooms share", *shared])}
 
 
-def _is_section(annotation: Any, section: type) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, section)
+def public_names(door: Path) -> list[str]:
+    """Functions, classes, and constants that say what they are, of those that a room's `__init__.pyi` lists."""
+    names = []
+    for line in tree(door).body:
+        assert isinstance(line, ast.ImportFrom)
+        body = tree(door.parent.joinpath(*str(line.module).split(".")).with_suffix(".py")).body
+        said = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)}
+        for node, after in pairwise(body):
+            if isinstance(after, ast.Expr) and isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                said |= {target.id for target in targets if isinstance(target, ast.Name)}
+        names += [alias.name for alias in line.names if alias.name in said]
+    return names
 
 
-def _type(schema: dict[str, Any]) -> str:
-    """A JSON schema in a few words, with a link where it is a model of this page."""
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+# Markdown
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, without the columns that are empty in every row."""
+    kept = [n for n in range(len(head)) if any(row[n] for row in rows)]
+    if not rows:
+        return ""
+    lines = [[head[n] for n in kept], ["---"] * len(kept), *([row[n] for n in kept] for row in rows)]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
+
+
+def code(value: Any) -> str:
+    """A value as YAML's reader would write it."""
+    if isinstance(value, str):
+        return f"`{value}`" if value else '`""'
+    return f"`{json.dumps(value, ensure_ascii=False, default=str)}`"
+
+
+def plain(text: str | None) -> str:
+    """A docstring as Markdown: what stands in backticks stays, the rest means no markup."""
+    parts = re.split(r"(`[^`]*`)", " ".join((text or "").split()))
+    return "".join(part if part.startswith("`") else re.sub(r"([*_<\[\]])", r"\\\1", part) for part in parts)
+
+
+def takes(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
+    """What a field of a JSON schema takes, in words: `a`, `b` or null; int from 1; list of text."""
     if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
-    if "anyOf" in schema:
-        return " or ".join(_type(each) for each in schema["anyOf"])
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    if schema.get("type") == "array":
-        return f"list of {_type(schema.get('items', {}))}"
-    return str(schema.get("const", schema.get("type", "anything")))
-
-
-def _text(text: str | None) -> str:
-    return " ".join((text or "").split())
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+        name = name_of(schema)
+        inner = whole.get("$defs", {}).get(name, {})
+        return (
+            f"[{name}](#{name.lower()})"
+            if inner.get("type") == "object" and "properties" in inner
+            else takes(inner, whole)
+        )
+    if "anyOf" in schema or "oneOf" in schema:
+        return " or ".join(dict.fromkeys(takes(each, whole) for each in schema.get("anyOf") or schema["oneOf"]))
+    if "enum" in schema or "const" in schema:
+        return ", ".join(code(value) for value in schema.get("enum", [schema.get("const")]))
+    kind = {"string": "text", "integer": "int", "number": "number", "boolean": "bool", "null": "null"}
+    match schema.get("type"):
+        case "array":
+            return f"list of {takes(schema['items'], whole)}" if schema.get("items") else "list"
+        case "object":
+            return "mapping"
+        case None:
+            return "any"
+    low, high = schema.get("minimum"), schema.get("maximum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    bounds = [
+        *([f"from {low:g}"] if low is not None else []), *([f"above {above:g}"] if above is not None else []),
+        *([f"to {high:,g}"] if high is not None else []), *([f"below {below:g}"] if below is not None else []),
+    ]  # fmt: skip
+    return " ".join([kind[schema["type"]], *bounds])

@@ -5,26 +5,18 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shlex
 import tomllib
 from pathlib import Path
 
 import jsonschema
 import pytest
-import typer
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
+from typed_commands import parse, split
 
 import hybrid_ir
-from hybrid_ir.cli import (
-    app as cli,
-    capacity as cli_capacity,
-    index as cli_index,
-    serving as cli_serving,
-    sweeps as cli_sweeps,
-)
 from hybrid_ir.config.loading import load_experiment, parse_experiment
 from hybrid_ir.serving.http_app import OPEN_TO_ALL
 from hybrid_ir.serving.ray_serve.gateway import Metrics
@@ -122,44 +114,9 @@ def told():
             yield from (("README.md", argv) for argv in split(re.sub("^submit ", "hybrid-ir ", line)))
 
 
-def split(line):
-    if not re.search(r"\b(hybrid-ir|ray|serve) ", line):
-        return
-    words = shlex.shlex(line, posix=True, punctuation_chars=True)
-    words.whitespace_split = True
-    argv: list[str] = []
-    for word in [*words, ";"]:
-        if re.fullmatch("[;&|()]+", word):
-            if argv and argv[0] in ("hybrid-ir", "ray", "serve"):
-                yield argv
-            argv = []
-        elif argv or not re.match(r"[A-Z_]+=", word):
-            argv.append(word)
-
-
 TOLD = list(told())
 MADE = ("$R/serve.yaml", "runs/jobs/serve.yaml")
 """What the reader makes of serve_local.yaml."""
-
-
-def parse(argv):
-    """What the program's own command line makes of it; raises a usage error for a flag that it does not know."""
-    program, *arguments = argv
-    if program == "hybrid-ir":
-        app = typer.Typer()
-        app.registered_commands += cli.app.registered_commands
-        for half in (cli_index, cli_serving, cli_sweeps, cli_capacity):
-            half.add_commands(app)
-        command = typer.main.get_command(app)
-    elif program == "ray":
-        from ray.scripts.scripts import cli as command
-    else:
-        from ray.serve.scripts import cli as command
-    while hasattr(command, "commands"):
-        if argv[:2] == ["hybrid-ir", "index"] and arguments[0] not in command.commands and command.name == "index":
-            arguments.insert(0, "build")
-        command = command.commands[arguments.pop(0)]
-    return command.name, command.make_context(command.name, arguments).params
 
 
 def test_commands_are_found_where_there_are_some():

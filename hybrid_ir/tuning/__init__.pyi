@@ -1,4 +1,3 @@
-from .axes import Range as Range, Simplex as Simplex
 from .choice import choose as choose, point_results as point_results
 from .comparison import compare as compare
 from .cost import (
@@ -10,7 +9,7 @@ from .cost import (
 )
 from .page import Findings as Findings, write_sweep_report as write_sweep_report
 from .points import enumerate_points as enumerate_points, point_label as point_label
-from .search_space import Space as Space, load_space as load_space
+from .search_space import load_space as load_space
 from .studies.findings import find as find, take_benchmark_as_test as take_benchmark_as_test
 from .studies.ray_probes import probe_trials as probe_trials
 from .studies.study import check_collections as check_collections, check_study as check_study, load_study as load_study
