@@ -1,5 +1,33 @@
-"""The names of what is measured, in the order that tables show them."""
+"""Names of the measures of a test collection: in which order they are shown, which is better, and how they are printed.
+
+In: nothing. Out: tuples of names for tables and logs, and what a table needs to know of each.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 MEASURES = ("AP_mono", "AP_cross", "AP_multi", "R@1_mono", "R@1_cross", "R@10_multi", "rank_distance")
+PRECISIONS = ("AP_mono", "AP_cross", "AP_multi")
+"""AP_mean is the mean of these."""
+HEADLINE = (*PRECISIONS, "rank_distance")
+"""What is validated, compared and drawn."""
+VALIDATION = ("AP_mean", *HEADLINE)
+"""What a validation says."""
+SWEEP = ("AP_mean", *PRECISIONS, "R@1_mono", "rank_distance")
+"""The columns of a sweep's table."""
+
+
+def lower_is_better(measure: str) -> bool:
+    """A rank distance counts positions between languages; every other measure is a share of what could be had."""
+    return measure == "rank_distance"
+
+
+def best_of(measure: str, values: Iterable[float]) -> float:
+    """The lowest or the highest, as the measure is meant."""
+    return min(values) if lower_is_better(measure) else max(values)
+
+
+def digits(measure: str) -> int:
+    """Digits after the point in tables: positions have one, shares three."""
+    return 1 if measure == "rank_distance" else 3
