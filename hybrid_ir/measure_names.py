@@ -8,14 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 MEASURES = ("AP_mono", "AP_cross", "AP_multi", "R@1_mono", "R@1_cross", "R@10_multi", "rank_distance")
-PRECISIONS = ("AP_mono", "AP_cross", "AP_multi")
-"""AP_mean is the mean of these."""
-HEADLINE = (*PRECISIONS, "rank_distance")
-"""What is validated, compared and drawn."""
-VALIDATION = ("AP_mean", *HEADLINE)
-"""What a validation says."""
-SWEEP = ("AP_mean", *PRECISIONS, "R@1_mono", "rank_distance")
-"""The columns of a sweep's table."""
+PRECISIONS = ("AP_mono", "AP_cross", "AP_multi")  # AP_mean is the mean of these
+HEADLINE = (*PRECISIONS, "rank_distance")  # what is compared and drawn
+VALIDATION = ("AP_mean", *HEADLINE)  # what a validation says
+SWEEP = ("AP_mean", *PRECISIONS, "R@1_mono", "rank_distance")  # the columns of a sweep's table
 
 
 def lower_is_better(measure: str) -> bool:

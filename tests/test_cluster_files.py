@@ -18,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 import hybrid_ir
-from hybrid_ir.cli import app as cli, capacity as cli_capacity, serving as cli_serving, sweeps as cli_sweeps
+from hybrid_ir.cli import app as cli
 from hybrid_ir.config.loading import load_experiment, parse_experiment
 from hybrid_ir.serving.http_app import OPEN_TO_ALL
 from hybrid_ir.serving.ray_serve.gateway import Metrics
@@ -141,11 +141,7 @@ def parse(argv):
     """What the program's own command line makes of it; raises a usage error for a flag that it does not know."""
     program, *arguments = argv
     if program == "hybrid-ir":
-        app = typer.Typer()
-        app.registered_commands += cli.app.registered_commands
-        for half in (cli_serving, cli_sweeps, cli_capacity):
-            half.add_commands(app)
-        command = typer.main.get_command(app)
+        command = typer.main.get_command(cli.app)
     elif program == "ray":
         from ray.scripts.scripts import cli as command
     else:

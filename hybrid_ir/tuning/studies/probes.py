@@ -1,6 +1,6 @@
-"""What a study measures on each trained encoder beyond its sweep's test: one job a function, results as plain numbers.
+"""What a study measures beyond its sweep's test. In: a trained encoder and a test. Out: numbers by name.
 
-All of them work on the held-out test split of the store, so that the toy form needs no further data.
+A function a study: all work on the held-out test split of the store, so that the toy form needs no further data.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ PROBES: Mapping[str, Probe] = {
 def probe_trial(study: Study, row: Mapping[str, Any], out: Path) -> Values:
     """Probe the checkpoint of a complete trial and evaluate it on the study's collections; what is on disk is read.
 
-    Measures of a collection are named `{collection}/{measure}`. Writes trials/NAME/probe.json and trials/NAME/COLLECTION/.
+    Measures of a collection are named `{collection}/{measure}`. Writes trials/NAME/probe.json and
+    trials/NAME/COLLECTION/.
     """
     run = out / "trials" / row["trial"]
     done = run / "probe.json"
