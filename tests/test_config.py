@@ -262,7 +262,9 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, content, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"no config file at .*nowhere.yaml; tune_configs/ of the repository has examples"):
+    with pytest.raises(
+        InputError, match=r"no config file at .*nowhere.yaml; the repository's tune_configs/ has examples"
+    ):
         load_experiment(tmp_path / "nowhere.yaml")
     with pytest.raises(InputError, match="no config file at"):
         load_experiment(tmp_path)
