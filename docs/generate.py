@@ -27,7 +27,7 @@ BORROWED = {
     "cluster/README.md": "cluster.md",
 }
 """Files of the repository that are pages too -> where they stand on the site."""
-MODULES = ("hybrid_ir.types", "hybrid_ir.storage", "hybrid_ir.languages", "hybrid_ir.measure_names")
+MODULES = ("hybrid_ir.client", "hybrid_ir.types", "hybrid_ir.storage", "hybrid_ir.languages", "hybrid_ir.measure_names")
 """What all rooms share: modules without a room."""
 
 
@@ -83,13 +83,9 @@ def commands() -> Iterator[tuple[str, Any]]:
     """(`hybrid-ir index build`, its click command) for every command."""
     import typer
 
-    from hybrid_ir.cli import app, capacity, serving, sweeps
+    from hybrid_ir.cli.app import app
 
-    whole = typer.Typer()
-    whole.registered_commands += app.app.registered_commands
-    for group in (serving, sweeps, capacity):
-        group.add_commands(whole)
-    yield from leaves_of("hybrid-ir", typer.main.get_command(whole))
+    yield from leaves_of("hybrid-ir", typer.main.get_command(app))
 
 
 def leaves_of(words: str, command: Any) -> Iterator[tuple[str, Any]]:
@@ -169,17 +165,9 @@ def changes(sets: Mapping[str, Mapping[str, Any]]) -> str:
 
 def http_page() -> str:
     """Every route with its body, its answers and an example, from the OpenAPI document."""
-    try:
-        from hybrid_ir.serving import openapi
+    from hybrid_ir.serving import openapi
 
-        document = openapi()
-    except ImportError:
-        from types import SimpleNamespace
-
-        from hybrid_ir.config import Serve
-        from hybrid_ir.serving.http_app import _create_routes
-
-        document = _create_routes(SimpleNamespace(settings=Serve()), ())[0].openapi()
+    document = openapi()
     parts = [
         "# HTTP",
         f"{document['info']['description']} A running service shows this at `/docs`, and has the document itself at "

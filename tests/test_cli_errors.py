@@ -75,7 +75,10 @@ RECORDS = "prepare.sources=[{{kind: records, path: {}}}]"
         (("batch.alpah=0.5",), "error: unknown key 'batch.alpah'; did you mean 'batch.alpha'? (command line)"),
         (("--config", "bad.yaml"), "error: unknown key 'batch.alpah'; did you mean 'batch.alpha'? (bad.yaml)"),
         (("batch.alpha=1.5",), "error: batch.alpha: input should be less than or equal to 1, got 1.5 (command line)"),
-        (("--config", "nowhere.yaml"), "error: no config file at nowhere.yaml; tune_configs/ has examples"),
+        (
+            ("--config", "nowhere.yaml"),
+            "error: no config file at nowhere.yaml; the repository's tune_configs/ has examples",
+        ),
         (("train.steps",), "error: an override must look like train.steps=100, got 'train.steps'"),
     ],
 )

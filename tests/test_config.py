@@ -11,15 +11,17 @@ from pydantic import ValidationError
 
 from hybrid_ir.config.experiment import Batch, EncoderSection, Evaluate, Experiment, Index, Loss, Prepare, Serve, Train
 from hybrid_ir.config.loading import load_experiment
-from hybrid_ir.config.recipes import RECIPES, recipe_experiments, with_values
+from hybrid_ir.config.recipes import RECIPES, with_values
 from hybrid_ir.config.section import Section, fields_of, on_resume
 from hybrid_ir.config.sources import SOURCES, AtlasSource, LareqaSource, SquadSource
 from hybrid_ir.tuning.axes import Range, Simplex
+from hybrid_ir.tuning.comparison import list_recipes
 from hybrid_ir.tuning.search_space import Asha, Space
 from hybrid_ir.tuning.studies.study import Benchmark
 from hybrid_ir.types import InputError
 
-CONFIGS = sorted((Path(__file__).parents[1] / "tune_configs").glob("*.yaml"))
+CHECKOUT = Path(__file__).parents[1]
+CONFIGS = [CHECKOUT / "hybrid_ir" / "config" / "base.yaml", *sorted((CHECKOUT / "tune_configs").glob("*.yaml"))]
 
 
 def write(path, text):
@@ -61,10 +63,10 @@ def test_overrides_address_the_same_paths_as_a_file(file):
 
 
 def test_base_yaml_has_every_key_with_its_default():
-    base = yaml.safe_load((CONFIGS[0].parent / "base.yaml").read_text(encoding="utf-8"))
+    base = yaml.safe_load(CONFIGS[0].read_text(encoding="utf-8"))
     defaults = Experiment().model_dump(mode="json")
     assert {path for path, _ in leaves(base)} == {path for path, _ in leaves(defaults)}
-    assert load_experiment(CONFIGS[0].parent / "base.yaml") == Experiment()
+    assert load_experiment(CONFIGS[0]) == Experiment()
 
 
 def test_an_override_changes_one_value_and_the_last_one_wins(tmp_path):
@@ -260,7 +262,9 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, content, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"no config file at .*nowhere.yaml; tune_configs/ has examples"):
+    with pytest.raises(
+        InputError, match=r"no config file at .*nowhere.yaml; the repository's tune_configs/ has examples"
+    ):
         load_experiment(tmp_path / "nowhere.yaml")
     with pytest.raises(InputError, match="no config file at"):
         load_experiment(tmp_path)
@@ -284,7 +288,7 @@ def test_every_recipe_is_a_valid_experiment_that_changes_what_it_says():
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match=r"unknown mix or recipe 'hybird'; there are monolingual, .*code_switched"):
-        recipe_experiments(Experiment(), ["hybird"])
+        list_recipes(Experiment(), ["hybird"])
 
 
 def test_values_are_checked_as_a_file_is():

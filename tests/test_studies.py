@@ -16,16 +16,17 @@ from test_squad import paragraph, qa, write_squad
 from hybrid_ir.config.experiment import Experiment
 from hybrid_ir.evaluation.perturbations import PERTURBATIONS
 from hybrid_ir.evaluation.significance import Comparison
-from hybrid_ir.tuning.page import Findings, Table, write_sweep_report
+from hybrid_ir.tuning.page import write_sweep_report
+from hybrid_ir.tuning.page_parts import Findings, Table
 from hybrid_ir.tuning.points import enumerate_points, point_label
 from hybrid_ir.tuning.search_space import parse_space
 from hybrid_ir.tuning.studies.findings import comparison_sentence, find, take_benchmark_as_test
 from hybrid_ir.tuning.studies.probes import clean_and_perturbed, probe_trial, translation_search, within_each_language
-from hybrid_ir.tuning.studies.study import STUDIES, Benchmark, check_collections, check_study, load_study
+from hybrid_ir.tuning.studies.study import FOLDER, STUDIES, Benchmark, check_collections, check_study, load_study
 from hybrid_ir.types import Candidate, Collection, InputError, Query
 
 FORMS = [(name, form) for name in STUDIES for form in ("toy", "full")]
-FILES = Path(__file__).parents[1] / "tune_configs"
+SPACES = Path(__file__).parents[1] / "tune_configs" / "spaces"
 
 
 @pytest.mark.parametrize(("name", "form"), FORMS)
@@ -58,7 +59,7 @@ def test_the_full_forms_have_the_papers_settings(tmp_path):
         )
 
 
-@pytest.mark.parametrize("file", sorted((FILES / "spaces").glob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("file", sorted(SPACES.glob("*.yaml")), ids=lambda p: p.name)
 def test_every_space_of_the_repository_holds_points(file):
     space = parse_space(yaml.safe_load(file.read_text(encoding="utf-8")), file.name)
     assert space.search == "bayesian" or len(enumerate_points(space, Experiment())) >= 2
@@ -73,7 +74,7 @@ def test_overrides_change_what_all_trials_share(tmp_path):
 
 
 def study_file(tmp_path, change=lambda tree: None):
-    tree = yaml.safe_load((FILES / "studies" / "robustness.yaml").read_text(encoding="utf-8"))
+    tree = yaml.safe_load((FOLDER / "robustness.yaml").read_text(encoding="utf-8"))
     change(tree)
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
@@ -104,7 +105,7 @@ def test_a_broken_study_is_refused_with_its_fault(tmp_path, change, message):
 
 
 def test_an_unknown_study_and_a_missing_collection_are_named(tmp_path):
-    with pytest.raises(InputError, match="no study 'mixing'; there are model_choice, "):
+    with pytest.raises(InputError, match="no study 'mixing'; there are mixing_ratio, model_choice, "):
         load_study("mixing", "toy", tmp_path)
     with pytest.raises(InputError, match="no xquad-r at data/xquad-r; fetch it"):
         check_collections(load_study("robustness", "full", tmp_path))

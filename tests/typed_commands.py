@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from hybrid_ir.cli import app as cli, capacity as cli_capacity, serving as cli_serving, sweeps as cli_sweeps
+from hybrid_ir.cli.app import app
 
 OURS_AND_RAYS = ("hybrid-ir", "ray", "serve")
 
@@ -34,10 +34,6 @@ def parse(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """What the program's own command line makes of it; raises a usage error for a flag that it does not know."""
     program, *arguments = argv
     if program == "hybrid-ir":
-        app = typer.Typer()
-        app.registered_commands += cli.app.registered_commands
-        for half in (cli_serving, cli_sweeps, cli_capacity):
-            half.add_commands(app)
         command: Any = typer.main.get_command(app)
     elif program == "ray":
         from ray.scripts.scripts import cli as command

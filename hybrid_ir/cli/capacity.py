@@ -1,23 +1,17 @@
-"""The command that plans a size: `plan-capacity`. Two tables and the constants behind them; nothing is run."""
+"""The command that plans a size: `plan-capacity`. In: a size, constants. Out: two tables and what they come from."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
+from hybrid_ir.cli.options import key_values
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="passages, groups, dimension, encoder, or a constant: gpus=16"),
-]
+Sizes = Annotated[list[str] | None, key_values("passages, groups, dimension, encoder, or a constant: gpus=16")]
 
 
-def add_commands(app: typer.Typer) -> None:
-    app.command()(plan_capacity)
-
-
-def plan_capacity(overrides: Overrides = None) -> None:
-    """Nodes, memory, disk and hours for 1, 10 and 100 million passages and groups, or for yours. Every constant can be given."""
+def plan_capacity(overrides: Sizes = None) -> None:
+    """Nodes, memory, disk and hours for 1, 10 and 100 million passages and groups, or for yours.
+    Every constant can be given."""
     from hybrid_ir.cli.terminal import console
     from hybrid_ir.cluster import parse_request, plan_index, plan_training
 
@@ -51,9 +45,10 @@ def _index_table(title: str, plans: list[Any]) -> Any:
         hours = sum(p.hours.values())
         stage = max(p.hours, key=p.hours.get)
         rows.append((
-            f"{p.passages:,.0f}", p.codec, f"{p.shards}", f"{p.bytes_a_vector:.0f}", _short(p.disk_gb), _short(p.build_disk_gb),
-            _short(p.build_memory_gb), _short(p.memory_gb), f"{p.nodes}", _short(hours),
-            f"{stage} {p.hours[stage] / hours:.0%}", _short(p.searches_per_s), _short(p.encoded_per_s), _short(p.p50_ms),
+            f"{p.passages:,.0f}", p.codec, f"{p.shards}", f"{p.bytes_a_vector:.0f}", _short(p.disk_gb),
+            _short(p.build_disk_gb), _short(p.build_memory_gb), _short(p.memory_gb), f"{p.nodes}", _short(hours),
+            f"{stage} {p.hours[stage] / hours:.0%}", _short(p.searches_per_s), _short(p.encoded_per_s),
+            _short(p.p50_ms),
         ))  # fmt: skip
     return _table(title, columns, rows)
 
@@ -65,8 +60,9 @@ def _training_table(title: str, plans: list[Any]) -> Any:
     )  # fmt: skip
     rows = [
         (
-            f"{p.groups:,.0f}", _short(p.disk_gb), _short(p.prepare_disk_gb), _short(p.prepare_memory_gb), _short(p.prepare_hours),
-            f"{p.nodes}", f"{p.data_actors}", _short(p.memory_gb), f"{p.steps:,.0f}", _short(p.hours), _short(p.gpu_hours),
+            f"{p.groups:,.0f}", _short(p.disk_gb), _short(p.prepare_disk_gb), _short(p.prepare_memory_gb),
+            _short(p.prepare_hours), f"{p.nodes}", f"{p.data_actors}", _short(p.memory_gb), f"{p.steps:,.0f}",
+            _short(p.hours), _short(p.gpu_hours),
         )
         for p in plans
     ]  # fmt: skip

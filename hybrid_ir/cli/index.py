@@ -14,12 +14,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from hybrid_ir.cli.options import Config, Verbose
+from hybrid_ir.cli.options import Config, IndexFolder, Verbose, key_values
 
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example index.shards=4 serve.port=8001")
-]
-IndexFolder = Annotated[str, typer.Option("--index", help="Folder of the index.")]
+Overrides = Annotated[list[str] | None, key_values("For example index.shards=4 serve.port=8001")]
 
 Passages = Annotated[
     list[str],
@@ -177,7 +174,3 @@ def _stages() -> Any:
     from hybrid_ir.cli.progress import counter
 
     return counter("")
-
-
-def add_commands(app: typer.Typer) -> None:
-    app.add_typer(index_app, name="index")

@@ -1,4 +1,4 @@
-"""Progress of long commands: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long commands. In: what they report. Out: a bar on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hybrid_ir.cli.terminal import console
+from hybrid_ir.measure_names import VALIDATION, digits
+
+COLUMNS = ("step", *VALIDATION)
 
 
 @contextmanager
@@ -76,9 +79,7 @@ class TrainingProgress:
                 self._printed_at = time.monotonic()
                 self._console.print(f"{self._name}: step {row['step']}/{self._steps}  {figures}")
         else:
-            shown = "  ".join(
-                f"{k} {v:.1f}" if k == "rank_distance" else f"{k} {v:.3f}" for k, v in row.items() if k != "step"
-            )
+            shown = "  ".join(f"{name} {_shown(name, value)}" for name, value in row.items() if name != "step")
             self._console.print(f"{self._name}: step {row['step']}  validation  {shown}")
 
 
@@ -121,20 +122,20 @@ class SweepProgress:
     def _figures(self, result: Mapping[str, Any]) -> str:
         if result.get("error"):
             return str(result["error"])
-        names = ("step", "AP_mean", "AP_mono", "AP_cross", "AP_multi", "rank_distance")
-        return "  ".join(f"{name} {_shown(name, result[name])}" for name in names if result.get(name) is not None)
+        known = (name for name in COLUMNS if result.get(name) is not None)
+        return "  ".join(f"{name} {_shown(name, result[name])}" for name in known)
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, title=self._head(), title_justify="left")
-        names = ("trial", "step", "AP_mean", "AP_mono", "AP_cross", "AP_multi", "rank_distance")
-        for name in names:
-            table.add_column(name, justify="left" if name == "trial" else "right")
+        table.add_column("trial", justify="left")
+        for name in COLUMNS:
+            table.add_column(name, justify="right")
         for trial, result in self._running.items():
-            table.add_row(trial, *(_shown(name, result.get(name)) for name in names[1:]))
+            table.add_row(trial, *(_shown(name, result.get(name)) for name in COLUMNS))
         return table
 
 
 def _shown(name: str, value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value}" if name == "step" else f"{value:.1f}" if name == "rank_distance" else f"{value:.3f}"
+    return f"{value}" if name == "step" else f"{value:.{digits(name)}f}"

@@ -11,21 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from hybrid_ir.cli.options import Config, Verbose
+from hybrid_ir.cli.options import Config, IndexFolder, Verbose, key_values
 
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example index.shards=4 serve.port=8001")
-]
-IndexFolder = Annotated[str, typer.Option("--index", help="Folder of the index.")]
+Overrides = Annotated[list[str] | None, key_values("For example index.shards=4 serve.port=8001")]
 Checkpoint = Annotated[
     str | None, typer.Option(help="Encoder to use in place of the index's own copy; it must be of the index's space.")
 ]
 Url = Annotated[str, typer.Option(help="Address of the service.")]
-
-
-def add_commands(app: typer.Typer) -> None:
-    for command in (serve, search, swap, rollback):
-        app.command()(command)
 
 
 def serve(

@@ -1,4 +1,4 @@
-"""Commands that train more than one encoder: `tune`, and the studies built on it."""
+"""Commands that search: `tune`, and the studies built on it. In: a search space or a study. Out: a sweep's folder."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from hybrid_ir.cli.options import Config, Verbose, WaitForNodes
+from hybrid_ir.cli.options import Config, Verbose, WaitForNodes, key_values
+from hybrid_ir.measure_names import SWEEP, digits
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example train.steps=100")]
+Overrides = Annotated[list[str] | None, key_values("For example train.steps=100")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the trials and what they would cost, and stop.")]
 
 
-def add_commands(app: typer.Typer) -> None:
-    app.command()(tune)
-    app.command()(study)
-
-
 def tune(
-    space: Annotated[Path, typer.Option("--space", "-s", help="YAML file of the search space (tune_configs/spaces).")],
+    space: Annotated[Path, typer.Option("--space", "-s", help="YAML file of the search space (README).")],
     out: Annotated[str, typer.Option(help="Folder for the trials, trials.parquet, best/ and report.html.")],
     config: Config = None,
     overrides: Overrides = None,
@@ -66,7 +62,7 @@ def study(
     dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
-    """Answer one of the five questions of tune_configs/studies: prepare, sweep, measure, test, report."""
+    """Answer one of the five questions of the studies: prepare, sweep, measure, test, report."""
     from hybrid_ir.storage import is_uri
     from hybrid_ir.tuning import check_collections, check_study, enumerate_points, load_study
     from hybrid_ir.types import InputError
@@ -144,7 +140,7 @@ def _run(
     from hybrid_ir.tuning import check_trials, choose, claim, list_trials, point_results, sweep
 
     terminal = console()
-    trials = list_trials(base, space, out)
+    trials = list_trials(base, space, f"{out}/trials")
     check_trials(base, space, trials)
     if not verbose:
         quiet_libraries()
@@ -176,23 +172,22 @@ def points_table(results: Sequence[Any]) -> Any:
     """A row a point: test measures (validation's where there is no test), each with its half-width over seeds."""
     from rich.table import Table
 
-    measures = ("AP_mean", "AP_mono", "AP_cross", "AP_multi", "R@1_mono", "rank_distance")
     tested = any(result.test for result in results)
     title = "test, mean over seeds (± 95 %)" if tested else "validation, mean over seeds"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("point")
-    for name in ("trials", *measures):
+    for name in ("trials", *SWEEP):
         table.add_column(name, justify="right")
     for result in results:
         values: Mapping[str, float] = result.test if tested else result.validation
         cells = []
-        for name in measures:
+        for name in SWEEP:
             if name not in values:
                 cells.append("-")
                 continue
-            digits = 1 if name == "rank_distance" else 3
+            shown = f".{digits(name)}f"
             half = result.test_half_width.get(name, float("nan")) if tested else float("nan")
-            cells.append(f"{values[name]:.{digits}f}" + ("" if half != half else f" ± {half:.{digits}f}"))
+            cells.append(f"{values[name]:{shown}}" + ("" if half != half else f" ± {half:{shown}}"))
         failed = f" (+{result.failed} not)" if result.failed else ""
         table.add_row(result.label, f"{len(result.trials)}{failed}", *cells)
     return table
@@ -205,7 +200,7 @@ def _dry_run(base: Any, space: Any, out: str) -> None:
     from hybrid_ir.tuning import check_trials, list_trials
 
     terminal = console()
-    trials = list_trials(base, space, out)
+    trials = list_trials(base, space, f"{out}/trials")
     terminal.print(_plan_table(space, trials))
     for source in base.prepare.sources:
         settings = ", ".join(f"{k}={v}" for k, v in source.model_dump(exclude_defaults=True).items() if k != "kind")

@@ -1,4 +1,4 @@
-"""What a person sees: one console, quiet libraries, tables whose headers are measure names."""
+"""What a person sees. In: measures by run or by language. Out: one console, tables whose headers are measure names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_ir.measure_names import MEASURES
+from hybrid_ir.measure_names import MEASURES, best_of, digits
 
 
 def console() -> Console:
@@ -27,19 +27,19 @@ def measures_table(title: str, rows: Mapping[str, Mapping[str, Any]], measures: 
     for measure in measures:
         values = [row[measure] for row in rows.values() if row.get(measure) is not None]
         if len(values) > 1:
-            best[measure] = min(values) if measure == "rank_distance" else max(values)
+            best[measure] = best_of(measure, values)
     for name, row in rows.items():
         cells = []
         for measure in measures:
             value = row.get(measure)
-            text = "-" if value is None else f"{value:.1f}" if measure == "rank_distance" else f"{value:.3f}"
+            text = "-" if value is None else f"{value:.{digits(measure)}f}"
             cells.append(f"[bold green]{text}[/]" if value is not None and value == best.get(measure) else text)
         table.add_row(name, *cells)
     return table
 
 
 def task_table(title: str, summary: Mapping[str, Any]) -> Table:
-    """What `task_result.summarize` returns: a row a language, the mean, its interval, and what chance scores if known."""
+    """What the measures of a public task are: a row a language, the mean, its interval, and chance's if known."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("", style="bold")
     for measure in summary["measures"]:

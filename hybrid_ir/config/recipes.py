@@ -1,11 +1,11 @@
-"""Named trainings, as changes to an experiment. In: an experiment, names, values at dotted paths. Out: experiments.
+"""Named trainings, as changes to an experiment. In: an experiment, values at dotted paths. Out: an experiment.
 
 The mixes are those of the paper's table 1, LAReQA's X-X, and the usual baselines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from hybrid_ir.config.experiment import Experiment
@@ -31,13 +31,6 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "multilingual_finetuning": {"batch": {"mix": {"multilingual": 1.0}, "language_temperature": 1.0}},
     "code_switched": {"batch": {"mix": {"monolingual": 1.0}, "code_switch": 0.5}},  # arXiv 2305.05295
 }
-
-
-def recipe_experiments(base: Experiment, recipes: Sequence[str]) -> dict[str, Experiment]:
-    """One experiment a named recipe, each in its own folder under `base.out`. Raises InputError for an unknown name."""
-    if len(set(recipes)) != len(recipes) or not recipes:
-        raise InputError(f"mixes must be named once each, got {', '.join(recipes) or 'none'}")
-    return {name: with_values(base, {"recipe": name, "out": f"{base.out}/{name}"}) for name in recipes}
 
 
 def with_values(base: Experiment, values: Mapping[str, Any]) -> Experiment:

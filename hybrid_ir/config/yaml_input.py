@@ -15,7 +15,7 @@ def read_mapping(file: str | Path, what: str = "config file") -> dict[str, Any]:
     """What a YAML file holds; {} if it is empty. Raises InputError if there is no such file, or no mapping in it."""
     path = Path(file)
     if not path.is_file():
-        raise InputError(f"no {what} at {file}; tune_configs/ has examples")
+        raise InputError(f"no {what} at {file}; the repository's tune_configs/ has examples")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

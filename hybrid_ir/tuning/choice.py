@@ -1,4 +1,4 @@
-"""Choosing among the points of a sweep: means over seeds, the best under a bound on language bias, and the Pareto set."""
+"""Choosing among the points of a sweep. In: rows of trials. Out: means over seeds, the best point, the Pareto set."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def choose(results: Sequence[PointResult], max_rank_distance: float | None = None) -> PointResult | None:
-    """The point with the best AP_mean of validation among those whose rank distance keeps the bound; None if none does."""
+    """The point with the best AP_mean of validation among those that keep the bound on rank distance, or None."""
     able = [
         r
         for r in results

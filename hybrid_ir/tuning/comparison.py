@@ -1,64 +1,50 @@
-"""Compare: the same training under several mixes, evaluated on the same held-out collection: one table, one page.
+"""Comparison: a sweep over `recipe`, with a page of its own. In: an experiment, names of recipes. Out: trials, files.
 
-Every run has the store, seed, steps and batch size of the others, so that only the mix differs.
+Its trials have the store, seed, steps and batch size of one another, so that only the recipe differs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hybrid_ir.config import Experiment
-from hybrid_ir.encoders import load_encoder
-from hybrid_ir.evaluation import evaluate
 from hybrid_ir.measure_names import MEASURES
 from hybrid_ir.reports import heat_map_png, read_log, write_comparison
 from hybrid_ir.storage import write_json
-from hybrid_ir.training import train
-from hybrid_ir.types import Collection
+from hybrid_ir.tuning.points import point_label
+from hybrid_ir.tuning.search_space import Space
+from hybrid_ir.tuning.sweeps import list_trials
+from hybrid_ir.types import InputError
 
 
-def compare(
-    experiments: Mapping[str, Experiment],
-    collection: Collection,
-    out: Path,
-    *,
-    resources: dict[str, float],
-    started: Callable[[str, Experiment], None],
-    report: Callable[[dict[str, Any]], None],
-) -> dict[str, dict[str, Any]]:
-    """Train and evaluate each (what is already there is kept), write `compare.json`, `report.html` and `heat_map.png`
-    to `out`, and return the measures by name."""
-    summaries: dict[str, dict[str, Any]] = {}
-    for name, experiment in experiments.items():
-        started(name, experiment)
-        train(experiment, resources, report)
-        checkpoint = f"{experiment.out}/checkpoint"
-        done = Path(experiment.out) / "test" / "metrics.json"
-        if done.is_file() and done.stat().st_mtime > Path(experiment.out, "metrics.json").stat().st_mtime:
-            summaries[name] = json.loads(done.read_text(encoding="utf-8"))
-            continue
-        summaries[name] = evaluate(load_encoder(checkpoint), checkpoint, collection, done.parent, experiment)
-    one = next(iter(experiments.values()))
-    settings = one.model_dump(mode="json", exclude={"out": True, "batch": {"mix", "alpha"}})
+def list_recipes(base: Experiment, recipes: Sequence[str]) -> dict[str, Experiment]:
+    """A trial a recipe, named by it, in a folder of `base.out`. Raises InputError for an unknown name, or one twice."""
+    if len(set(recipes)) != len(recipes) or not recipes:
+        raise InputError(f"mixes must be named once each, got {', '.join(recipes) or 'none'}")
+    space = Space(seeds=(base.seed,), axes=({"recipe": tuple(recipes)},))
+    trials = list_trials(base, space, base.out, name=lambda point, experiment: point_label(point))
+    return {name: experiment for name, (_, experiment) in trials.items()}
+
+
+def publish_comparison(trials: Mapping[str, Experiment], collection: str, out: Path) -> dict[str, dict[str, Any]]:
+    """Write `compare.json`, `report.html` and `heat_map.png` of trials that ran, and return their measures by name."""
+    tests = {name: Path(each.out) / "test" / "metrics.json" for name, each in trials.items()}
+    summaries = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in tests.items()}
+    one = next(iter(trials.values()))
     write_comparison(
         out / "report.html",
-        title=f"{collection.name}: {', '.join(experiments)}",
+        title=f"{collection}: {', '.join(trials)}",
         subtitle=f"{one.train.steps} steps of {one.batch.size} groups each, seed {one.seed}",
         runs={
-            name: {"summary": summaries[name], "log": read_log(Path(experiment.out) / "log.jsonl")}
-            for name, experiment in experiments.items()
+            name: {"summary": summaries[name], "log": read_log(Path(each.out) / "log.jsonl")}
+            for name, each in trials.items()
         },
-        settings=settings,
+        settings=one.model_dump(mode="json", exclude={"out": True, "batch": {"mix", "alpha"}}),
     )
     heat_map_png(out / "heat_map.png", {name: summary["matrix"] for name, summary in summaries.items()})
-    write_json(
-        out / "compare.json",
-        {
-            name: {m: summary[m] for m in MEASURES} | {"intervals": summary["intervals"]}
-            for name, summary in summaries.items()
-        },
-    )
+    shown = (*MEASURES, "intervals")
+    write_json(out / "compare.json", {name: {key: s[key] for key in shown} for name, s in summaries.items()})
     return summaries

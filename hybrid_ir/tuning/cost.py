@@ -1,4 +1,6 @@
-"""What trials will cost before they start: hours, and GPU hours, from a measured step (CPU) or from arithmetic (GPU).
+"""What trials will cost. In: their experiments, and the store. Out: hours and GPU hours, before anything starts.
+
+The time of a step is measured on a CPU, and comes from arithmetic on a GPU.
 
 Floating point operations of a training step are 6 x parameters x tokens (2 forward, 4 backward), parameters without the
 vocabulary's (Kaplan et al., arXiv 2001.08361). An estimate: a sweep corrects it as its trials end.

@@ -1,52 +1,28 @@
-"""The page of a sweep: every point with its interval over seeds, the choice, and pictures of what the ratio does.
+"""The page of a sweep. In: the rows of its trials, and what a study adds. Out: one page that loads nothing.
 
-In: the rows of a sweep's trials. Out: one self-contained page, with the curve along `alpha`, the triangle of mixes and the
-trade-off between quality and language bias, each where the points allow it. Words and layout are in sweep_report.html.j2.
+It shows every point with its interval over seeds, the choice, and three pictures where the points allow them: the curve
+along `alpha`, the triangle of mixes, quality against language bias. Words and layout are in sweep_report.html.j2.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hybrid_ir.config import KINDS, Experiment, leaf_texts
+from hybrid_ir.measure_names import HEADLINE, SWEEP, best_of, digits
 from hybrid_ir.reports import INK, LINE, MUTED, PAPER, SERIES, drawing, quiet, render, svg
 from hybrid_ir.tuning.choice import PointResult, choose, pareto, point_results
+from hybrid_ir.tuning.page_parts import Findings
 from hybrid_ir.tuning.points import trial_experiment
 from hybrid_ir.tuning.search_space import Space
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MEASURES = ("AP_mean", "AP_mono", "AP_cross", "AP_multi", "R@1_mono", "rank_distance")
-PANELS = ("AP_mono", "AP_cross", "AP_multi", "rank_distance")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of a study: a note, column names, rows of text."""
-
-    title: str
-    note: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a study adds to its sweep's page."""
-
-    question: str = ""
-    sentences: Sequence[str] = ()
-    """Plain sentences of what the data says."""
-    tables: Sequence[Table] = ()
-    figures: Sequence[tuple[str, str, Any]] = field(default=())
-    """(title, note, matplotlib figure)"""
 
 
 def write_sweep_report(
@@ -63,8 +39,8 @@ def write_sweep_report(
         along = alpha_points(results, weights)
         if len(along) >= 3:
             note = (
-                "Test measures by the share of monolingual batches, the rest cross-lingual: means over seeds, and the 95 % "
-                "interval of the mean (Student's t)."
+                "Test measures by the share of monolingual batches, the rest cross-lingual: means over seeds, and the "
+                "95 % interval of the mean (Student's t)."
             )
             pictures.append(("Along alpha", note, svg(draw_curve(along), "alpha")))
         corners = {label: mix for label, mix in weights.items() if "recipe" not in point_of(results, label)}
@@ -72,7 +48,10 @@ def write_sweep_report(
             note = "Each circle is a mix, at its weights of the three kinds of batches; test means over seeds."
             pictures.append(("The triangle of mixes", note, svg(draw_triangles(results, corners), "triangle")))
         if sum("rank_distance" in r.test for r in results) > 1:
-            note = "Test means over seeds: up is better, left is less bias. Filled: the Pareto set of validation; bold: chosen."
+            note = (
+                "Test means over seeds: up is better, left is less bias. Filled: the Pareto set of validation; bold: "
+                "chosen."
+            )
             pictures.append(("Quality and bias", note, svg(draw_trade_off(results, front, chosen), "trade-off")))
     html = render(
         "sweep_report.html.j2",
@@ -80,7 +59,7 @@ def write_sweep_report(
         question=findings.question,
         sentences=[*findings.sentences, *_choice_sentences(chosen, front, space)],
         subtitle=_subtitle(base, space, rows),
-        measures=MEASURES,
+        measures=SWEEP,
         results=results,
         chosen=chosen.label if chosen else None,
         front={r.label for r in front},
@@ -117,7 +96,7 @@ def draw_curve(along: Sequence[tuple[float, PointResult]]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 4.6), layout="constrained")
-    for axes, measure, colour in zip(figure.subplots(2, 2).ravel(), PANELS, SERIES, strict=False):
+    for axes, measure, colour in zip(figure.subplots(2, 2).ravel(), HEADLINE, SERIES, strict=False):
         x = np.array([alpha for alpha, r in along if measure in r.test])
         y = np.array([r.test[measure] for _, r in along if measure in r.test])
         half = np.array([r.test_half_width[measure] for _, r in along if measure in r.test])
@@ -131,7 +110,7 @@ def draw_curve(along: Sequence[tuple[float, PointResult]]) -> Figure:
 
 
 def draw_triangles(results: Sequence[PointResult], weights: Mapping[str, Mapping[str, float]]) -> Figure:
-    """AP_mean and rank distance over the simplex of weights: monolingual left, cross-lingual right, multilingual on top."""
+    """AP_mean and rank distance over the weights: monolingual left, cross-lingual right, multilingual on top."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -151,7 +130,7 @@ def draw_triangles(results: Sequence[PointResult], weights: Mapping[str, Mapping
             [x for x, _ in at], [y for _, y in at], c=values, s=330, zorder=2, edgecolors=PAPER,
             cmap=matplotlib.colormaps[colours],
         )  # fmt: skip
-        best = (min if measure == "rank_distance" else max)(values)
+        best = best_of(measure, values)
         for (x, y), value in zip(at, values, strict=True):
             text = f"{value:.0f}" if measure == "rank_distance" else f"{value:.3f}".removeprefix("0")
             shade = np.dot([0.2126, 0.7152, 0.0722], np.array(dots.to_rgba(value)[:3]) ** 2.2)
@@ -198,9 +177,9 @@ def _cell(result: PointResult, measure: str) -> tuple[str, str]:
     values = result.test or result.validation
     if measure not in values:
         return "\N{EN DASH}", ""
-    digits = 1 if measure == "rank_distance" else 3
     half = result.test_half_width.get(measure, math.nan)
-    return f"{values[measure]:.{digits}f}", "" if math.isnan(half) else f"± {half:.{digits}f}"
+    shown = f".{digits(measure)}f"
+    return f"{values[measure]:{shown}}", "" if math.isnan(half) else f"± {half:{shown}}"
 
 
 def _choice_sentences(chosen: PointResult | None, front: Sequence[PointResult], space: Space) -> list[str]:

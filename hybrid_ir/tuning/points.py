@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,17 @@ from hybrid_ir.tuning.axes import Axis, Range, Simplex
 from hybrid_ir.tuning.search_space import Space
 
 Point = Mapping[str, Any]
+Namer = Callable[[Point, Experiment], str]
+"""What a trial is called. Two of one name are one trial."""
 
 
-def enumerate_points(space: Space, base: Experiment) -> list[dict[str, Any]]:
-    """All points of a grid or random search, those that come to the same training once; [] for a Bayesian one.
+def by_training(point: Point, experiment: Experiment) -> str:
+    """So that points that come to the same training are one."""
+    return trial_name(experiment)
+
+
+def enumerate_points(space: Space, base: Experiment, name: Namer = by_training) -> list[dict[str, Any]]:
+    """All points of a grid or random search, those of one name once; [] for a Bayesian one.
 
     Raises InputError when a point is not a valid experiment: an unknown path, or a value its field refuses.
     """
@@ -40,7 +47,7 @@ def enumerate_points(space: Space, base: Experiment) -> list[dict[str, Any]]:
         points = (point for point in draws if point is not None)
     found: dict[str, dict[str, Any]] = {}
     for point in points:
-        found.setdefault(trial_name(trial_experiment(base, point, space.seeds[0])), point)
+        found.setdefault(name(point, trial_experiment(base, point, space.seeds[0])), point)
         if len(found) == space.samples:
             break
     return list(found.values())

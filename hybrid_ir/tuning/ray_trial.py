@@ -1,4 +1,4 @@
-"""One trial of a sweep: train, then measure on the held-out test, in the process that Ray Tune gives it."""
+"""One trial of a sweep or a comparison. In: its experiment. Out: its run folder with test/, and a row of measures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from hybrid_ir.data import open_store
 from hybrid_ir.encoders import load_encoder
 from hybrid_ir.evaluation import evaluate, with_mean
 from hybrid_ir.measure_names import MEASURES
-from hybrid_ir.reports import read_log
-from hybrid_ir.storage import open_filesystem, written
+from hybrid_ir.storage import absolute, open_filesystem, written
 from hybrid_ir.training import encoding_options, train
 
 
@@ -25,11 +24,9 @@ def run_trial(
 ) -> dict[str, Any]:
     """Train `experiment` (or go on where it was left), evaluate it, and return what the sweep's table shows.
 
-    `report` is called with each log row, several a second, those from before an interruption first, and may raise
-    `Stopped`. Validation measures are the kept checkpoint's; `test` is empty where the store holds nothing out for it.
+    `report` is called with each log row, several a second, and may raise `Stopped`. Validation measures are the kept
+    checkpoint's; `test` is empty where the store holds nothing out for it.
     """
-    for row in read_log(f"{experiment.out}/log.jsonl") or []:
-        report(row)
     metrics = train(experiment, resources, report)
     return {
         "step": metrics["steps"],
@@ -52,13 +49,16 @@ def test_measures(experiment: Experiment) -> dict[str, float]:
     elif experiment.train.gpus_per_worker:  # this process has none
         import ray
 
-        summary = ray.get(ray.remote(evaluate_test).options(**encoding_options(experiment)).remote(experiment))
+        elsewhere = {"out": absolute(experiment.out), "store": absolute(experiment.store)}
+        task = ray.remote(evaluate_test).options(**encoding_options(experiment))
+        summary = ray.get(task.remote(experiment.model_copy(update=elsewhere)))
     else:
         summary = evaluate_test(experiment)
     return with_mean({measure: summary[measure] for measure in MEASURES if summary.get(measure) is not None})
 
 
 def evaluate_test(experiment: Experiment) -> dict[str, Any]:
+    """Rank the test split's candidates with the trained checkpoint. Writes RUN/test/, and returns its metrics.json."""
     checkpoint = f"{experiment.out}/checkpoint"
     device = "cuda" if experiment.train.gpus_per_worker else "cpu"
     collection = open_store(experiment.store).collection("test")

@@ -1,4 +1,4 @@
-"""How Ray Tune runs a sweep: the trainable, the scheduler, the search, and what the display is told.
+"""How Ray Tune runs a sweep. In: its trials, or where to draw them. Out: a tuner, rows of results, and a live display.
 
 Tune saves its trials, its search and its callbacks, and goes on from them; it does not save its scheduler.
 """
@@ -24,14 +24,13 @@ from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from hybrid_ir.config import Experiment
+from hybrid_ir.measure_names import VALIDATION
 from hybrid_ir.reports import read_log
 from hybrid_ir.storage import open_filesystem
 from hybrid_ir.training import DRIVER_CPUS, concurrent_trials
 from hybrid_ir.tuning.points import Point, drawn_point, point_label, suggest_point, trial_experiment, trial_name
 from hybrid_ir.tuning.search_space import Space
 from hybrid_ir.types import InputError
-
-VALIDATION = ("AP_mean", "AP_mono", "AP_cross", "AP_multi", "rank_distance")
 
 
 class Show(Protocol):
@@ -50,8 +49,8 @@ def make_tuner(
 ) -> tune.Tuner:
     """Ray Tune's run of these trials, or what a stopped one left in OUT/ray to go on from.
 
-    `at_a_time` train together; None: as many as the cluster holds, as it grows and shrinks. `trials` is empty for a Bayesian
-    search, whose number is that of its start. Nothing has started before its `fit`.
+    `at_a_time` train together; None: as many as the cluster holds, as it grows and shrinks. `trials` is empty for a
+    Bayesian search, whose number is that of its start. Nothing has started before its `fit`.
     """
     experiments = {name: experiment for name, (_, experiment) in trials.items()}
 
@@ -64,9 +63,9 @@ def make_tuner(
     class Training(tune.Trainable):
         """Pickled by value, and importing where it runs.
 
-        Training goes on in a thread, and a step of Tune's ends with each validation. Tune ends a trial by `cleanup`, and
-        waits for it: so the workers are gone before Tune gives their CPUs away. (A function that Tune runs is ended at
-        once, and leaves its workers to a cleaner of Ray's, which may not get to see that its owner died.)
+        Training goes on in a thread, and a step of Tune's ends with each validation. Tune ends a trial by `cleanup`,
+        and waits for it: so the workers are gone before Tune gives their CPUs away. (A function that Tune runs is ended
+        at once, and leaves its workers to a cleaner of Ray's, which may not get to see that its owner died.)
         """
 
         def setup(self, config: dict[str, Any]) -> None:
@@ -109,6 +108,9 @@ def make_tuner(
                     self._results.put(row)
 
             try:
+                for each in todo:  # validations from before an interruption: the scheduler judges them again
+                    for row in read_log(f"{each.out}/log.jsonl") or []:
+                        report(row)
                 done = [
                     {**run_trial(each, resources, report), "trial": Path(each.out).name, "seed": each.seed}
                     for each in todo
@@ -161,9 +163,10 @@ def make_tuner(
 
 
 class FillingGrid(BasicVariantGenerator):
-    """Tune's grid, with as many trials at a time as the cluster holds *now*: a node that comes is used, one that went is not.
+    """Tune's grid, with as many trials at a time as the cluster holds *now*, for nodes come and go.
 
-    More would not only wait. Their workers would take the CPUs that the data actors of the others need, and none would go on.
+    More would not only wait. Their workers would take the CPUs that the data actors of the others need, and none would
+    go on.
     """
 
     def __init__(self, base: Experiment, at_a_time: int | None) -> None:
@@ -187,8 +190,8 @@ class FillingGrid(BasicVariantGenerator):
 class RememberingASHA(ASHAScheduler):
     """ASHA (Li et al. 2020, arXiv:1810.05934) that remembers, after a restart, the trials that had ended before it.
 
-    What they scored at the rungs comes from the logs of their runs, which `runs_of` finds by a trial's config. A trial that
-    goes on reports its validations again, and is judged again.
+    What they scored at the rungs comes from the logs of their runs, which `runs_of` finds by a trial's config. A trial
+    that goes on reports its validations again, and is judged again.
     """
 
     def __init__(self, runs_of: Callable[[Mapping[str, Any]], list[str]], **settings: Any) -> None:
@@ -212,7 +215,7 @@ def bayesian_search(space: Space, seed: int) -> Any:
 
 
 _showing: list[tuple[Show, Mapping[str, tuple[Point, Experiment]]]] = []
-"""Where this process shows its sweep. Tune pickles its callbacks with the rest of its state, and a display cannot be."""
+"""Where this process shows its sweep. A display cannot be pickled, and Tune pickles its callbacks with its state."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Sweep: a search space over an experiment in, `trials.parquet` and the best checkpoint out. Ray Tune runs the trials.
+"""Sweep. In: an experiment and a search space. Out: a table of trials, the best checkpoint. Ray Tune runs it.
 
     OUT/sweep.json         settings, space, store hash: what this sweep is
     OUT/trials/NAME/       the run folder of each trial, named by what it trains; NAME/test/ has its test measures
@@ -30,7 +30,15 @@ from hybrid_ir.config import Experiment
 from hybrid_ir.data import open_store
 from hybrid_ir.storage import absolute, fetch, write_json
 from hybrid_ir.tuning.choice import choose, pareto, point_results
-from hybrid_ir.tuning.points import Point, enumerate_points, middle_point, point_label, trial_experiment, trial_name
+from hybrid_ir.tuning.points import (
+    Namer,
+    Point,
+    by_training,
+    enumerate_points,
+    middle_point,
+    point_label,
+    trial_experiment,
+)
 from hybrid_ir.tuning.search_space import Space
 from hybrid_ir.types import InputError, Interrupted
 
@@ -38,20 +46,22 @@ if TYPE_CHECKING:
     from hybrid_ir.tuning.ray_tuner import Show
 
 
-def list_trials(base: Experiment, space: Space, out: str) -> dict[str, tuple[Point, Experiment]]:
+def list_trials(
+    base: Experiment, space: Space, folder: str, name: Namer = by_training
+) -> dict[str, tuple[Point, Experiment]]:
     """Every trial of a grid or random search by name, in order; {} for a Bayesian search, whose ranges are checked.
 
-    Raises InputError for a point that is not a valid experiment, and for rungs that fall on no validation.
+    Each has its run folder in `folder`, by its name. Raises InputError for a point that is not a valid experiment, and
+    for rungs that fall on no validation.
     """
-    base = base.model_copy(update={"store": absolute(base.store)})  # trials stand in other working directories
     if space.asha is not None:
         _check_asha(space, base)
     trials: dict[str, tuple[Point, Experiment]] = {}
-    for point in enumerate_points(space, base):
+    for point in enumerate_points(space, base, name):
         for seed in space.seeds:
             experiment = trial_experiment(base, point, seed)
-            name = trial_name(experiment)
-            trials[name] = point, experiment.model_copy(update={"out": f"{absolute(out)}/trials/{name}"})
+            called = name(point, experiment)
+            trials[called] = point, experiment.model_copy(update={"out": f"{folder}/{called}"})
     return trials
 
 
@@ -93,16 +103,15 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Run or go on with the sweep at `out` (see `make_tuner`), and return a row for each trial. Ray must be connected.
 
-    Trials and Tune write to `out`, this process to `folder` (see `storage.written`). A trial that fails is a row with its
-    cause and ends nothing. Raises InputError before anything starts for what cannot work, Interrupted after Ctrl-C, and
-    InputError when every trial failed.
+    Its trials were checked, and `out` was claimed. Trials and Tune write to `out`, this process to `folder` (see
+    `storage.written`). A trial that fails is a row with its cause and ends nothing. Raises Interrupted after Ctrl-C,
+    and InputError when every trial failed.
     """
     from hybrid_ir.tuning.ray_tuner import make_tuner, rows_of, shown_by
 
+    # Trials stand in other working directories.
     base, out = base.model_copy(update={"store": absolute(base.store)}), absolute(out)
-    trials = list_trials(base, space, out)
-    check_trials(base, space, trials)
-    claim(base, space, folder)
+    trials = list_trials(base, space, f"{out}/trials")
     tuner = make_tuner(base, space, trials, out, resources, at_a_time)
     with shown_by(show, trials), _term_is_interrupt():
         results = tuner.fit()
@@ -132,7 +141,8 @@ def claim(base: Experiment, space: Space, out: Path) -> None:
         changed = [key for key in this if before.get(key) != this[key]]
         if changed:
             raise InputError(
-                f"{out} holds a sweep that differs in its {' and '.join(changed)}; choose another --out, or restore them to go on"
+                f"{out} holds a sweep that differs in its {' and '.join(changed)}; choose another --out, or restore "
+                "them to go on"
             )
     elif out.is_dir() and any(entry.name != "store" for entry in out.iterdir()):
         raise InputError(f"{out} holds something that is not a sweep, so it is left alone; choose another --out")

@@ -1,1 +1,1 @@
-"""The five studies: questions that a sweep answers."""
+"""The five studies: questions that a sweep answers, a YAML file each."""

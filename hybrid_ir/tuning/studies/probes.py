@@ -1,6 +1,6 @@
-"""What a study measures on each trained encoder beyond its sweep's test: one job a function, results as plain numbers.
+"""What a study measures beyond its sweep's test. In: a trained encoder and a test. Out: numbers by name.
 
-All of them work on the held-out test split of the store, so that the toy form needs no further data.
+A function a study: all work on the held-out test split of the store, so that the toy form needs no further data.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Measure every trained encoder of a study beyond its sweep's test, as Ray tasks, each with what a training worker has."""
+"""Measure every trained encoder of a study beyond its sweep's test. In: its trials. Out: what `probe_trial` finds.
+
+Each is a Ray task that has what a training worker had.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The five studies: a question and a sweep that answers it. In: a YAML file of tune_configs/studies/. Out: a `Study`.
+"""The five studies: a question and a sweep that answers it. In: a YAML file, such as those here. Out: a `Study`.
 
 Such a file holds a `question`, and for each form (toy, full) an `experiment`, a `space`, `compare` (pairs of points
 that are tested on the same questions) and `collections` to evaluate on afterwards. What a study measures beyond
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-import hybrid_ir
 from hybrid_ir.config import (
     Experiment,
     Section,
@@ -28,7 +28,8 @@ from hybrid_ir.tuning.points import point_label
 from hybrid_ir.tuning.search_space import Space, parse_space
 from hybrid_ir.types import InputError
 
-STUDIES = ("model_choice", "monolingual_degradation", "model_size", "mixing_ratio", "robustness")
+FOLDER = Path(str(files("hybrid_ir.tuning.studies")))
+STUDIES = tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
 LAREQA = ("xquad-r", "mlqa-r")
 """Collections that can stand in for a held-out test: queries and candidates in parallel languages."""
 Form = Literal["toy", "full"]
@@ -62,7 +63,7 @@ class Study:
 
 
 def load_study(name: str, form: Form, out: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read tune_configs/studies/NAME.yaml, or the file `name`. Its store is in `out` unless it is a path elsewhere.
+    """Read the study `name` of STUDIES, or the file `name`. Its store is in `out` unless it is a path elsewhere.
 
     Raises InputError for an unknown study, a missing key, or a comparison of points that the space does not have.
     """
@@ -112,11 +113,7 @@ def check_collections(study: Study) -> None:
 
 
 def _find(name: str) -> Path:
-    for path in (Path(name), Path("tune_configs/studies") / f"{name}.yaml", _checkout() / f"{name}.yaml"):
+    for path in (Path(name), FOLDER / f"{name}.yaml"):
         if path.is_file():
             return path
-    raise InputError(f"no study {name!r}; there are {', '.join(STUDIES)}, or give a file (see tune_configs/studies)")
-
-
-def _checkout() -> Path:
-    return Path(hybrid_ir.__file__).parents[1] / "tune_configs" / "studies"
+    raise InputError(f"no study {name!r}; there are {', '.join(STUDIES)}, or give a file (see {FOLDER})")

@@ -1,0 +1,72 @@
+"""The command that measures an encoder: `evaluate`.
+
+In: words of the command line. Out: the files that `evaluation` writes, and their averages as a table.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybrid_ir.cli.options import Config, Overrides, Verbose
+
+
+def evaluate(
+    checkpoint: Annotated[str, typer.Option(help="Folder or hub name of the encoder.")],
+    path: Annotated[str, typer.Option(help="The collection's folder; of miracl and xcopa, hub:OWNER/NAME too.")],
+    out: Annotated[str, typer.Option(help="Folder to write metrics.json, per_query.parquet and report.html to.")],
+    collection: Annotated[
+        str, typer.Option(help="store, xquad-r, mlqa-r, miracl, tatoeba, mewsli-x or xcopa.")
+    ] = "store",
+    split: Annotated[
+        str | None, typer.Option(help="store: test, validation; miracl: dev; mewsli-x: test, dev; xcopa: test, val.")
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Of miracl: folder or hub:OWNER/NAME of its corpora, if they are not in PATH.")
+    ] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Comma-separated; all that the collection has by default.")
+    ] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    verbose: Verbose = False,
+) -> None:
+    """Rank every candidate of a test collection for every query, and measure."""
+    from hybrid_ir.config import load_experiment
+
+    experiment = load_experiment(config, overrides or ())
+
+    from hybrid_ir.cli.progress import counter
+    from hybrid_ir.cli.terminal import console, measures_table, task_table
+    from hybrid_ir.encoders import best_device, load_encoder, quiet_libraries
+    from hybrid_ir.evaluation import count_texts, evaluate as run_evaluation, load_test
+    from hybrid_ir.storage import fetch, written
+
+    if not verbose:
+        quiet_libraries()
+    if collection != "store":
+        path, corpus = fetch(path), None if corpus is None else fetch(corpus)
+    wanted = [x.strip() for x in languages.split(",") if x.strip()] if languages else None
+    test = load_test(collection, path, split=split, languages=wanted, corpus=corpus)
+    model = load_encoder(checkpoint, pooling=experiment.encoder.pooling, device=best_device())
+    if config is not None and not any(model.prompts.values()):
+        # The model declares no prefixes of its own, and the user gave a config that does.
+        model.prompts |= {"query": experiment.encoder.query_prefix, "document": experiment.encoder.passage_prefix}
+    with counter("encoding", count_texts(test)) as count, written(out) as folder:
+        done = 0
+
+        def progress(texts: int) -> None:
+            nonlocal done
+            done += texts
+            count("texts", done)
+
+        summary = run_evaluation(model, checkpoint, test, folder, experiment, progress)
+    console().print(f"measures written to {out} (report: {out}/report.html)")
+    if "measures" in summary:  # a task's own
+        console().print(task_table(collection, summary))
+        if left_out := [f"{n:,} {name}" for name, n in summary["counts"]["left_out"].items() if n]:
+            console().print(f"left out or missing: {', '.join(left_out)}")
+    else:
+        console().print(measures_table(summary["collection"], {Path(checkpoint).parent.name or checkpoint: summary}))

@@ -1,0 +1,141 @@
+"""Commands that make an encoder: `prepare`, `train`, `compare`. In: sources, a store. Out: a store, run folders."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hybrid_ir.cli.options import Config, Overrides, Verbose, WaitForNodes
+
+
+def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose = False) -> None:
+    """Read the sources and write the store: shuffled, partitioned by language, split by document."""
+    from hybrid_ir.cli.progress import counter
+    from hybrid_ir.cli.terminal import console
+    from hybrid_ir.config import load_experiment
+    from hybrid_ir.data import prepare_experiment
+
+    experiment = load_experiment(config, overrides or ())
+    with counter("reading") as count:
+        manifest = prepare_experiment(experiment, count)
+    out = console()
+    out.print(f"store written to {experiment.store}")
+    out.print(_store_table(manifest))
+    rejected = sum(sum(s["rejected"].values()) for s in manifest["sources"].values())
+    if rejected:
+        out.print(f"{rejected:,} records were rejected; each is in {experiment.store}/rejected/ with its reason")
+
+
+def train(
+    config: Config = None, overrides: Overrides = None, wait_for_nodes: WaitForNodes = 0, verbose: Verbose = False
+) -> None:
+    """Fine-tune the encoder on the store. Ctrl-C saves; the same command resumes."""
+    from hybrid_ir.config import load_experiment
+
+    experiment = load_experiment(config, overrides or ())
+    _check_store(experiment)
+
+    from hybrid_ir.cli.progress import TrainingProgress
+    from hybrid_ir.cli.terminal import console, measures_table
+    from hybrid_ir.cluster import cluster_for, ray_session
+    from hybrid_ir.encoders import quiet_libraries
+    from hybrid_ir.training import train as run_training
+
+    if not verbose:
+        quiet_libraries()
+    out = console()
+    with ray_session(verbose) as resources:
+        resources = cluster_for(experiment, resources, wait_for_nodes, out.print)
+        with TrainingProgress(experiment.train.steps) as progress:
+            progress.begin("train")
+            metrics = run_training(experiment, resources, progress.report)
+    out.print(f"run written to {experiment.out} (checkpoint: {experiment.out}/checkpoint, step {metrics['best_step']})")
+    out.print(
+        f"{metrics['steps']} steps, {metrics['pairs_per_s']:.0f} pairs/s, "
+        f"input wait {metrics['input_wait']:.1%}, loss {metrics['loss']:.3f}"
+    )
+    if metrics["validation"]:
+        out.print(
+            measures_table(
+                "validation", {Path(experiment.out).name: metrics["validation"]}, tuple(metrics["validation"])
+            )
+        )
+
+
+def compare(
+    mixes: Annotated[
+        str,
+        typer.Option(help="Comma-separated: monolingual, cross_lingual, multilingual, hybrid, or a baseline (README)."),
+    ],
+    config: Config = None,
+    overrides: Overrides = None,
+    wait_for_nodes: WaitForNodes = 0,
+    verbose: Verbose = False,
+) -> None:
+    """Train and evaluate the same experiment under several mixes; print the table of all."""
+    from hybrid_ir.config import load_experiment
+    from hybrid_ir.data import open_store
+    from hybrid_ir.storage import is_uri
+    from hybrid_ir.tuning import list_recipes
+    from hybrid_ir.types import InputError
+
+    experiment = load_experiment(config, overrides or ())
+    if is_uri(experiment.out):
+        raise InputError(f"a comparison reads what it wrote, so it needs a folder, not {experiment.out}")
+    trials = list_recipes(experiment, [m.strip() for m in mixes.split(",") if m.strip()])
+    for each in trials.values():
+        _check_store(each)
+    tests = open_store(experiment.store).collection("test")
+
+    from hybrid_ir.cli.progress import TrainingProgress
+    from hybrid_ir.cli.terminal import console, measures_table
+    from hybrid_ir.cluster import cluster_for, ray_session
+    from hybrid_ir.encoders import quiet_libraries
+    from hybrid_ir.tuning import publish_comparison, run_trial
+
+    if not verbose:
+        quiet_libraries()
+    begun = time.perf_counter()
+    out = console()
+    with ray_session(verbose) as resources:
+        resources = cluster_for(experiment, resources, wait_for_nodes, out.print)
+        with TrainingProgress(experiment.train.steps) as progress:
+            for name, trial in trials.items():
+                progress.begin(name)
+                run_trial(trial, resources, progress.report)
+    summaries = publish_comparison(trials, tests.name, Path(experiment.out))
+    out.print(f"comparison written to {experiment.out} (report: {experiment.out}/report.html)")
+    out.print(measures_table(f"{tests.name}, {experiment.train.steps} steps each", summaries))
+    out.print(f"{time.perf_counter() - begun:.0f} s for {len(trials)} trainings and their evaluation")
+
+
+def _check_store(experiment: Any) -> None:
+    """Refuse in a second, before the libraries of training are loaded, what the store or the run folder rule out."""
+    from hybrid_ir.batches import plan_for
+    from hybrid_ir.data import open_store
+    from hybrid_ir.training import is_complete
+
+    store = open_store(experiment.store)
+    plan_for(store, experiment)
+    is_complete(experiment, store)
+
+
+def _store_table(manifest: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("source", "groups", "train", "validation", "test", "rejected"):
+        table.add_column(name, justify="left" if name == "source" else "right")
+    for name, row in manifest["sources"].items():
+        cells = [
+            row["groups"],
+            *(row.get(split, 0) for split in ("train", "validation", "test")),
+            sum(row["rejected"].values()),
+        ]
+        table.add_row(name, *(f"{n:,}" for n in cells))
+    table.caption = f"{len(manifest['languages'])} languages: {' '.join(manifest['languages'])}"
+    table.caption_justify = "left"
+    return table
