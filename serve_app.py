@@ -1,4 +1,6 @@
-"""The app for `serve run serve_app:app index=INDEX`, `serve build` and `serve deploy`: typed arguments in, Serve app out."""
+"""The app for `serve run serve_app:app index=INDEX`, `serve build` and `serve deploy`: typed arguments in, Serve app
+out.
+"""
 
 import os
 

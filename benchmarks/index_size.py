@@ -1,9 +1,10 @@
-"""What an index costs as it grows: build time, bytes, recall by language, memory of two replicas, queries/s beside raw FAISS.
+"""What an index costs as it grows: build time, bytes, recall by language, memory of two replicas, queries/s beside
+raw FAISS.
 
 python benchmarks/index_size.py --passages 10000 100000 1000000
 
-Vectors are synthetic (clustered, unit length, 384 dimensions), in ten languages of one of which there is 0.1 %; all stages but
-the encoding are the project's own, in one process. Queries are vectors that the index does not hold.
+Vectors are synthetic (clustered, unit length, 384 dimensions), in ten languages of one of which there is 0.1 %; all
+stages but the encoding are the project's own, in one process. Queries are vectors that the index does not hold.
 """
 
 from __future__ import annotations
@@ -135,10 +136,10 @@ def speed(folder: Path, shards: list[Shard], queries: np.ndarray, threads: int) 
 
 
 def memory(folder: Path, replicas: int) -> dict[str, float]:
-    """MB of `replicas` processes that have every shard open and have searched: each alone, and all together with what they share
-    counted once (PSS)."""
+    """MB of `replicas` processes that have every shard open and have searched: each alone, and all together with
+    what they share counted once (PSS)."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[2]); import numpy as np; from pathlib import Path; import index_size as b\n"
+        "import sys; sys.path.insert(0, sys.argv[2]); import numpy as np; from pathlib import Path; import index_size as b\n"  # noqa: E501
         "m = b.read_manifest(sys.argv[1]); s = b.open_shards(Path(sys.argv[1]), m)\n"
         "q = b.draw(b.clusters(), 512, np.random.default_rng(9)); b.answer(s, q, [b.ShardQuery(10)] * 512)\n"
         "print('up', flush=True); sys.stdin.read()"

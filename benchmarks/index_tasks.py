@@ -1,10 +1,12 @@
-"""A distributed IVF build beside the monolith, at two million vectors: the same answers, seconds, and memory of each task.
+"""A distributed IVF build beside the monolith, at two million vectors: the same answers, seconds, and memory of each
+task.
 
     python benchmarks/index_tasks.py --passages 2000000 --shards 8
 
-The quantizer is trained once on a sample; Ray tasks then add to shards in parallel, as `hybrid-ir index` does; the monolith is
-one index of all vectors, added in one process with the same quantizer. Vectors are those of index_size.py. How many
-queries get the same passages in the same order is printed, and the largest difference between the scores of the two.
+The quantizer is trained once on a sample; Ray tasks then add to shards in parallel, as `hybrid-ir index` does; the
+monolith is one index of all vectors, added in one process with the same quantizer. Vectors are those of
+index_size.py. How many queries get the same passages in the same order is printed, and the largest difference
+between the scores of the two.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""What our layers cost: a training step beside plain torch DDP, a request beside plain FAISS, at 1, 2 and 4 workers or shards.
+"""What our layers cost: a training step beside plain torch DDP, a request beside plain FAISS, at 1, 2 and 4 workers
+or shards.
 
     python benchmarks/overhead.py training --xquad DIR
     python benchmarks/overhead.py serving --xquad DIR
 
-All sides of `training` run the same step (`backward` and `update`) on the same batches. Plain DDP has them built before its
-clock starts, and logs nothing; ours is `hybrid-ir train`, its batches from a thread of the worker or from Ray Data. The
-encoder is the smallest (`tiny`), so that what is beside the step shows. Both sides of `serving` encode with the same encoder;
-plain FAISS is one flat index in the process that asks, ours is `hybrid-ir serve`, one request at a time. Runs alternate;
-medians.
+All sides of `training` run the same step (`backward` and `update`) on the same batches. Plain DDP has them built
+before its clock starts, and logs nothing; ours is `hybrid-ir train`, its batches from a thread of the worker or from
+Ray Data. The encoder is the smallest (`tiny`), so that what is beside the step shows. Both sides of `serving` encode
+with the same encoder; plain FAISS is one flat index in the process that asks, ours is `hybrid-ir serve`, one request
+at a time. Runs alternate; medians.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ NOTHING_HELD_OUT = ("prepare.validation_fraction=0", "prepare.test_fraction=0")
 
 def settings_of(folder: Path, steps: int, batch: int, workers: int) -> list[str]:
     return [
-        f"store={folder / 'store'}", f"encoder.name={folder / 'initial'}", "encoder.max_tokens=128", f"batch.size={batch}",
+        f"store={folder / 'store'}", f"encoder.name={folder / 'initial'}", "encoder.max_tokens=128", f"batch.size={batch}",  # noqa: E501
         f"train.steps={steps}", f"train.workers={workers}", "train.evaluate_every=null", "train.checkpoint_every=null",
         "train.cpus_per_worker=0.4", "train.cpus_per_data_actor=0.2", "train.trackers=[]", "train.precision=fp32",
         f"train.threads_per_worker={max(1, (os.cpu_count() or 1) // workers)}",
@@ -127,7 +128,7 @@ def training(xquad: Path, rounds: int, counts: list[int], steps: int, batch: int
                     row[feed] = ours(folder, steps, batch, workers, feed)
                 rows[workers].append(row)
                 print(f"round {number + 1}, {workers} workers: {row}", file=sys.stderr, flush=True)
-    print("| workers | plain DDP, ms a step | ours, a thread's batches | over plain | waited | ours, Ray Data's | over plain | waited | "
+    print("| workers | plain DDP, ms a step | ours, a thread's batches | over plain | waited | ours, Ray Data's | over plain | waited | "  # noqa: E501
           "one batch built alone | beside the steps, s |\n|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
     for workers, runs in rows.items():
 
@@ -226,14 +227,14 @@ def serving(xquad: Path, rounds: int, counts: list[int], queries: int, keep: Pat
 
     base = middle(plain)
     print(
-        "| shards | placement | a request, ms | more than plain | encode | shards and passages | waiting in the gateway | HTTP and Serve |"
+        "| shards | placement | a request, ms | more than plain | encode | shards and passages | waiting in the gateway | HTTP and Serve |"  # noqa: E501
     )
     print("|---|---|---|---|---|---|---|---|")
     print(f"| 1 | plain FAISS | {base['request']:.1f} | | {base['encode']:.1f} | {base['search']:.1f} | | |")
     for (shards, placement), runs in rows.items():
         own = middle(runs)
         print(
-            f"| {shards} | {placement} | {own['request']:.1f} | {own['request'] - base['request']:+.1f} | {own['encode']:.1f} | "
+            f"| {shards} | {placement} | {own['request']:.1f} | {own['request'] - base['request']:+.1f} | {own['encode']:.1f} | "  # noqa: E501
             f"{own['search']:.1f} | {own['queue']:.1f} | {own['request'] - own['total']:.1f} |"
         )
 

@@ -19,7 +19,9 @@ from hybrid_ir.types import Group
 
 
 def make_inputs(xquad: Path, work: Path, seed: int = 0) -> tuple[Path, Path, Path]:
-    """(model folder, pairs.parquet, texts.txt): 13,090 same-language pairs in a shuffled order, all 13,014 sentences."""
+    """(model folder, pairs.parquet, texts.txt): 13,090 same-language pairs in a shuffled order, all 13,014
+    sentences.
+    """
     import random
 
     quiet_libraries()

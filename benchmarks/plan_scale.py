@@ -2,10 +2,11 @@
 
 python benchmarks/plan_scale.py --groups 1e6 1e7 1e8
 
-Groups and passages are in MIRACL's 18 languages, in the proportions of its corpora. Of the groups half are in one language
-alone, 30 % in English and one other language, 10 % in the six largest, 6 % in the twelve largest and 4 % in all: 38
-partitions. The index's languages are drawn a fragment at a time. Each size runs in a process of its own. Times are of the
-process's CPU, and of the clock beside them; of random steps, and of steps that follow each other, as a training asks.
+Groups and passages are in MIRACL's 18 languages, in the proportions of its corpora. Of the groups half are in one
+language alone, 30 % in English and one other language, 10 % in the six largest, 6 % in the twelve largest and 4 % in
+all: 38 partitions. The index's languages are drawn a fragment at a time. Each size runs in a process of its own.
+Times are of the process's CPU, and of the clock beside them; of random steps, and of steps that follow each other,
+as a training asks.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def simulate_plan(groups: int, batch_size: int, queries: int) -> dict[str, objec
 
 
 def ledger_error(plan: Plan, steps: int) -> float:
-    """Largest distance of a pair's realised rows from what was asked, in batches, over a hundred moments of the epoch."""
+    """Largest distance of a pair's realised rows from what was asked, in batches, over a hundred moments of the
+    epoch.
+    """
     worst = 0.0
     asked = plan.asked()
     for at in np.linspace(1, steps, 100, dtype=np.int64).tolist():
@@ -94,8 +97,8 @@ def ledger_error(plan: Plan, steps: int) -> float:
 
 
 def check_windows(plan: Plan, steps: int) -> int:
-    """Rows of three windows of steps, the start of the epoch, its middle and a random place: within a partition's epoch each is
-    new, in its partition's range, and of its pair's languages."""
+    """Rows of three windows of steps, the start of the epoch, its middle and a random place: within a partition's
+    epoch each is new, in its partition's range, and of its pair's languages."""
     counted = 0
     for first in (0, steps // 2, int(np.random.default_rng(1).integers(steps))):
         seen: set[tuple[int, int, int]] = set()
@@ -138,7 +141,7 @@ def simulate_layout(passages: int) -> dict[str, object]:
     return {
         "passages": passages, "shards": len(parts), "rows": [min(sizes), max(sizes)],
         "languages_a_shard": [min(held), max(held)], "draw_s": round(drawn_s, 1), "cut_s": round(cut_s, 1),
-        "peak_rss_mb": {"before": round(before), "after": round(peak)}, "bytes_a_passage": round((peak - before) * 1e6 / passages, 1),
+        "peak_rss_mb": {"before": round(before), "after": round(peak)}, "bytes_a_passage": round((peak - before) * 1e6 / passages, 1),  # noqa: E501
     }  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""Requests a second and latency beside a single-process FastAPI server: same encoder, passages and load; servers in turn.
+"""Requests a second and latency beside a single-process FastAPI server: same encoder, passages and load; servers in
+turn.
 
 python benchmarks/serve.py --xquad DIR --peer PEERS/serve_peer.py      (needs wrk: apt-get install wrk)
 """
@@ -143,7 +144,7 @@ def main() -> None:
     for name, m in middle.items():
         more, slower = m["rps32"] / middle["peer"]["rps32"], m["p50_1"] / middle["peer"]["p50_1"]
         print(
-            f"| {name} | {m['rps32']:.0f} | {more:.2f}x | {m['p50_32']:.1f} | {m['p99_32']:.1f} | {m['p50_1']:.2f} | {slower:.2f}x |"
+            f"| {name} | {m['rps32']:.0f} | {more:.2f}x | {m['p50_32']:.1f} | {m['p99_32']:.1f} | {m['p50_1']:.2f} | {slower:.2f}x |"  # noqa: E501
         )
 
 

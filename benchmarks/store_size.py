@@ -1,9 +1,10 @@
-"""What a larger store costs training: batches per second, and resident memory of the builder, at 10 thousand to 1 million groups.
+"""What a larger store costs training: batches per second, and resident memory of the builder, at 10 thousand to 1
+million groups.
 
     python benchmarks/store_size.py --groups 10000 100000 1000000
 
-Each size runs in a process of its own: a store of made-up groups in three languages is written, then `--steps` batches are
-read, tokenised and dropped, spread over the whole epoch.
+Each size runs in a process of its own: a store of made-up groups in three languages is written, then `--steps`
+batches are read, tokenised and dropped, spread over the whole epoch.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def main() -> None:
             create_encoder("tiny", texts, f"{folder}/model", vocabulary=4000, max_tokens=64, seed=0)
             got = run_json([sys.executable, __file__, "--one", folder, "--steps", str(args.steps)])
             print(
-                f"| {got['groups']:,} | {seconds:.0f} | {size:.0f} | {got['batches_per_s']:.0f} | {got['resident_mb']:.0f} |",
+                f"| {got['groups']:,} | {seconds:.0f} | {size:.0f} | {got['batches_per_s']:.0f} | {got['resident_mb']:.0f} |",  # noqa: E501
                 flush=True,
             )
 

@@ -1,4 +1,5 @@
-"""Training speed beside sentence-transformers' own trainer: same model, pairs, batch, threads; alternating runs, medians.
+"""Training speed beside sentence-transformers' own trainer: same model, pairs, batch, threads; alternating runs,
+medians.
 
 python benchmarks/training.py --xquad DIR --peer PEERS/train_peer.py
 """

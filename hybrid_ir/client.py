@@ -42,8 +42,8 @@ class SearchClient:
     ) -> dict[str, Any]:
         """The service's `SearchResponse` as plain data: `["results"][0]["hits"]` are the hits of the first query.
 
-        With a deadline that passes, what was found until then, `coverage` saying how much. Raises InputError with the service's
-        message for a request that it refuses, ConnectionError when it does not answer.
+        With a deadline that passes, what was found until then, `coverage` saying how much. Raises InputError with
+        the service's message for a request that it refuses, ConnectionError when it does not answer.
         """
         body = {
             "query": query if isinstance(query, str) else list(query),

@@ -7,7 +7,8 @@ import os
 # Before anything imports ray or a hub client: both read these when they are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("RAY_AUTH_MODE", "token")
-# Tests run two at a time, each with processes of its own: threads that spin for a core would only take it from the others.
+# Tests run two at a time, each with processes of its own: threads that spin for a core would only take it from the
+# others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import urllib.request

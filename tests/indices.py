@@ -65,7 +65,7 @@ def write_index(
     ]
     manifest = make_manifest(
         folder,
-        space={**SPACE, "dimension": vectors.shape[1]}, probes=np.zeros((0, vectors.shape[1])), codec=codec, sharding=sharding,
+        space={**SPACE, "dimension": vectors.shape[1]}, probes=np.zeros((0, vectors.shape[1])), codec=codec, sharding=sharding,  # noqa: E501
         shards=entries, keys=fragments.keys, rejected={}, settings={}, nprobe=0 if is_flat(codec) else nprobe,
     )  # fmt: skip
     publish(folder, manifest)
@@ -89,7 +89,9 @@ def search(shards: list[Shard], vectors: np.ndarray, queries: list[ShardQuery]) 
 def write_served_index(
     folder: Path, passages: list[IndexedPassage], *, codec="Flat", shards=2, seed=0, sharding="language"
 ):
-    """A whole index of `passages` with a tiny encoder of random weights (from `seed`), as `hybrid-ir index` writes it."""
+    """A whole index of `passages` with a tiny encoder of random weights (from `seed`), as `hybrid-ir index` writes
+    it.
+    """
     folder.mkdir(parents=True)
     initial = make_preset(folder / "initial", seed=seed)
     model = load_encoder(str(initial), query_prefix="query: ", passage_prefix="passage: ")

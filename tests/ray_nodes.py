@@ -1,4 +1,6 @@
-"""Ray nodes of their own, started as a user starts them: several on one machine, each a raylet with its own resources."""
+"""Ray nodes of their own, started as a user starts them: several on one machine, each a raylet with its own
+resources.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ def environment() -> dict[str, str]:
 
 
 def autoscaling(path: Path, port: int, *, node_cpus: int, most_nodes: int) -> dict[str, str]:
-    """Write an autoscaler's config to `path`, of nodes that Ray's own fake provider starts on this machine, for a head on `port`.
-    Returns what the head's environment needs."""
+    """Write an autoscaler's config to `path`, of nodes that Ray's own fake provider starts on this machine, for a
+    head on `port`. Returns what the head's environment needs."""
     config = {
         "cluster_name": "test", "max_workers": most_nodes, "idle_timeout_minutes": 5, "upscaling_speed": 1.0,
         "provider": {

@@ -24,8 +24,8 @@ LANGUAGES = (
 
 
 def test_bytes_are_those_of_the_measured_index():
-    """benchmarks/index_size.py: a million of 384 dimensions in 2 shards, 405 bytes a vector, 1,292 a passage. Here in one shard:
-    384 + 8 + 4 * 384 * 4096 / 1e6 = 398.3 of codes, 768 of float16, 8 of id, 112 of text."""
+    """benchmarks/index_size.py: a million of 384 dimensions in 2 shards, 405 bytes a vector, 1,292 a passage. Here
+    in one shard: 384 + 8 + 4 * 384 * 4096 / 1e6 = 398.3 of codes, 768 of float16, 8 of id, 112 of text."""
     plan = plan_index(1e6, 384, MINI, replace(Constants(), text_bytes=88, record_bytes=24))
     assert (plan.codec, plan.shards) == ("IVF4096,SQ8", 1)
     assert plan.bytes_a_vector == pytest.approx(398.29, abs=0.01)
@@ -57,7 +57,9 @@ def test_a_small_index_is_flat():
 
 
 def test_shards_are_packed_into_nodes_whole():
-    """4 million passages are 4 shards. A node that holds two and a half of them holds two: 2 nodes, and 4 for two replicas."""
+    """4 million passages are 4 shards. A node that holds two and a half of them holds two: 2 nodes, and 4 for two
+    replicas.
+    """
     constants = replace(Constants(), replica_mb=100, usable_memory=1, vocabulary=1)
     shard_gb = plan_index(4e6, 256, MINI, constants).disk_gb / 4 + 0.1
     tight = replace(constants, node_memory_gb=2.5 * shard_gb)
@@ -87,10 +89,10 @@ def test_a_training_is_that_of_the_measured_one():
 
 
 def test_a_store_is_counted_by_hand():
-    """10 million groups in 3 languages of 100 + 10 bytes: 3.3 GB of text, a third of it on disk. In memory 10 bytes a document,
-    and of 1,000 bytes a group a 64th and a tenth."""
+    """10 million groups in 3 languages of 100 + 10 bytes: 3.3 GB of text, a third of it on disk. In memory 10 bytes
+    a document, and of 1,000 bytes a group a 64th and a tenth."""
     constants = replace(
-        Constants(), versions=3, text_bytes=100, compression=1 / 3, document_bytes=10, group_memory_bytes=1000, held_out=0.1
+        Constants(), versions=3, text_bytes=100, compression=1 / 3, document_bytes=10, group_memory_bytes=1000, held_out=0.1  # noqa: E501
     )  # fmt: skip
     plan = plan_training(1e7, MINI, constants)
     assert plan.disk_gb == pytest.approx(1.1)
@@ -115,7 +117,9 @@ def test_memory_of_workers_is_weights_gradients_and_two_moments():
 
 
 def test_a_query_waits_for_two_hops_its_encoding_and_its_slowest_shard():
-    """10 tokens of mini are 62.9e6 operations: 12.58 ms of a core of 5e9, 6.29 ms on half of 4 cores. One shard: 2 ms. Hops: 6."""
+    """10 tokens of mini are 62.9e6 operations: 12.58 ms of a core of 5e9, 6.29 ms on half of 4 cores. One shard: 2
+    ms. Hops: 6.
+    """
     constants = replace(
         Constants(), query_tokens=10, encode_core_flops=5e9, query_core_s=2e-3, hop_ms=3, node_cores=4
     )  # fmt: skip

@@ -167,7 +167,7 @@ def test_an_unknown_command_or_option_is_refused(work, monkeypatch, capsys):
         assert "Traceback" not in capsys.readouterr().err
 
 
-FULL = "error: the disk is full: {}[Errno 28] No space left on device: 'runs/a/log.jsonl'; free some space, then run the same command\n"
+FULL = "error: the disk is full: {}[Errno 28] No space left on device: 'runs/a/log.jsonl'; free some space, then run the same command\n"  # noqa: E501
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The files of cluster/ against what reads them: KubeRay's schemas, Ray's own, this repository's commands and metrics."""
+"""The files of cluster/ against what reads them: KubeRay's schemas, Ray's own, this repository's commands and
+metrics.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,9 @@ def test_every_file_starts_with_its_three_commands():
 
 
 def told():
-    """(where, argv) of every hybrid-ir, ray and serve command in the comments, launcher commands, entrypoints and README."""
+    """(where, argv) of every hybrid-ir, ray and serve command in the comments, launcher commands, entrypoints and
+    README.
+    """
     for path in COMMENTED:
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith("# "):
@@ -397,8 +401,8 @@ def test_the_image_runs_as_the_user_of_the_manifests():
 
 @pytest.fixture
 def emitted(monkeypatch):
-    """Name at Prometheus -> labels, of every metric that the service and the training declare: through Ray's own exporter,
-    which appends `_total` to counters."""
+    """Name at Prometheus -> labels, of every metric that the service and the training declare: through Ray's own
+    exporter, which appends `_total` to counters."""
     from prometheus_client import REGISTRY
     from ray._private.telemetry.open_telemetry_metric_recorder import OpenTelemetryMetricRecorder
 

@@ -1,4 +1,6 @@
-"""The HTTP API in process: what answers say, what is refused and how, partial answers, batches, and a swap under load."""
+"""The HTTP API in process: what answers say, what is refused and how, partial answers, batches, and a swap under
+load.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,8 @@ def test_a_language_filter_finds_only_its_languages_and_never_too_few(http):
 
 def test_a_metadata_filter_is_equality_of_value_and_type(http):
     found = search(http, metadata={"year": 2001, "kind": "news"}, k=500)["results"][0]["hits"]
-    # Of the numbers below 40: odd ones are news, those of remainder 1 by 3 have year 2001: 1, 7, ..., 37, in three languages.
+    # Of the numbers below 40: odd ones are news, those of remainder 1 by 3 have year 2001: 1, 7, ..., 37, in three
+    # languages.
     assert len(found) == 3 * 7
     assert all(hit["metadata"] == {"year": 2001, "kind": "news"} for hit in found)
     assert ids(search(http, metadata={"year": "2001"})) == []
@@ -247,7 +250,9 @@ def test_the_documentation_lists_every_route_and_field_with_an_example_and_loads
 
 
 class Unsteady(LocalRelease):
-    """A LocalRelease: `delays` and `gone` name shards by number, `gate` holds encoding back, `batches` counts its sizes."""
+    """A LocalRelease: `delays` and `gone` name shards by number, `gate` holds encoding back, `batches` counts its
+    sizes.
+    """
 
     def __init__(self, index):
         super().__init__(index)

@@ -46,7 +46,9 @@ def answers_still(http) -> bool:
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_the_openapi_document_holds_for_whatever_it_generates(app, mode):
-    """Requests made from the document, right ones and wrong ones: statuses, types and bodies are those that it names."""
+    """Requests made from the document, right ones and wrong ones: statuses, types and bodies are those that it
+    names.
+    """
     operations = [result.ok() for result in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations()]
     assert {op.path for op in operations} == {
         "/search",

@@ -1,4 +1,6 @@
-"""The service as a user runs it: `hybrid-ir serve` on a Ray of its own, with replicas that die and releases that change."""
+"""The service as a user runs it: `hybrid-ir serve` on a Ray of its own, with replicas that die and releases that
+change.
+"""
 
 from __future__ import annotations
 

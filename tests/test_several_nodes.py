@@ -60,8 +60,8 @@ def losses(run: Path) -> dict[int, float]:
 
 
 def test_jobs_train_on_nodes_that_come_are_stopped_and_go_on_and_a_bad_one_says_why(tmp_path, growing_cluster):
-    """Stopped on two workers and resumed on three, which no node holds, with a data actor: losses, ledger and weights are those
-    of the plain loop."""
+    """Stopped on two workers and resumed on three, which no node holds, with a data actor: losses, ledger and
+    weights are those of the plain loop."""
     store, initial, out = tmp_path / "store", tmp_path / "initial", tmp_path / "run"
     make_store(store)
     make_tokenizer(open_store(str(store)), initial)

@@ -17,7 +17,9 @@ D = 16
 
 
 def make_passages(count: int, seed: int = 0):
-    """Passages of four languages (Swahili: about 1 %) and two metadata keys; every tenth vector stands there five times."""
+    """Passages of four languages (Swahili: about 1 %) and two metadata keys; every tenth vector stands there five
+    times.
+    """
     rng = np.random.default_rng(seed)
     languages = rng.choice(LANGUAGES, size=count, p=(0.4, 0.35, 0.24, 0.01))
     passages = []

@@ -128,8 +128,8 @@ def test_a_sentence_says_what_was_won_and_what_was_lost():
         ]
     )
     assert said == (
-        "hybrid against monolingual: better on AP_multi (0.400 against 0.200, p < 0.001), rank_distance (100.0 against 300.0, "
-        "p = 0.040); worse on AP_mono (0.700 against 0.800, p = 0.001); no difference shown on AP_cross (0.300 against 0.290, "
+        "hybrid against monolingual: better on AP_multi (0.400 against 0.200, p < 0.001), rank_distance (100.0 against 300.0, "  # noqa: E501
+        "p = 0.040); worse on AP_mono (0.700 against 0.800, p = 0.001); no difference shown on AP_cross (0.300 against 0.290, "  # noqa: E501
         "p = 0.200)."
     )
 
@@ -168,7 +168,7 @@ def test_degradation_is_told_by_language_family_and_script(tmp_path):
         write_trial(tmp_path, each, {x: ap - cost - (0.1 if cost and x == "ru" else 0) for x, ap in mono.items()})
     found = find(study, rows, {}, tmp_path)
     assert (
-        "hybrid lowers AP_mono in 3 of 3 languages against monolingual: from -0.200 (ru) to -0.100 (de), on average -0.133."
+        "hybrid lowers AP_mono in 3 of 3 languages against monolingual: from -0.200 (ru) to -0.100 (de), on average -0.133."  # noqa: E501
         in (found.sentences)
     )
     by_family = next(t for t in found.tables if t.title == "AP_mono by family")

@@ -217,7 +217,7 @@ def test_the_page_of_a_sweep_names_its_space_and_its_points(store, tmp_path, mon
     assert (given["at_a_time"], given["wait_for_nodes"]) == (None, 7)
     measures = {"AP_mean": 0.5, "AP_mono": 0.5, "AP_cross": 0.4, "AP_multi": 0.3, "rank_distance": 10.0}
     rows = [
-        {"trial": f"t{alpha}", "label": f"alpha={alpha}", "point": {"batch.alpha": alpha}, "seed": 0, "state": "complete",
+        {"trial": f"t{alpha}", "label": f"alpha={alpha}", "point": {"batch.alpha": alpha}, "seed": 0, "state": "complete",  # noqa: E501
          "error": None, "steps": 10, "seconds": 1.0, "validation": measures, "test": measures}
         for alpha in (0.25, 0.75)
     ]  # fmt: skip
@@ -238,8 +238,8 @@ SPACE = {
 
 
 class Study(NamedTuple):
-    """A study that was interrupted in its first trial, and its second run: an encoder that learns, two that are stopped early, and
-    one that is not there."""
+    """A study that was interrupted in its first trial, and its second run: an encoder that learns, two that are
+    stopped early, and one that is not there."""
 
     out: Path
     interrupted: subprocess.CompletedProcess[str]
@@ -319,7 +319,9 @@ def test_ctrl_c_saves_the_sweep_and_says_how_to_go_on(study):
 
 @pytest.mark.slow
 def test_an_interrupted_trial_goes_on_to_what_it_would_have_been_unbroken(study, store):
-    """Held against a plain loop, without Ray and without a stop. (The trials after it are still stopped by what it scored.)"""
+    """Held against a plain loop, without Ray and without a stop. (The trials after it are still stopped by what it
+    scored.)
+    """
     row = table(study.out)["learning_rate=0.003", 0]
     trial = study.out / "trials" / row["trial"]
     plain = Plain(load_experiment(None, [*SMALL, f"store={store}"]), trial / "initial")

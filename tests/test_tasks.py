@@ -1,4 +1,6 @@
-"""The public tasks on files small enough to see whole, on hand-made vectors, and on the real files with a tiny encoder."""
+"""The public tasks on files small enough to see whole, on hand-made vectors, and on the real files with a tiny
+encoder.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ DOCS = "miracl-corpus-v1.0-sw/docs-0.jsonl.gz"
 
 @pytest.fixture
 def small_miracl(tmp_path):
-    """Topics 1 and 2 are judged; 3 is not; 4 has nothing relevant. Passage p9 is relevant to 2 and not in the corpus."""
+    """Topics 1 and 2 are judged; 3 is not; 4 has nothing relevant. Passage p9 is relevant to 2 and not in the
+    corpus.
+    """
     write(tmp_path / "topics" / TOPICS, "1\tmoja\n2\tmbili\n3\ttatu\n4\tnne\n")
     write(tmp_path / "qrels" / QRELS, "1\tQ0\tp1\t1\n1\tQ0\tp2\t0\n2\tQ0\tp2\t1\n2\tQ0\tp9\t1\n4\tQ0\tp1\t0\n")
     write(

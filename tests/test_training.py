@@ -1,4 +1,6 @@
-"""Training end to end on a small store: what a run leaves, what it refuses, workers that die. Several nodes have their own file."""
+"""Training end to end on a small store: what a run leaves, what it refuses, workers that die. Several nodes have
+their own file.
+"""
 
 from __future__ import annotations
 

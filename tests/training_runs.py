@@ -18,7 +18,7 @@ from hybrid_ir.training.step import LossSettings, backward, learning_rate_at, ma
 
 STEPS = 60
 OVERRIDES = [
-    "encoder.vocabulary=600", "encoder.max_tokens=32", "batch.size=18", f"train.steps={STEPS}", "train.learning_rate=1e-3",
+    "encoder.vocabulary=600", "encoder.max_tokens=32", "batch.size=18", f"train.steps={STEPS}", "train.learning_rate=1e-3",  # noqa: E501
     "train.warmup_steps=4", "train.evaluate_every=10", "train.precision=fp32", "train.cpus_per_worker=0.4",
     "train.cpus_per_data_actor=0.1", "train.feed=in_process", "train.threads_per_worker=1",
 ]  # fmt: skip
@@ -29,8 +29,8 @@ def experiment(store: Path, out: Path, *overrides: str) -> Experiment:
 
 
 class Plain:
-    """A training without Ray, in one process and without a stop: the losses of all steps, what was trained on, and the weights
-    wherever a run validates."""
+    """A training without Ray, in one process and without a stop: the losses of all steps, what was trained on, and
+    the weights wherever a run validates."""
 
     def __init__(self, experiment: Experiment, initial: Path) -> None:
         settings, store = experiment.train, open_store(experiment.store)

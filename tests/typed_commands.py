@@ -1,4 +1,6 @@
-"""What pages and files tell the reader to type. In: a line of shell. Out: its commands, and what their parsers make of them."""
+"""What pages and files tell the reader to type. In: a line of shell. Out: its commands, and what their parsers make
+of them.
+"""
 
 from __future__ import annotations
 

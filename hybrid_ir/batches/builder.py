@@ -54,7 +54,9 @@ class BatchBuilder:
         )
 
     def _tokens(self, plan: BatchPlan, half: str, languages: Sequence[str]) -> Tokens:
-        """Column `half` (q, p or n) as tokens; words of queries and passages swapped by the lexicon (arXiv 2305.05295)."""
+        """Column `half` (q, p or n) as tokens; words of queries and passages swapped by the lexicon (arXiv
+        2305.05295).
+        """
         texts = self._texts(plan, half, languages)
         if self.lexicon is not None and half != "n":
             for row, language in enumerate(languages):

@@ -141,8 +141,8 @@ def _index_folder(index: str) -> Iterator[str]:
     nodes = live_nodes()
     if is_uri(index) and nodes > 1:
         raise InputError(
-            f"a build on {nodes} nodes needs a folder that all of them see, not {index}; build on such a folder and copy it, "
-            "or start Ray on one node"
+            f"a build on {nodes} nodes needs a folder that all of them see, not {index}; build on such a folder and "
+            "copy it, or start Ray on one node"
         )
     with written(index) as folder:
         yield str(folder)

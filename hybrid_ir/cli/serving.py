@@ -31,7 +31,7 @@ def serve(
     overrides: Overrides = None,
     verbose: Verbose = False,
 ) -> None:
-    """Serve an index and its encoder over HTTP until Ctrl-C. Without a terminal and with --query: stop after the searches."""
+    """Serve an index and its encoder over HTTP until Ctrl-C. With --query and no terminal: until it has searched."""
     from hybrid_ir.config import load_experiment
 
     settings = load_experiment(config, overrides or ()).serve
@@ -47,7 +47,8 @@ def serve(
     begun = time.perf_counter()
     with running(index, settings, checkpoint=checkpoint, verbose=verbose) as address:
         out.print(
-            f"serving {index} at {address}/ (API: {address}/docs) after {time.perf_counter() - begun:.0f} s; Ctrl-C stops it"
+            f"serving {index} at {address}/ (API: {address}/docs) after {time.perf_counter() - begun:.0f} s; "
+            "Ctrl-C stops it"
         )
         if query:
             from hybrid_ir.serving import api_keys
@@ -91,7 +92,8 @@ def swap(index: IndexFolder, checkpoint: Checkpoint = None, config: Config = Non
     begun = time.perf_counter()
     state = swap_release(index, settings, checkpoint=checkpoint)
     console().print(
-        f"serving {index} after {time.perf_counter() - begun:.1f} s; {state['previous']['index']} is kept: hybrid-ir rollback"
+        f"serving {index} after {time.perf_counter() - begun:.1f} s; "
+        f"{state['previous']['index']} is kept: hybrid-ir rollback"
     )
 
 
@@ -122,5 +124,6 @@ def _print_hits(query: str, response: dict[str, Any]) -> None:
     if not coverage["complete"]:
         missing = ", ".join(coverage["languages_missing"])
         out.print(
-            f"incomplete: {coverage['shards']} of {coverage['shards_total']} shards answered; passages are missing in {missing}"
+            f"incomplete: {coverage['shards']} of {coverage['shards_total']} shards answered; "
+            f"passages are missing in {missing}"
         )

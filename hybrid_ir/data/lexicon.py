@@ -1,7 +1,7 @@
 """Bilingual lexicons, and code-switching: words of a text replaced by their translations (arXiv 2305.05295).
 
-In: CLDR's names, which is what atlas asks about; or files in MUSE's format, or a TSV table. Out: a lexicon, and a text in
-which some of its words are of another language.
+In: CLDR's names, which is what atlas asks about; or files in MUSE's format, or a TSV table. Out: a lexicon, and a
+text in which some of its words are of another language.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ import numpy as np
 class Tokens:
     """Token ids of several texts as two columns: text i is `flat[offsets[i] : offsets[i + 1]]`.
 
-    It reads as an array of texts: `tokens[i]` is one, `tokens[a:b]` and `tokens[numbers]` some, `a + b` a's and then b's.
+    It reads as an array of texts: `tokens[i]` is one, `tokens[a:b]` and `tokens[numbers]` some, `a + b` a's and then
+    b's.
     """
 
     flat: np.ndarray  # int32

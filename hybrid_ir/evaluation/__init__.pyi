@@ -1,5 +1,6 @@
 from .averages import evaluate_collection as evaluate_collection, with_mean as with_mean
 from .evaluator import (
+    LAREQA as LAREQA,
     averages_of as averages_of,
     count_texts as count_texts,
     encoder_of as encoder_of,

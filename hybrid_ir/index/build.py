@@ -2,9 +2,9 @@
 
 In: an encoder and files of passages, or an index folder. Out: the index folder, its manifest written last.
 
-A passage goes through `passages` (read and checked), `fragments` (cut into pieces on disk), `ray_stages` (encoded), `codec` (trained on
-a sample), `writing` (cut into shards and written) and `recall` (measured before the manifest is written). A build that is
-killed goes on where it was: fragments that are encoded and shards that are written stay.
+A passage goes through `passages` (read and checked), `fragments` (cut into pieces on disk), `ray_stages` (encoded),
+`codec` (trained on a sample), `writing` (cut into shards and written) and `recall` (measured before the manifest is
+written). A build that is killed goes on where it was: fragments that are encoded and shards that are written stay.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def build_index(
 ) -> Manifest:
     """Encode the passages with the checkpoint and write the index to `out`. Needs a running Ray.
 
-    `prefixes` (query, passage) serve a checkpoint that declares none. Raises InputError for input that cannot be indexed, for
-    another index or another build at `out`, and when the recall gate fails.
+    `prefixes` (query, passage) serve a checkpoint that declares none. Raises InputError for input that cannot be
+    indexed, for another index or another build at `out`, and when the recall gate fails.
     """
     index = Path(out).absolute()
     build = index / ".build"
@@ -110,8 +110,8 @@ def build_index(
 def add_passages(
     out: str, passages: Sequence[str], settings: Index, *, seed: int, progress: Progress = lambda what, done: None
 ) -> Manifest:
-    """Add passages to an index as one more shard, with its own encoder and codec. The index serves as before until the new
-    manifest is in place; a running service keeps the old one until it is swapped.
+    """Add passages to an index as one more shard, with its own encoder and codec. The index serves as before until
+    the new manifest is in place; a running service keeps the old one until it is swapped.
 
     Raises InputError for a damaged index, and when nothing new can be added.
     """

@@ -20,16 +20,16 @@ ROWS_PER_SHARD = 1_000_000
 
 
 def default_codec(rows: int, shards: int) -> str:
-    """Flat below `FLAT_BELOW` passages a shard. Above it IVF with SQ8, about 4 sqrt(rows) lists in all (faiss' own guideline),
-    a power of two."""
+    """Flat below `FLAT_BELOW` passages a shard. Above it IVF with SQ8, about 4 sqrt(rows) lists in all (faiss' own
+    guideline), a power of two."""
     if rows / shards < FLAT_BELOW:
         return "Flat"
     return f"IVF{2 ** round(np.log2(4 * np.sqrt(rows)))},SQ8"
 
 
 def make_codec(codec: str, dimension: int) -> Any:
-    """The untrained faiss index. Raises InputError for a string that faiss does not know, or a kind whose shards would not
-    answer as the whole."""
+    """The untrained faiss index. Raises InputError for a string that faiss does not know, or a kind whose shards
+    would not answer as the whole."""
     try:
         index = faiss.index_factory(dimension, codec, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
@@ -41,15 +41,15 @@ def make_codec(codec: str, dimension: int) -> Any:
     ivf = isinstance(index, faiss.IndexIVF) and type(faiss.downcast_index(index.quantizer)) in plain
     if not (ivf or type(index) in plain):
         raise InputError(
-            f"codec {codec!r} makes a {type(index).__name__}, which cannot be cut into shards that answer as the whole; "
-            "use Flat, or IVF with Flat, SQ8, PQ and the like"
+            f"codec {codec!r} makes a {type(index).__name__}, which cannot be cut into shards that answer as the "
+            "whole; use Flat, or IVF with Flat, SQ8, PQ and the like"
         )
     return index
 
 
 def train_codec(codec: str, fragments: Fragments, dimension: int, seed: int) -> Any:
-    """One trained, empty index for all shards, on a sample stratified by language: 64 passages a list, at least 256 of each
-    language or all it has."""
+    """One trained, empty index for all shards, on a sample stratified by language: 64 passages a list, at least 256
+    of each language or all it has."""
     index = make_codec(codec, dimension)
     if is_flat(codec):
         return index

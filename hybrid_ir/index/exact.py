@@ -1,7 +1,7 @@
 """Exact search: the best rows by dot product, the same alone or in a batch, whatever rows are beside them.
 
-In: unit vectors of queries and of stored passages. Out: scores and rows. BLAS sums in an order that depends on the batch,
-so its scores only choose candidates, with a margin; a score is then summed pair by pair.
+In: unit vectors of queries and of stored passages. Out: scores and rows. BLAS sums in an order that depends on the
+batch, so its scores only choose candidates, with a margin; a score is then summed pair by pair.
 
 Q queries, D dimensions, C candidates.
 """
@@ -22,8 +22,8 @@ BLOCK = 16_384
 
 
 def exact_scores(query: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """(C,) float32: dot products of one query (D,) with vectors (C, D), each row summed on its own, whatever rows are beside it
-    (einsum's plain loop, not BLAS)."""
+    """(C,) float32: dot products of one query (D,) with vectors (C, D), each row summed on its own, whatever rows
+    are beside it (einsum's plain loop, not BLAS)."""
     return np.einsum("cd,d->c", vectors.astype(np.float32, copy=False), query)
 
 

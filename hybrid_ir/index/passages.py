@@ -1,7 +1,7 @@
 """Passages to index: read from files, a store or XQuAD-R; kept as memory-mapped Arrow with their language and metadata.
 
-A record is {"doc_id": text, "text": text, "language": code} with optional "metadata": {key: text, number or true/false};
-JSON lines or Parquet. Rejects never stop the reading and never vanish.
+A record is {"doc_id": text, "text": text, "language": code} with optional "metadata": {key: text, number or
+true/false}; JSON lines or Parquet. Rejects never stop the reading and never vanish.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def read_passages(path: str | Path) -> Iterator[IndexedPassage | Rejected]:
 
 
 def _store_passages(path: str) -> Iterator[IndexedPassage]:
-    """Every passage of a store, of all its splits, once: a store's doc_ids are unique within a language only, and its held-out
-    pools hold passages of the training split too."""
+    """Every passage of a store, of all its splits, once: a store's doc_ids are unique within a language only, and
+    its held-out pools hold passages of the training split too."""
     store = open_store(path)
     seen: set[int] = set()
 
@@ -173,7 +173,8 @@ class PassageTable:
         names = reader.schema.names
         self.keys = tuple(name.removeprefix(_KEY) for name in names[3:])
         self.rows = sum(batch.num_rows for batch in self._batches)
-        # Offsets and bytes of each column: a service reads ten rows a query, and Arrow's scalars take ten times as long.
+        # Offsets and bytes of each column: a service reads ten rows a query, and Arrow's scalars take ten times as
+        # long.
         self._texts = [[_buffers(column) for column in batch.columns[:3]] for batch in self._batches]
 
     def __getitem__(self, row: int) -> IndexedPassage:

@@ -1,7 +1,7 @@
 """The stages of a build that run on many nodes: Ray Data actors encode fragments, Ray tasks write shards.
 
-In: fragments and the codec. Out: vectors beside the fragments, shards in the index. The folder must be one that all nodes see.
-What an earlier try has done is not done again.
+In: fragments and the codec. Out: vectors beside the fragments, shards in the index. The folder must be one that all
+nodes see. What an earlier try has done is not done again.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def write_shards(
     settings: Index,
     progress: Progress,
 ) -> list[ShardEntry]:
-    """Write every shard that an earlier try has not, in parallel. A task holds its own shard and the languages of all rows."""
+    """Write every shard that an earlier try has not, in parallel. A task holds its own shard and the languages of
+    all rows.
+    """
     empty = ray.put(faiss.serialize_index(trained))
     build = index / ".build"
     plan = {"codec": codec, "shards": len(names), "sharding": settings.sharding, "first_id": first_id}

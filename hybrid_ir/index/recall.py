@@ -21,8 +21,8 @@ RECALL_K = 10
 def recall_gate(
     shards: Sequence[Shard], *, target: float, sample: int, seed: int, nprobe: int | None = None
 ) -> tuple[int, dict[str, Any]]:
-    """The smallest power of two as `nprobe` (or the one that is given) with which every language reaches `target`, and the
-    manifest's `recall`: recall@10 of exact search by language, without filter and filtered to the language.
+    """The smallest power of two as `nprobe` (or the one that is given) with which every language reaches `target`,
+    and the manifest's `recall`: recall@10 of exact search by language, without filter and filtered to the language.
 
     Queries are `sample` passages of each language, each left out of its own answer. Leaves `nprobe` set in the shards.
     Raises InputError naming the languages that no nprobe brings to the target.

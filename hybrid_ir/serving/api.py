@@ -34,7 +34,8 @@ class SearchRequest(_Message):
     )
     policy: Literal["strict", "best_effort"] = Field(
         default="strict",
-        description="When a shard does not answer: strict = an error, best_effort = what the others found, and `coverage`.",
+        description="When a shard does not answer: strict = an error, best_effort = what the others found, and "
+        "`coverage`.",
         examples=["best_effort"],
     )
     deadline_ms: Annotated[StrictInt, Field(ge=1)] | None = Field(

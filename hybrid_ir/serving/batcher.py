@@ -1,7 +1,7 @@
 """Micro-batches of one release's queries.
 
-A batch takes what has come and never waits to fill: alone, a query goes at once; under load the next batch gathers while the
-one before is encoded.
+A batch takes what has come and never waits to fill: alone, a query goes at once; under load the next batch gathers
+while the one before is encoded.
 """
 
 from __future__ import annotations

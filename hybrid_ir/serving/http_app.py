@@ -1,7 +1,7 @@
 """The HTTP face of the search service: routes, limits, keys, errors in one shape, OpenAPI.
 
-In: a search service. Out: an ASGI app. Requests are read and checked by hand instead of by FastAPI's parameters: its own path
-costs more than a search does.
+In: a search service. Out: an ASGI app. Requests are read and checked by hand instead of by FastAPI's parameters: its
+own path costs more than a search does.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def create_app(service: SearchService, api_keys: tuple[str, ...] = ()) -> ASGIAp
     app, search = _create_routes(service, api_keys)
 
     async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
-        # FastAPI's layers cost as much as a search's own Python, so searches go past them (measured: a fifth more a second).
+        # FastAPI's layers cost as much as a search's own Python, so searches go past them (measured: a fifth more a
+        # second).
         if scope["type"] != "http" or scope["path"] != "/search" or scope["method"] != "POST":
             return await app(scope, receive, send)
         try:
@@ -172,7 +173,10 @@ def _create_routes(
 
     script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256((script.group(1) if script else "").encode()).digest()).decode()
-    policy = f"default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    policy = (
+        "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'"
+    )
     headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
     @app.get("/", include_in_schema=False)

@@ -41,8 +41,8 @@ def refuse_used_port(host: str, port: int) -> None:
 def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbose: bool = False) -> Iterator[str]:
     """Serve the index until the block ends; yields the address. Starts a Ray of its own unless RAY_ADDRESS names one.
 
-    Raises InputError for what cannot be served: a port in use, a public interface without keys, a damaged index, an encoder of
-    another space.
+    Raises InputError for what cannot be served: a port in use, a public interface without keys, a damaged index, an
+    encoder of another space.
     """
     refuse_used_port(settings.host, settings.port)
     # What a glance shows is refused before anything starts; checksums and the encoder are the replicas' to check.
@@ -100,8 +100,8 @@ def wait_for_stop() -> None:
 def swap(index: str, settings: Serve, *, checkpoint: str | None = None) -> dict[str, Any]:
     """Replace what the running service serves by another index and its encoder, once every gateway has loaded it.
 
-    Returns the registry's state. Raises InputError if there is no service, or the release cannot be served: then what served
-    goes on serving.
+    Returns the registry's state. Raises InputError if there is no service, or the release cannot be served: then
+    what served goes on serving.
     """
     manifest = read_manifest(index)
     with _joined() as (ray, actor):

@@ -123,8 +123,8 @@ def _check_interface(settings: Serve, keys: Sequence[str]) -> None:
 
 
 class Metrics:
-    """Adds up what the service observes and hands it to Ray once a second: one of Ray's own observations takes as long as a
-    tenth of a search.
+    """Adds up what the service observes and hands it to Ray once a second: one of Ray's own observations takes as
+    long as a tenth of a search.
 
     A histogram is kept as Prometheus keeps it: counters `_bucket` (label `le`), `_sum` and `_count`.
     """

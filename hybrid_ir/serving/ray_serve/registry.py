@@ -1,4 +1,6 @@
-"""The registry: which release serves. One small actor that every gateway watches, so that a swap reaches all of them."""
+"""The registry: which release serves. One small actor that every gateway watches, so that a swap reaches all of
+them.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,14 @@ REGISTRY = "hybrid_ir_releases"
 NAMESPACE = "hybrid_ir"
 
 Spec = dict[str, Any]
-"""Of a release: {"index": folder, "checkpoint": folder or None, "app": the Serve app of its shards, or None when local}."""
+"""Of a release: {"index": folder, "checkpoint": folder or None, "app": the Serve app of its shards, or None when
+local}.
+"""
 
 
 class Releases:
-    """The registry: which release serves, which served before, which is to be loaded, and which gateway has loaded what.
+    """The registry: which release serves, which served before, which is to be loaded, and which gateway has loaded
+    what.
 
     `state` changes by whole values with a number, so that a gateway sees each change once or the sum of several.
     """
@@ -33,8 +38,8 @@ class Releases:
         return self._state
 
     async def watch(self, gateway: str, number: int, loaded: dict[str, str | None]) -> dict[str, Any]:
-        """The state, once it is not `number` any more, or after two seconds. `loaded` maps each index that the gateway has
-        tried to load to None, or to why it failed."""
+        """The state, once it is not `number` any more, or after two seconds. `loaded` maps each index that the
+        gateway has tried to load to None, or to why it failed."""
         async with self._changed:
             self._seen[gateway] = (time.monotonic(), loaded)
             self._changed.notify_all()

@@ -1,7 +1,7 @@
 """What Serve runs beside the gateway: the encoder, and each shard, in processes of their own.
 
-In: texts, or vectors with what is asked. Out: vectors, or candidates. Who deploys these imports no torch, and neither does a shard's
-process, which starts in a second.
+In: texts, or vectors with what is asked. Out: vectors, or candidates. Who deploys these imports no torch, and
+neither does a shard's process, which starts in a second.
 """
 
 from __future__ import annotations

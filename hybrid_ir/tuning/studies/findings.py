@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hybrid_ir.evaluation import Comparison, compare_trials, holm, with_mean
+from hybrid_ir.evaluation import LAREQA, Comparison, compare_trials, holm, with_mean
 from hybrid_ir.measure_names import digits
 from hybrid_ir.reports import drawing
 from hybrid_ir.tuning.choice import PointResult, point_results
 from hybrid_ir.tuning.page_parts import Findings, Table
 from hybrid_ir.tuning.studies.own_findings import OWN_FINDINGS
-from hybrid_ir.tuning.studies.study import LAREQA, Study
+from hybrid_ir.tuning.studies.study import Study
 from hybrid_ir.tuning.studies.trial_measures import Probes, mean_probes, test_folder
 
 

@@ -16,6 +16,7 @@ from hybrid_ir.config import Experiment
 from hybrid_ir.data import cldr_lexicon, lareqa_collection, open_store
 from hybrid_ir.encoders import load_encoder
 from hybrid_ir.evaluation import (
+    LAREQA,
     PERTURBATIONS,
     averages_of,
     encoder_of,
@@ -29,7 +30,7 @@ from hybrid_ir.evaluation import (
 from hybrid_ir.measure_names import PRECISIONS
 from hybrid_ir.storage import write_json
 from hybrid_ir.tuning.points import trial_experiment
-from hybrid_ir.tuning.studies.study import LAREQA, Study
+from hybrid_ir.tuning.studies.study import Study
 from hybrid_ir.types import Collection, InputError
 
 Values = dict[str, float]

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from hybrid_ir.evaluation import LAREQA
 from hybrid_ir.tuning.choice import PointResult
 from hybrid_ir.tuning.studies.probes import mean_values
-from hybrid_ir.tuning.studies.study import LAREQA
 from hybrid_ir.types import InputError
 
 Probes = Mapping[str, Mapping[str, float]]
