@@ -30,7 +30,6 @@ from hybrid_ir.types import InputError
 
 FOLDER = Path(str(files("hybrid_ir.tuning.studies")))
 STUDIES = tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
-"""Collections that can stand in for a held-out test: queries and candidates in parallel languages."""
 Form = Literal["toy", "full"]
 
 
