@@ -310,6 +310,6 @@ def takes(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     bounds = [
         *([f"from {low:g}"] if low is not None else []), *([f"above {above:g}"] if above is not None else []),
-        *([f"to {high:,g}"] if high is not None else []), *([f"below {below:g}"] if below is not None else []),
+        *([f"to {high:,g}"] if high is not None else []), *([f"below {below:,}"] if below is not None else []),
     ]  # fmt: skip
     return " ".join([kind[schema["type"]], *bounds])
