@@ -1,5 +1,6 @@
-"""The app for `serve run serve_app:app index=INDEX`, `serve build` and `serve deploy`: typed arguments in, Serve app
-out.
+"""The app for `serve run serve_app:app index=INDEX`, `serve build` and `serve deploy`.
+
+In: typed arguments. Out: a Serve app.
 """
 
 import os

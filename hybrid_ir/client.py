@@ -1,4 +1,7 @@
-"""A client of the search service: `SearchClient("http://127.0.0.1:8000").search("Where does the Rhine end?")`."""
+"""A client of the search service: `SearchClient("http://127.0.0.1:8000").search("Where does the Rhine end?")`.
+
+In: queries or texts. Out: the service's answers as plain data.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from hybrid_ir.config.experiment import Serve
 from hybrid_ir.index.folder import read_manifest
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.serving.api import DeadlineResponse, EmbeddingsResponse, ErrorResponse, Ready, SearchResponse, Stats
-from hybrid_ir.serving.http_app import OPEN_TO_ALL, create_app
+from hybrid_ir.serving.http_app import OPEN_TO_ALL, create_app, openapi
 from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.serving.release import ShardDown
 from hybrid_ir.serving.search_service import SearchService
@@ -244,6 +244,19 @@ def test_the_documentation_lists_every_route_and_field_with_an_example_and_loads
             assert f"<code>{field}</code>" in docs, (name, field)
             refers = "$ref" in str(described)
             assert described.get("examples") or refers or "const" in described, (name, field)
+
+
+def test_the_document_needs_no_service_and_every_route_status_body_and_field_has_a_meaning(http):
+    document = openapi()
+    assert document == http.get("/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for route in methods.values():
+            assert route["description"], path
+            assert all(answer["description"] != "Successful Response" for answer in route["responses"].values()), path
+    for name, schema in document["components"]["schemas"].items():
+        assert schema["description"], name
+        for field, described in schema["properties"].items():
+            assert described.get("description") or "$ref" in described, (name, field)
 
 
 # Shards that are slow or gone: a release whose shards do what a test says

@@ -33,7 +33,8 @@ def test_who_does_not_encode_loads_no_torch(statement):
 
 
 @pytest.mark.parametrize(
-    "statement", ["import hybrid_ir", "from hybrid_ir.cli.app import app", "import hybrid_ir.data"]
+    "statement",
+    ["import hybrid_ir", "from hybrid_ir.cli.app import app", "import hybrid_ir.data", "import hybrid_ir.client"],
 )
 def test_the_package_the_commands_and_a_rooms_door_load_nothing_heavy(statement):
     assert loaded(statement, HEAVY) == []
@@ -46,6 +47,8 @@ def test_the_package_the_commands_and_a_rooms_door_load_nothing_heavy(statement)
         "import hybrid_ir.training.step, hybrid_ir.training.loss",
         "from hybrid_ir.serving import openapi; openapi()",
         "from hybrid_ir.index import open_shard",
+        "import hybrid_ir.serving.ray_serve.replicas",
+        "import hybrid_ir.serving.ray_serve.control",  # sets the environment that Ray Serve reads when it is imported
     ],
 )
 def test_encoding_training_steps_searching_and_http_load_no_ray(statement):

@@ -8,15 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from hybrid_ir.cli.options import Config, IndexFolder, Verbose, key_values
-
-Overrides = Annotated[list[str] | None, key_values("For example index.shards=4 serve.port=8001")]
+from hybrid_ir.cli.options import Config, IndexFolder, IndexKeys, Verbose
 
 Passages = Annotated[
     list[str],
@@ -47,7 +44,7 @@ def build(
     passages: Passages,
     out: Annotated[str, typer.Option(help="Folder to write the index to.")],
     config: Config = None,
-    overrides: Overrides = None,
+    overrides: IndexKeys = None,
     verbose: Verbose = False,
 ) -> None:
     """Encode passages and write a sharded index. A build that was stopped goes on with the same command."""
@@ -80,7 +77,7 @@ def build(
 
 
 @index_app.command()
-def verify(index: IndexFolder, config: Config = None, overrides: Overrides = None, verbose: Verbose = False) -> None:
+def verify(index: IndexFolder, config: Config = None, overrides: IndexKeys = None, verbose: Verbose = False) -> None:
     """Check files, checksums, counts, the encoder and recall."""
     from hybrid_ir.config import load_experiment
 
@@ -99,7 +96,7 @@ def verify(index: IndexFolder, config: Config = None, overrides: Overrides = Non
 
 @index_app.command()
 def add(
-    index: IndexFolder, passages: Passages, config: Config = None, overrides: Overrides = None, verbose: Verbose = False
+    index: IndexFolder, passages: Passages, config: Config = None, overrides: IndexKeys = None, verbose: Verbose = False
 ) -> None:
     """Add new passages as one more shard."""
     from hybrid_ir.config import load_experiment
@@ -121,14 +118,12 @@ def add(
 
 def _check_passages(passages: list[str]) -> None:
     """Refuse in a second, before Ray is started, what is not there."""
+    from hybrid_ir.index import passages_at
     from hybrid_ir.storage import is_uri
-    from hybrid_ir.types import InputError
 
     for path in passages:
-        if not is_uri(path) and not Path(path).exists():
-            raise InputError(
-                f"no passages at {path}; give .jsonl, .jsonl.gz or .parquet files, a store, or an XQuAD-R folder"
-            )
+        if not is_uri(path):
+            passages_at(path)
 
 
 @contextmanager

@@ -23,3 +23,4 @@ def key_values(said: str) -> Any:
 
 
 Overrides = Annotated[list[str] | None, key_values("For example train.steps=100 out=runs/a")]
+IndexKeys = Annotated[list[str] | None, key_values("For example index.shards=4 serve.port=8001")]

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hybrid_ir.cli.options import Config, IndexFolder, Verbose, key_values
+from hybrid_ir.cli.options import Config, IndexFolder, IndexKeys, Verbose
 
-Overrides = Annotated[list[str] | None, key_values("For example index.shards=4 serve.port=8001")]
 Checkpoint = Annotated[
     str | None, typer.Option(help="Encoder to use in place of the index's own copy; it must be of the index's space.")
 ]
@@ -28,7 +27,7 @@ def serve(
     ] = None,
     check_port: Annotated[bool, typer.Option("--check-port", help="Only say whether the port can be used.")] = False,
     config: Config = None,
-    overrides: Overrides = None,
+    overrides: IndexKeys = None,
     verbose: Verbose = False,
 ) -> None:
     """Serve an index and its encoder over HTTP until Ctrl-C. With --query and no terminal: until it has searched."""
@@ -81,7 +80,7 @@ def search(
     _print_hits(query, found)
 
 
-def swap(index: IndexFolder, checkpoint: Checkpoint = None, config: Config = None, overrides: Overrides = None) -> None:
+def swap(index: IndexFolder, checkpoint: Checkpoint = None, config: Config = None, overrides: IndexKeys = None) -> None:
     """Have the running service serve another index and its encoder, without a failed request."""
     from hybrid_ir.config import load_experiment
 

@@ -24,7 +24,7 @@ from hybrid_ir.encoders import check_space, difference, load_encoder, probe_vect
 from hybrid_ir.index.codec import ROWS_PER_SHARD, default_codec, make_codec, train_codec
 from hybrid_ir.index.folder import Manifest, check_files, read_manifest
 from hybrid_ir.index.fragments import ingest
-from hybrid_ir.index.passages import PassageTable
+from hybrid_ir.index.passages import PassageTable, passages_at
 from hybrid_ir.index.query import is_flat
 from hybrid_ir.index.ray_stages import Progress, encode_fragments, write_shards
 from hybrid_ir.index.recall import recall_gate
@@ -201,11 +201,7 @@ def _gate_and_publish(
 def _inputs(passages: Sequence[str]) -> list[Any]:
     """Name, size and time of every file that is read: a build goes on only with the same."""
     files = []
-    for path in map(Path, passages):
-        if not path.exists():
-            raise InputError(
-                f"no passages at {path}; give .jsonl, .jsonl.gz or .parquet files, a store, or an XQuAD-R folder"
-            )
+    for path in map(passages_at, passages):
         for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
             status = file.stat()
             files.append([str(file.absolute()), status.st_size, status.st_mtime_ns])

@@ -1,5 +1,7 @@
 """The index on disk: its manifest, the files of its shards, and whether they are what was written.
 
+In: an index folder. Out: its manifest, or an InputError that names the file at fault.
+
     INDEX/manifest.json                what is in it, checksums, space id, recall; written last
     INDEX/encoder/                     the encoder that made the vectors: an index is served by nothing else
     INDEX/codec.faiss                  the trained, empty index that every shard starts from (not for Flat)

@@ -1,7 +1,8 @@
-"""Passages to index: read from files, a store or XQuAD-R; kept as memory-mapped Arrow with their language and metadata.
+"""Passages to index: read and checked one by one, then kept as memory-mapped Arrow with their language and metadata.
 
+In: JSON lines or Parquet, a folder of them, a store, or an XQuAD-R folder. Out: passages and rejects; passages.arrow.
 A record is {"doc_id": text, "text": text, "language": code} with optional "metadata": {key: text, number or
-true/false}; JSON lines or Parquet. Rejects never stop the reading and never vanish.
+true/false}. Rejects never stop the reading and never vanish.
 """
 
 from __future__ import annotations
@@ -40,11 +41,7 @@ def read_passages(path: str | Path) -> Iterator[IndexedPassage | Rejected]:
 
     Raises InputError for a missing or unreadable file.
     """
-    root = Path(path)
-    if not root.exists():
-        raise InputError(
-            f"no passages at {root}; give .jsonl, .jsonl.gz or .parquet files, a store, or an XQuAD-R folder"
-        )
+    root = passages_at(path)
     if (root / "manifest.json").is_file():
         yield from _store_passages(str(root))
     elif root.is_dir() and not any(root.rglob("*.jsonl*")) and not any(root.rglob("*.parquet")):
@@ -56,6 +53,15 @@ def read_passages(path: str | Path) -> Iterator[IndexedPassage | Rejected]:
                 if isinstance(record, str) and not record.strip():
                     continue
                 yield _parse(record, f"{file.name}:{number}")
+
+
+def passages_at(path: str | Path) -> Path:
+    """The path itself. Raises InputError if nothing is there."""
+    if not Path(path).exists():
+        raise InputError(
+            f"no passages at {path}; give .jsonl, .jsonl.gz or .parquet files, a store, or an XQuAD-R folder"
+        )
+    return Path(path)
 
 
 def _store_passages(path: str) -> Iterator[IndexedPassage]:
@@ -173,8 +179,7 @@ class PassageTable:
         names = reader.schema.names
         self.keys = tuple(name.removeprefix(_KEY) for name in names[3:])
         self.rows = sum(batch.num_rows for batch in self._batches)
-        # Offsets and bytes of each column: a service reads ten rows a query, and Arrow's scalars take ten times as
-        # long.
+        # Offsets and bytes of each column: a service reads ten rows a query, and Arrow's scalars take ten times longer.
         self._texts = [[_buffers(column) for column in batch.columns[:3]] for batch in self._batches]
 
     def __getitem__(self, row: int) -> IndexedPassage:

@@ -49,6 +49,7 @@ class _EncodeFragment:
 
 
 def encode_fragments(index: Path, fragments: Fragments, settings: Index, progress: Progress) -> None:
+    """Encode every fragment that an earlier try has not, with the index's own encoder."""
     missing = [n for n in range(len(fragments.counts)) if not fragments.encoded(n)]
     done = fragments.rows - sum(fragments.counts[n] for n in missing)
     progress("encoded", done)
@@ -82,9 +83,7 @@ def write_shards(
     settings: Index,
     progress: Progress,
 ) -> list[ShardEntry]:
-    """Write every shard that an earlier try has not, in parallel. A task holds its own shard and the languages of
-    all rows.
-    """
+    """Write every shard that an earlier try has not, in parallel. A task holds its shard and all rows' languages."""
     empty = ray.put(faiss.serialize_index(trained))
     build = index / ".build"
     plan = {"codec": codec, "shards": len(names), "sharding": settings.sharding, "first_id": first_id}

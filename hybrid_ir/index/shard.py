@@ -145,8 +145,7 @@ class Shard:
             )  # fmt: skip
             again = []
             for i, scores, passing in zip(open_, codec_scores, rows, strict=True):
-                # Codec scores are computed pair by pair, so a tie is an equal score: ask on until the cut is not in
-                # one.
+                # Codec scores are computed pair by pair, so a tie is an equal score: ask on until it is not cut.
                 cut = min(wanted, ask) - 1
                 if ask < self.rows and passing[-1] >= 0 and scores[-1] == scores[cut]:
                     again.append(i)

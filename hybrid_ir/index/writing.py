@@ -31,8 +31,7 @@ def cut_shards(
 ) -> list[np.ndarray]:
     """Global ids of each shard, sorted by language name, then id. Sizes differ by at most one."""
     by_name = np.argsort(np.argsort(np.asarray(names)))  # language number -> place of its name in the alphabet
-    # Stable, so by id within a language. On 16 bits numpy's is a radix sort: 16 bytes a passage at its peak, 8 after
-    # it.
+    # Stable, so by id within a language. On 16 bits numpy's is a radix sort: 16 bytes a passage at its peak, then 8.
     order = np.argsort(by_name.astype(np.int16)[row_languages], kind="stable")
     if sharding == "random":
         lot = np.random.default_rng(seed).permutation(len(order))
@@ -50,9 +49,7 @@ def write_shard(
     codec: str,
     keys: Sequence[str],
 ) -> ShardEntry:
-    """Write one shard's files. `ids` are ids of the fragments, sorted by language; global ids are those plus
-    `first_id`.
-    """
+    """Write one shard's files. `ids` are rows of the fragments, sorted by language; plus `first_id` they are global."""
     folder = index / "shards" / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -23,9 +23,7 @@ def search_body(
     started: Sequence[Started | None],
     begun: float,
 ) -> dict[str, Any]:
-    """A SearchResponse: hits of each query, what is missing, and where the time went. `begun` is by
-    `time.perf_counter`.
-    """
+    """A SearchResponse: hits of each query, what is missing, where the time went since `begun` (time.perf_counter)."""
     wanted = set(request.languages or manifest.languages)
     began = [one for one in started if one is not None]
     queue_s = max((one.queue_s for one in began), default=0.0)

@@ -1,6 +1,7 @@
-"""The HTTP API's requests and responses. Every field has an example, which `/docs` shows.
+"""The HTTP API's requests and responses. Every field has a meaning and an example, which `/docs` shows.
 
-Numbers that a setting limits (k, queries, characters) are checked by the gateway, which knows the settings.
+In: a body's JSON. Out: a checked request, or the shape of an answer. What a setting limits (k, queries, characters) is
+checked in `checks`, which knows the settings.
 """
 
 from __future__ import annotations
@@ -46,24 +47,28 @@ class SearchRequest(_Message):
 
 
 class Hit(_Message):
+    """A passage that was found."""
+
     position: int = Field(description="From 1, best first.", examples=[1])
-    doc_id: str = Field(examples=["rhine-3"])
-    text: str = Field(examples=["Der Rhein mündet in die Nordsee."])
+    doc_id: str = Field(description="The passage's id in the input.", examples=["rhine-3"])
+    text: str = Field(description="The whole passage.", examples=["Der Rhein mündet in die Nordsee."])
     language: str = Field(description="BCP 47 primary subtag.", examples=["de"])
     score: float = Field(description="Cosine of query and passage.", examples=[0.83])
-    metadata: dict[str, MetadataValue] = Field(examples=[{"year": 2024}])
+    metadata: dict[str, MetadataValue] = Field(description="As in the input.", examples=[{"year": 2024}])
 
 
 class QueryResult(_Message):
+    """What was found for one query."""
+
     hits: list[Hit] = Field(description="At most k, best first; of equal scores the passage indexed first.")
 
 
 class Coverage(_Message):
     """How much of the index answered."""
 
-    complete: bool = Field(examples=[True])
+    complete: bool = Field(description="Every shard that was needed answered.", examples=[True])
     shards: int = Field(description="Shards that answered.", examples=[2])
-    shards_total: int = Field(examples=[2])
+    shards_total: int = Field(description="Shards of the index.", examples=[2])
     shards_missing: list[str] = Field(description="Names of those that did not.", examples=[[]])
     languages_missing: list[str] = Field(
         description="Languages some of whose passages were not searched, of those asked for.", examples=[[]]
@@ -71,19 +76,21 @@ class Coverage(_Message):
 
 
 class Timings(_Message):
-    """Milliseconds."""
+    """Where the time went, in milliseconds."""
 
     queue: float = Field(description="Waiting for a batch.", examples=[0.4])
-    encode: float = Field(examples=[3.1])
+    encode: float = Field(description="Encoding the batch.", examples=[3.1])
     search: float = Field(description="All shards, and reading the passages.", examples=[1.2])
-    total: float = Field(examples=[5.0])
+    total: float = Field(description="From the request, when it was read, to its answer.", examples=[5.0])
 
 
 class SearchResponse(_Message):
+    """Hits of every query, and how much of the index answered."""
+
     results: list[QueryResult] = Field(description="One for each query, in their order.")
     coverage: Coverage
     space_id: str = Field(description="The encoder that made every vector involved.", examples=["3f0c9a1be27d4e55"])
-    index_version: str = Field(examples=["91b2d0c4aa3f7e10"])
+    index_version: str = Field(description="Changes with whatever an answer depends on.", examples=["91b2d0c4aa3f7e10"])
     timings_ms: Timings
 
 
@@ -95,7 +102,7 @@ class EmbeddingsRequest(_Message):
     )
     model: StrictStr | None = Field(
         default=None,
-        description="The id of `/v1/models`; null or any other is refused unless it is that.",
+        description="The id that `/v1/models` gives; null is the same. Any other is refused.",
         examples=[None],
     )
     encoding_format: Literal["float", "base64"] = Field(
@@ -111,75 +118,99 @@ class EmbeddingsRequest(_Message):
 
 
 class Embedding(_Message):
-    object: Literal["embedding"] = "embedding"
-    index: int = Field(examples=[0])
-    embedding: list[float] | str = Field(description="Unit length.", examples=[[0.12, -0.05]])
+    """The vector of one text."""
+
+    object: Literal["embedding"] = Field(default="embedding", description="The kind of this object, as OpenAI's.")
+    index: int = Field(description="Place of the text in the input, from 0.", examples=[0])
+    embedding: list[float] | str = Field(
+        description="Of unit length; base64 if that was asked for.", examples=[[0.12, -0.05]]
+    )
 
 
 class Usage(_Message):
-    prompt_tokens: int = Field(examples=[9])
-    total_tokens: int = Field(examples=[9])
+    """What was encoded."""
+
+    prompt_tokens: int = Field(description="Tokens of all texts, prefixes included.", examples=[9])
+    total_tokens: int = Field(description="The same number.", examples=[9])
 
 
 class EmbeddingsResponse(_Message):
-    object: Literal["list"] = "list"
-    data: list[Embedding]
-    model: str = Field(examples=["3f0c9a1be27d4e55"])
+    """Vectors of the texts, as OpenAI's, with the space id."""
+
+    object: Literal["list"] = Field(default="list", description="The kind of this object, as OpenAI's.")
+    data: list[Embedding] = Field(description="One for each text, in their order.")
+    model: str = Field(description="The space id, which is the model's id here.", examples=["3f0c9a1be27d4e55"])
     usage: Usage
-    space_id: str = Field(examples=["3f0c9a1be27d4e55"])
+    space_id: str = Field(description="The encoder that made the vectors.", examples=["3f0c9a1be27d4e55"])
 
 
 class ModelInfo(_Message):
+    """The encoder that is served."""
+
     id: str = Field(description="The space id.", examples=["3f0c9a1be27d4e55"])
-    object: Literal["model"] = "model"
-    created: int = Field(description="Seconds since 1970.", examples=[1766275200])
-    owned_by: str = Field(examples=["hybrid-ir"])
-    dimension: int = Field(examples=[128])
-    max_tokens: int = Field(examples=[64])
+    object: Literal["model"] = Field(default="model", description="The kind of this object, as OpenAI's.")
+    created: int = Field(description="When the gateway started, in seconds since 1970.", examples=[1766275200])
+    owned_by: str = Field(description="Always `hybrid-ir`.", examples=["hybrid-ir"])
+    dimension: int = Field(description="Numbers of a vector.", examples=[128])
+    max_tokens: int = Field(description="A longer text is cut here.", examples=[64])
 
 
 class ModelList(_Message):
-    object: Literal["list"] = "list"
-    data: list[ModelInfo]
+    """The models there are: one."""
+
+    object: Literal["list"] = Field(default="list", description="The kind of this object, as OpenAI's.")
+    data: list[ModelInfo] = Field(description="The encoder that is served.")
 
 
 class ShardStatus(_Message):
-    name: str = Field(examples=["000"])
-    passages: int = Field(examples=[6507])
-    languages: dict[str, int] = Field(examples=[{"de": 1185}])
-    up: bool = Field(examples=[True])
+    """A shard, and whether it answers."""
+
+    name: str = Field(description="Its folder in the index.", examples=["000"])
+    passages: int = Field(description="Passages that it holds.", examples=[6507])
+    languages: dict[str, int] = Field(description="Its passages of each language.", examples=[{"de": 1185}])
+    up: bool = Field(description="Whether it answers.", examples=[True])
 
 
 class Stats(_Message):
-    index: str = Field(examples=["/data/index"])
-    index_version: str = Field(examples=["91b2d0c4aa3f7e10"])
+    """What is served."""
+
+    index: str = Field(description="Folder of the index.", examples=["/data/index"])
+    index_version: str = Field(description="Changes with whatever an answer depends on.", examples=["91b2d0c4aa3f7e10"])
     previous_index: str | None = Field(description="What a rollback would bring back.", examples=[None])
-    space_id: str = Field(examples=["3f0c9a1be27d4e55"])
-    placement: Literal["local", "distributed"] = Field(examples=["local"])
-    codec: str = Field(examples=["Flat"])
-    passages: int = Field(examples=[13014])
+    space_id: str = Field(description="The encoder that made the index.", examples=["3f0c9a1be27d4e55"])
+    placement: Literal["local", "distributed"] = Field(
+        description="Shards and encoder in the gateway's process, or each in its own.", examples=["local"]
+    )
+    codec: str = Field(description="How vectors are stored, in FAISS's words.", examples=["Flat"])
+    passages: int = Field(description="Passages of the index.", examples=[13014])
     languages: dict[str, int] = Field(description="Passages of each language.", examples=[{"de": 1185}])
-    metadata_keys: list[str] = Field(examples=[["year"]])
-    shards: list[ShardStatus]
+    metadata_keys: list[str] = Field(description="Keys that `metadata` can filter by.", examples=[["year"]])
+    shards: list[ShardStatus] = Field(description="Every shard, and whether it answers.")
     recall: dict[str, Any] = Field(description="What the build's gate measured.", examples=[{"k": 10, "target": 0.98}])
-    versions: dict[str, str] = Field(examples=[{"hybrid-ir": "0.1.0"}])
+    versions: dict[str, str] = Field(description="Of what built the index.", examples=[{"hybrid-ir": "0.1.0"}])
 
 
 class Ready(_Message):
+    """Whether all of the service answers."""
+
     ready: bool = Field(description="Every shard and the encoder answer.", examples=[True])
-    shards_missing: list[str] = Field(examples=[[]])
-    encoder: bool = Field(examples=[True])
-    index_version: str = Field(examples=["91b2d0c4aa3f7e10"])
+    shards_missing: list[str] = Field(description="Names of the shards that do not answer.", examples=[[]])
+    encoder: bool = Field(description="Whether the encoder answers.", examples=[True])
+    index_version: str = Field(description="Changes with whatever an answer depends on.", examples=["91b2d0c4aa3f7e10"])
 
 
 class Health(_Message):
-    status: Literal["ok"] = "ok"
+    """That the gateway runs."""
+
+    status: Literal["ok"] = Field(default="ok", description="Always `ok`.")
 
 
 class ErrorDetail(_Message):
-    message: str = Field(examples=["k must be at most 100, got 500"])
-    type: str = Field(examples=["invalid_request"])
-    param: str | None = Field(default=None, examples=["k"])
+    """What was wrong."""
+
+    message: str = Field(description="For people.", examples=["k must be at most 100, got 500"])
+    type: str = Field(description="For programs; one word of a fixed list.", examples=["invalid_request"])
+    param: str | None = Field(default=None, description="The field at fault, if it is one.", examples=["k"])
 
 
 class ErrorResponse(_Message):

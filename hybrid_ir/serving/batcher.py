@@ -1,5 +1,6 @@
 """Micro-batches of one release's queries.
 
+In: a text with what is asked of the shards. Out: the searches that its batch has started.
 A batch takes what has come and never waits to fill: alone, a query goes at once; under load the next batch gathers
 while the one before is encoded.
 """

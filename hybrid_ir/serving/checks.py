@@ -48,9 +48,7 @@ def shard_query(request: SearchRequest, manifest: Manifest, settings: Serve) -> 
 
 
 def check_texts(texts: Sequence[str], param: str, settings: Serve) -> None:
-    """Raises RequestError for too many texts, an empty one, or one that is too long. `param` is the field they came
-    in.
-    """
+    """Raises RequestError for too many texts, or one that is empty or too long. `param` is the field they came in."""
     if len(texts) > settings.max_queries:
         raise RequestError(422, "invalid_request", f"at most {settings.max_queries} texts, got {len(texts)}", param)
     for text in texts:

@@ -1,4 +1,7 @@
-"""A release in one process: no hop between encoder and shards."""
+"""A release in one process: no hop between encoder and shards.
+
+In: an index folder. Out: a `Release`, its files checked and its encoder loaded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The encoder as a service uses it: checked against the index, and made for small batches."""
+"""The encoder as a service uses it: checked against the index, and made for small batches.
+
+In: texts and their role. Out: unit vectors, and how many tokens were encoded.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A release: one index with its encoder, checked and open for searching. What is served, swapped and rolled back.
 
-`LocalRelease` holds everything in one process, `DistributedRelease` has the same methods over Serve handles. No
-torch here.
+In: texts, vectors and rows. Out: vectors, candidates and passages. `LocalRelease` does this in one process and
+`DistributedRelease` over Serve handles. No torch here.
 """
 
 from __future__ import annotations
@@ -49,6 +49,4 @@ class Release(Protocol):
 
 
 ShardAnswer = tuple[list[Found], dict[int, IndexedPassage]]
-"""Candidates of each query, and the passages of those rows that are likely to be hits (local: none, they are at
-hand).
-"""
+"""Candidates of each query, and the passages of likely hits by their rows (local: none, they are at hand)."""

@@ -1,5 +1,6 @@
-"""Searching as a service: requests in, micro-batches through the release, answers with coverage. No HTTP and no Ray.
+"""Searching as a service: micro-batches through the release, deadlines, coverage, swaps. No HTTP and no Ray.
 
+In: requests as `api` describes them. Out: answers as plain data, or a `RequestError`.
 Each request keeps the release that it began with, so no answer mixes two.
 """
 

@@ -1,4 +1,8 @@
-"""Running the service from the command line: start and stop it, swap its release, roll back."""
+"""Running the service from the command line: start and stop it, swap its release, roll back.
+
+In: an index folder and settings. Out: a service at an address, or one that serves another release. No torch here, and
+no Ray until its environment is set.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +55,7 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
         check_files(index, files, checksums=False)
     if checkpoint is not None and not Path(checkpoint).is_dir():
         raise InputError(f"no encoder at {checkpoint}; leave --checkpoint out to use the index's own")
-    # Read by Ray Serve when it is imported: HTTP goes straight to the gateway, and calls between replicas are cheaper
+    # Read by Ray Serve when it is imported: HTTP goes straight to the gateway, and replicas' calls are cheaper
     # (measured by benchmarks/serve.py).
     if "ray.serve" not in sys.modules:
         os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")

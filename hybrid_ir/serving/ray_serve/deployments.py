@@ -1,4 +1,7 @@
-"""The Ray Serve application of an index: gateway, encoder and one deployment a shard, generated from the manifest."""
+"""The Ray Serve application of an index: gateway, encoder and one deployment a shard.
+
+In: an index folder, for its manifest, and settings. Out: an application for `serve.run`.
+"""
 
 from __future__ import annotations
 

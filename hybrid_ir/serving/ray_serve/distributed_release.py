@@ -1,4 +1,7 @@
-"""A release whose encoder and shards are Serve deployments: calls that survive the death of a replica."""
+"""A release whose encoder and shards are Serve deployments: calls that survive the death of a replica.
+
+In: an index folder and the name of the app that holds its deployments. Out: a `Release`.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The Serve app's ingress: HTTP in, micro-batches through the release that serves.
+"""The Serve app's ingress: HTTP through the release that serves.
 
+In: a release's spec, settings, keys. Out: Serve's ingress, which follows the registry.
 A gateway holds that release and the one before it. A swap loads the new one beside them, then all gateways turn to it.
 """
 

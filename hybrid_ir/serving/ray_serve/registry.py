@@ -1,5 +1,6 @@
-"""The registry: which release serves. One small actor that every gateway watches, so that a swap reaches all of
-them.
+"""The registry: which release serves. One small actor that every gateway watches, so that a swap reaches them all.
+
+In: releases' specs, and what each gateway has loaded. Out: the state that gateways follow.
 """
 
 from __future__ import annotations
@@ -14,14 +15,11 @@ REGISTRY = "hybrid_ir_releases"
 NAMESPACE = "hybrid_ir"
 
 Spec = dict[str, Any]
-"""Of a release: {"index": folder, "checkpoint": folder or None, "app": the Serve app of its shards, or None when
-local}.
-"""
+"""Of a release: {"index": folder, "checkpoint": folder or None, "app": its shards' Serve app, or None when local}."""
 
 
 class Releases:
-    """The registry: which release serves, which served before, which is to be loaded, and which gateway has loaded
-    what.
+    """Which release serves, which served before, which is to be loaded, and which gateway has loaded what.
 
     `state` changes by whole values with a number, so that a gateway sees each change once or the sum of several.
     """
