@@ -34,11 +34,11 @@ def decide(done: int, settings: Train, *, stop: bool, can_validate: bool) -> Dec
     """What follows step `done` (the first is 1). `can_validate`: the store has a validation split."""
     last = done == settings.steps
     due = can_validate and (last or _is_due(done, settings.evaluate_every))
-    if last:  # also where a stop is wanted: there is no step to resume at
-        return Decision(settings.validation if due else None, True, "finish")
     # Whoever asked for a stop does not wait for the workers' own validation.
     validate = None if not due or (stop and settings.validation == "inline") else settings.validation
-    save = stop or due or _is_due(done, settings.checkpoint_every)
+    save = last or stop or due or _is_due(done, settings.checkpoint_every)
+    if last and not (due and stop):
+        return Decision(validate, save, "finish")
     return Decision(validate, save, "stop" if stop else "continue")
 
 
