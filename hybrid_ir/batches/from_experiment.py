@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hybrid_ir.batches.builder import BatchBuilder
 from hybrid_ir.batches.plan import Plan, make_plan
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Lexicon, Store, cldr_lexicon, read_lexicon
+from hybrid_ir.encoders import TextReader
 from hybrid_ir.types import InputError
 
 
@@ -37,15 +36,12 @@ def plan_for(store: Store, experiment: Experiment) -> Plan:
     return plan
 
 
-def builder_for(experiment: Experiment, store: Store, plan: Plan, tokenizer: Any) -> BatchBuilder:
+def builder_for(experiment: Experiment, store: Store, plan: Plan, reader: TextReader) -> BatchBuilder:
     """The builder of an experiment's batches. Raises InputError as `lexicon_for` does."""
     return BatchBuilder(
         store,
         plan,
-        tokenizer,
-        query_prefix=experiment.encoder.query_prefix,
-        passage_prefix=experiment.encoder.passage_prefix,
-        max_tokens=experiment.encoder.max_tokens,
+        reader,
         negatives=experiment.loss.negatives != "in_batch",
         positives=experiment.batch.positives,
         code_switch=experiment.batch.code_switch,

@@ -16,7 +16,13 @@ from hybrid_ir.training.checkpoint import Progress
 
 
 def publish(
-    experiment: Experiment, store: Store, plan: Plan, run: Path, progress: Progress, checkpoint: Path
+    experiment: Experiment,
+    encoder: dict[str, Any],
+    store: Store,
+    plan: Plan,
+    run: Path,
+    progress: Progress,
+    checkpoint: Path,
 ) -> dict[str, Any]:
     """Write all of it, the encoder in one move, metrics last. `checkpoint` is taken apart and removed."""
     ledger = make_ledger(plan, vars(progress))
@@ -33,6 +39,7 @@ def publish(
         "seconds": progress.seconds,
         "startup_s": progress.startup_s,
         "peak_memory_mb": progress.peak_memory_mb,
+        "precision": progress.precision,
     }
     card = model_card(
         name=run.name,
@@ -41,6 +48,7 @@ def publish(
         store=store.manifest,
         ledger=ledger,
         settings=experiment.model_dump(mode="json"),
+        encoder=encoder,
         metrics=metrics,
         dimension=load_encoder(str(kept)).get_embedding_dimension() or 0,
     )

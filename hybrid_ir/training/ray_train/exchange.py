@@ -14,6 +14,7 @@ import ray
 from hybrid_ir.batches import Plan
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store
+from hybrid_ir.encoders import TextReader
 
 LOG_EVERY_S = 0.5
 
@@ -27,7 +28,7 @@ class Assignment:
     plan: Plan
     model: str
     """Folder or hub name of the encoder to start from."""
-    tokenizer: Any
+    reader: TextReader
     monitor: Any
     """Handle of the actor that takes rows for the log and answers whether to stop (a `Monitor`)."""
 

@@ -20,7 +20,7 @@ from ray.train.torch import TorchTrainer
 from hybrid_ir.batches import Plan
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store
-from hybrid_ir.encoders import load_encoder
+from hybrid_ir.encoders import TextReader
 from hybrid_ir.measure_names import HEADLINE
 from hybrid_ir.reports import read_log
 from hybrid_ir.storage import absolute, open_filesystem
@@ -37,14 +37,14 @@ def launch(
     store: Store,
     plan: Plan,
     model: str,
+    reader: TextReader,
     run: Path,
     report: Callable[[dict[str, Any]], None],
 ) -> tuple[Progress, Path | None]:
     """Train, and return progress and folder of the last checkpoint; no folder if it was stopped before the first."""
-    settings, section = experiment.train, experiment.encoder
-    tokenizer = load_encoder(model, pooling=section.pooling, max_tokens=section.max_tokens).tokenizer
+    settings = experiment.train
     monitor: Any = ray.remote(Monitor).options(num_cpus=0).remote()
-    trainer = _trainer(Assignment(_anywhere(experiment), store, plan, model, tokenizer, monitor))
+    trainer = _trainer(Assignment(_anywhere(experiment), store, plan, model, reader, monitor))
     outcome: list[Any] = []
 
     def fit() -> None:
