@@ -6,6 +6,7 @@ it was written. `write_json` replaces one file in one step, so that a reader nev
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -115,6 +116,30 @@ def write_json(path: Path, value: Any) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Put the finished folder `new`, on the same file system, at `place`, then delete what was there.
+
+    Linux exchanges the two names in one step, so that one or the other is at `place` at every moment. Where it cannot
+    (NFS), nothing is there between two renames; whoever is killed then leaves the old beside it, as NAME.old.
+    """
+    if place.exists() and not _exchange(new, place):
+        old = place.with_name(f"{place.name}.old")
+        shutil.rmtree(old, ignore_errors=True)  # left by one that was killed
+        place.rename(old)
+        new.rename(place)
+        new = old
+    elif not place.exists():
+        new.rename(place)
+    shutil.rmtree(new, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Whether two names were exchanged in one step: renameat2(2), which Python does not have."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2 is not None and renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
 
 
 _State = tuple[int, int]

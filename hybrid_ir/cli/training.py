@@ -16,7 +16,7 @@ def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose
     from hybrid_ir.cli.progress import counter
     from hybrid_ir.cli.terminal import console
     from hybrid_ir.config import load_experiment
-    from hybrid_ir.data import prepare_experiment
+    from hybrid_ir.data import files_root, prepare_experiment
 
     experiment = load_experiment(config, overrides or ())
     with counter("reading") as count:
@@ -26,7 +26,8 @@ def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose
     out.print(_store_table(manifest))
     rejected = sum(sum(s["rejected"].values()) for s in manifest["sources"].values())
     if rejected:
-        out.print(f"{rejected:,} records were rejected; each is in {experiment.store}/rejected/ with its reason")
+        folder = f"{files_root(experiment.store, manifest)}/rejected/"
+        out.print(f"{rejected:,} records were rejected; each is in {folder} with its reason")
 
 
 def train(

@@ -29,6 +29,7 @@ from .store import (
     ROWS_PER_BLOCK as ROWS_PER_BLOCK,
     Partition as Partition,
     Store as Store,
+    files_root as files_root,
     is_store as is_store,
     open_store as open_store,
 )

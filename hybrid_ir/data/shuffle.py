@@ -32,7 +32,7 @@ class Tally:
 
     def __init__(self, root: str, inputs: Sequence[Input]) -> None:
         self.sources: dict[str, dict[str, Any]] = {
-            source.name: {"groups": 0, "rejected": {}, "use": source.use} for source in inputs
+            source.name: {"groups": 0, "rejected": {}, "use": source.use, "hub": list(source.hub)} for source in inputs
         }
         self._filesystem, self._inner = open_filesystem(root)
         self._files: dict[str, Any] = {}

@@ -29,9 +29,13 @@ class Pair(NamedTuple):
 
 
 def load_tatoeba(folder: str, languages: Sequence[str] | None = None) -> dict[str, tuple[list[Pair], int]]:
-    """By language, the pairs of `tatoeba.{xxx}-eng.{xxx,eng}` and how many were left out, as one side is empty."""
+    """By language, the pairs of `tatoeba.{xxx}-eng.{xxx,eng}` and how many were left out, as one side is empty.
+
+    Without `languages`, files whose code no known language has are passed over.
+    """
     pairs = {}
-    for code, path, english_path in tatoeba_files(folder, languages):
+    for code, path in tatoeba_files(folder, languages).files.items():
+        english_path = path.with_suffix(".eng")
         sides = [[checked_text(f"{p}:{n}", line.strip()) for n, line in read_lines(p)] for p in (path, english_path)]
         if len(sides[0]) != len(sides[1]):
             raise InputError(
