@@ -9,6 +9,8 @@ from hybrid_ir.data import Lexicon, Store, cldr_lexicon, read_lexicon
 from hybrid_ir.encoders import TextReader
 from hybrid_ir.types import InputError
 
+MOST_EPOCHS_APART = 2.0
+
 
 def plan_for(store: Store, experiment: Experiment) -> Plan:
     """The plan of an experiment over a store. Raises InputError for what the store cannot serve."""
@@ -34,6 +36,19 @@ def plan_for(store: Store, experiment: Experiment) -> Plan:
             f"batch.size={experiment.batch.size} cannot be split over train.workers={experiment.train.workers}"
         )
     return plan
+
+
+def uneven_epochs(plan: Plan, steps: int) -> str | None:
+    """What a user should hear before a training that goes through some groups far more often than through others."""
+    epochs = plan.epochs(steps)
+    often, seldom = max(epochs, key=epochs.__getitem__), min(epochs, key=epochs.__getitem__)
+    if epochs[often] - epochs[seldom] <= MOST_EPOCHS_APART:
+        return None
+    of = {p.name: f"the {p.rows:,} groups in {'+'.join(p.languages)}" for p in plan.partitions}
+    return (
+        f"{of[often]} are gone through {epochs[often]:.1f} times, {of[seldom]} {epochs[seldom]:.1f} times: languages "
+        "and pairs have equal shares of the batches; batch.language_temperature=1 weighs them by their size"
+    )
 
 
 def builder_for(experiment: Experiment, store: Store, plan: Plan, reader: TextReader) -> BatchBuilder:

@@ -70,6 +70,8 @@ class TrainingProgress:
     def report(self, row: dict[str, Any]) -> None:
         if row.get("stopping"):
             self._console.print("stopping after this step and saving; Ctrl-C again to leave at once")
+        elif "warning" in row:
+            self._console.print(f"warning: {row['warning']}", highlight=False)
         elif encoder := row.get("encoder"):
             tokens, asked = encoder["max_tokens"], encoder["max_tokens_asked"] or 0
             clipped = f" (of {asked} that were asked for: it has positions for no more)" if asked > tokens else ""

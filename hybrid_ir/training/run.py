@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 import hybrid_ir
-from hybrid_ir.batches import Plan, lexicon_for, plan_for
+from hybrid_ir.batches import Plan, lexicon_for, plan_for, uneven_epochs
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store, open_store
 from hybrid_ir.encoders import TextReader
@@ -72,6 +72,8 @@ def _train(experiment: Experiment, store: Store, plan: Plan, run: Path, report: 
     model = load_model(experiment, name, torch.device("cpu"))
     encoder = describe_encoder(experiment, model)
     report({"encoder": encoder})
+    if warning := uneven_epochs(plan, experiment.train.steps):
+        report({"warning": warning})
     manifest = _manifest(experiment, store, encoder)
     write_json(run / "manifest.json", {**manifest, "state": "running"})
     progress, checkpoint = launch(experiment, store, plan, name, TextReader.of(model), run, report)
