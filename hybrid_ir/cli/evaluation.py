@@ -68,6 +68,8 @@ def evaluate(
 
         summary = run_evaluation(model, checkpoint, test, folder, experiment, progress)
     console().print(f"measures written to {out} (report: {out}/report.html)")
+    if summary.get("collapsed"):
+        console().print("warning: the encoder is collapsed: it gives all candidates nearly the same vector")
     if "measures" in summary:  # a task's own
         console().print(task_table(collection, summary))
         if left_out := [f"{n:,} {name}" for name, n in summary["counts"]["left_out"].items() if n]:

@@ -80,13 +80,18 @@ def encode(
     reader = TextReader.of(model)
     out = np.empty((len(texts), dimension), dtype=np.float32)
     for start in range(0, len(texts), WINDOW):
-        part = list(texts[start : start + WINDOW])
-        tokens = reader.read(part, role)
+        part = texts[start : start + WINDOW]
+        # Equal texts are encoded once: in two micro-batches their vectors would differ in the last bits, and not tie.
+        place = {text: i for i, text in enumerate(dict.fromkeys(part))}
+        where = start + np.fromiter((place[text] for text in part), np.int64, len(part))
+        tokens = reader.read(list(place), role)
         if cut is not None:
-            cut[start : start + len(part)] = tokens.cut
+            cut[start : start + len(part)] = tokens.cut[where - start]
         for batch in embedder.micro_batches(tokens):
             out[start + batch] = embedder._embed(tokens[batch]).float().cpu().numpy()
             progress(len(batch))
+        out[start : start + len(part)] = out[where]
+        progress(len(part) - len(place))
     model.train(was_training)
     return out
 

@@ -73,5 +73,7 @@ def nearest_is_own(queries_ND: np.ndarray, passages_ND: np.ndarray) -> np.ndarra
     """1.0 where row i's highest dot product is with passage i, else 0.0; of equal ones the first passage counts."""
     if queries_ND.shape != passages_ND.shape or not (np.isfinite(queries_ND).all() and np.isfinite(passages_ND).all()):
         raise InputError(f"need finite vectors of one shape, got {queries_ND.shape} and {passages_ND.shape}")
-    nearest = (queries_ND @ passages_ND.T).argmax(axis=1)
-    return (nearest == np.arange(len(queries_ND))).astype(float)
+    scores_NN = queries_ND @ passages_ND.T
+    nearest_NN = scores_NN == scores_NN.max(axis=1, keepdims=True)
+    # Of several that are nearest any may come first.
+    return nearest_NN.diagonal() / nearest_NN.sum(axis=1)
