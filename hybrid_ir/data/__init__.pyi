@@ -4,7 +4,10 @@ from .find_files import (
     record_files as record_files,
     resolve_files as resolve_files,
 )
-from .groups import shorten as shorten
+from .groups import (
+    id_text as id_text,
+    shorten as shorten,
+)
 from .lexicon import (
     UNSPACED as UNSPACED,
     UNSPACED_CHARACTER as UNSPACED_CHARACTER,

@@ -41,6 +41,8 @@ class Input:
     use: Split | None = None
     hub: tuple[str, ...] = ()
     """Data sets of the hub that it is read from, each with its commit: hub:OWNER/NAME@COMMIT."""
+    own: bool = False
+    """Rows that a user wrote: those of one id are one group, and groups that share a text are one document."""
     collection: Callable[[], Collection] | None = None
     subject_of: Callable[[str], str] | None = None
 
@@ -83,7 +85,7 @@ def _input(name: str, source: Any) -> Input:
         case "squadshifts":
             return make(partial(squadshifts.read_squadshifts, source.path, source.subsets))
         case "records":
-            return make(partial(records.read_records, source.path))
+            return make(partial(records.read_records, source.path), own=True)
     raise AssertionError(source.kind)
 
 
