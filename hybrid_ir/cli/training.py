@@ -69,7 +69,9 @@ def train(
 def compare(
     mixes: Annotated[
         str,
-        typer.Option(help="Comma-separated: monolingual, cross_lingual, multilingual, hybrid, or a baseline (docs/tune.md)."),
+        typer.Option(
+            help="Comma-separated: monolingual, cross_lingual, multilingual, hybrid, or a baseline (docs/tune.md)."
+        ),
     ],
     config: Config = None,
     overrides: Overrides = None,

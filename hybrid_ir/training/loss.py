@@ -69,8 +69,8 @@ def contrastive_loss(
             logits, target_b = torch.cat([positives_bB, hard_bB], dim=1), ours
     total = F.cross_entropy(logits, target_b, reduction="sum")
     if symmetric:
-        backward_bB = logits_of(passages_bD, gather_rows(queries_bD, sizes), false_positives_BB.T)
-        total = (total + F.cross_entropy(backward_bB, ours, reduction="sum")) / 2
+        queries_of_passages_bB = logits_of(passages_bD, gather_rows(queries_bD, sizes), false_positives_BB.T)
+        total = (total + F.cross_entropy(queries_of_passages_bB, ours, reduction="sum")) / 2
     # DDP divides the sum of the ranks' gradients by their number. Slices may differ by a row, so this is not 1 / b.
     return total * (len(sizes) / B)
 
