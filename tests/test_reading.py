@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from checkpoints import TEXTS, make_bert, make_labse, make_preset, make_xlm_roberta
 from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.encoders.embedding import encode
@@ -139,20 +141,28 @@ def test_the_same_text_twice_needs_dropout(folders: dict[str, Path]):
 
 
 @pytest.mark.parametrize("name", list(MAKERS))
-def test_control_tokens_in_a_text_are_read_as_characters(folders: dict[str, Path], tmp_path: Path, name: str):
+def test_control_tokens_in_a_text_are_read_as_characters(folders: dict[str, Path], name: str):
     model = load_encoder(str(folders[name]))
-    special = model.tokenizer.all_special_ids
-    texts = [f"the {token} of the {token}" for token in model.tokenizer.all_special_tokens]
-    plain = tokenize(model.tokenizer, ["the of the"], "", 24)[0]
-    ends = sum(token in special for token in plain.tolist())
-    for text, ids in zip(texts, tokenize(model.tokenizer, texts, "", 24), strict=True):
-        controls = [i for i in ids.tolist() if i in special and i != model.tokenizer.unk_token_id]
-        assert len(controls) == ends, text
-    # Whoever loads the saved folder with sentence-transformers gets the same vectors.
-    model.save(str(tmp_path / "saved"), create_model_card=False)
-    ours = encode(model, texts, role="query", precision="fp32")
-    theirs = SentenceTransformer(str(tmp_path / "saved")).encode(texts, prompt="")
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    tokenizer = model.tokenizer
+    controls = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    texts = [f"the {token} of{token}the" for token in tokenizer.all_special_tokens]
+    reader = TextReader.of(model)
+    for text, ids in zip(texts, reader.read(["the of the", *texts], "query")[1:], strict=True):
+        assert sum(token in controls for token in ids.tolist()) == 2, text  # what begins and what ends it
+    assert [reader.plain(text) for text in ("a < b > [c] <>", "no token")] == ["a < b > [c] <>", "no token"]
+
+
+def test_control_tokens_that_are_pieces_of_a_unigram_vocabulary_are_split_too(tmp_path: Path):
+    """As in XLM-R: a tokenizer that does not look for control tokens finds the pieces of that name."""
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((c, -5.0) for c in "\u2581abdps</>")]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+    assert 1 in fast(["a<pad>b"], split_special_tokens=True)["input_ids"][0]
+    reader = TextReader(fast, {"query": ""}, 64, tuple(fast.all_special_tokens))
+    assert not {0, 1, 2} & set(reader.read(["a<pad>b</s><s>"], "query").flat.tolist())
 
 
 @pytest.mark.parametrize("name", list(MAKERS))
@@ -170,14 +180,9 @@ def test_outer_space_holds_all_that_str_strip_takes_off_and_no_joiner():
 
 
 def test_a_preset_reads_a_line_break_as_a_space(folders: dict[str, Path]):
-    tokenizer = load_encoder(str(folders["preset"])).tokenizer
-    spaced, broken, wide = (tokenize(tokenizer, [text], "", 32)[0].tolist() for text in ("a b", "a\nb", "a \u200b\t b"))
+    reader = TextReader.of(load_encoder(str(folders["preset"])))
+    spaced, broken, wide = (ids.tolist() for ids in reader.read(["a b", "a\nb", "a \u200b\t b"], "query"))
     assert spaced == broken == wide
-
-
-def test_a_prefix_with_a_control_token_is_refused(folders: dict[str, Path]):
-    with pytest.raises(InputError, match=r"prefix for query texts.*control token"):
-        load_encoder(str(folders["bert"]), query_prefix="[CLS] ")
 
 
 # What was cut.

@@ -78,9 +78,6 @@ def load_encoder(
     asked = {"query": query_prefix, "document": passage_prefix}
     own = _own_prefixes(model, name, revision) or without_prefixes or {}
     model.prompts |= {role: own.get(role, "") if given is None else given for role, given in asked.items()}
-    fault = _read_text_as_text(model)
-    if fault:
-        raise InputError(f"{name!r} cannot be used: {fault}")
     if dropout is not None:
         _set_dropout(model[0], dropout)
     if max_tokens is None:
@@ -121,18 +118,6 @@ def _own_prefixes(model: SentenceTransformer, name: str, revision: str | None) -
     in_the_card = (own for pattern, own in _IN_THE_CARD.items() if any(re.fullmatch(pattern, x) for x in called))
     # Prompts that are all empty say something too: that it was trained without.
     return next(in_the_card, dict.fromkeys(PAPER_PREFIXES, "") if said else None)
-
-
-def _read_text_as_text(model: SentenceTransformer) -> str | None:
-    """Have the tokenizer read control tokens that stand in a text as the characters they are made of, here and wherever
-    the model is loaded after it was saved. Returns why it cannot be, if so."""
-    tokenizer = model.tokenizer
-    for role, prefix in model.prompts.items():
-        if any(token in prefix for token in tokenizer.all_special_tokens):
-            return f"its prefix for {role} texts, {prefix!r}, has a control token in it; set a prefix without one"
-    tokenizer.split_special_tokens = True
-    tokenizer.init_kwargs["split_special_tokens"] = True  # what save_pretrained writes down
-    return None
 
 
 def dropout_of(model: SentenceTransformer) -> float:

@@ -81,34 +81,44 @@ class TextReader:
     """Role (query, document) -> what is put before its texts; "" = nothing."""
     max_tokens: int
     """Tokens of the longest text, prefix and special tokens included."""
+    control_tokens: tuple[str, ...] = ()
+    """What the tokenizer would read as a token of control wherever it stands: </s>, [MASK] and the like."""
 
     @classmethod
     def of(cls, model: Any) -> TextReader:
         """That of a model that `load_encoder` loaded."""
         prefixes = {role: model.prompts.get(role) or "" for role in ("query", "document")}
-        return cls(model.tokenizer, prefixes, model.max_seq_length)
+        return cls(model.tokenizer, prefixes, model.max_seq_length, tuple(model.tokenizer.all_special_tokens))
 
     def read(self, texts: Sequence[str], role: str) -> Tokens:
         """Token ids of the texts, each behind the prefix of `role`; `Tokens.cut` tells which were longer."""
-        return tokenize(self.tokenizer, texts, self.prefixes[role], self.max_tokens)
+        return tokenize(self.tokenizer, list(map(self.plain, texts)), self.prefixes[role], self.max_tokens)
+
+    def plain(self, text: str) -> str:
+        """The text without the space around it, and with a space in each control token: `</s>` is read as `< /s>`.
+
+        It is the text that is changed and not the tokenizer, which could only be told not to look for control tokens:
+        those of XLM-R are pieces of its vocabulary too, and would be found again.
+        """
+        text = text.strip(OUTER_SPACE)
+        for token in self.control_tokens:
+            if token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], prefix: str, max_tokens: int) -> Tokens:
-    """Token ids of `prefix + text`, space around the text taken off, cut to `max_tokens` with special tokens in place.
+    """Token ids of `prefix + text`, cut to `max_tokens` with special tokens in place.
 
-    The same ids as `SentenceTransformer.encode(text.strip(), prompt=prefix)` feeds to the model.
+    The same ids as `SentenceTransformer.encode(text, prompt=prefix)` feeds to the model.
     """
     if not texts:
         return Tokens.of([])
+    prefixed = [prefix + text for text in texts]
     read = tokenizer(
-        [prefix + text.strip(OUTER_SPACE) for text in texts],
-        truncation=True,
-        max_length=max_tokens,
-        return_attention_mask=False,
-        return_token_type_ids=False,
+        prefixed, truncation=True, max_length=max_tokens, return_attention_mask=False, return_token_type_ids=False
     )
     if read.encodings is not None:
         return Tokens.of(read["input_ids"], [bool(encoding.overflowing) for encoding in read.encodings])
     # A tokenizer written in Python does not say whether it cut. A text that filled all its tokens may just have fitted.
-    whole = tokenizer([prefix + text.strip(OUTER_SPACE) for text in texts])["input_ids"]
-    return Tokens.of(read["input_ids"], [len(ids) > max_tokens for ids in whole])
+    return Tokens.of(read["input_ids"], [len(ids) > max_tokens for ids in tokenizer(prefixed)["input_ids"]])
