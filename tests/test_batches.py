@@ -10,9 +10,11 @@ from training_store import make_store
 from transformers import BatchEncoding
 
 from hybrid_ir.batches.from_experiment import builder_for, lexicon_for, plan_for
+from hybrid_ir.batches.ledger import make_ledger
 from hybrid_ir.config.loading import parse_experiment
 from hybrid_ir.data.store import open_store
 from hybrid_ir.encoders.tokens import TextReader
+from hybrid_ir.training.checkpoint import Progress
 from hybrid_ir.types import InputError, key64
 
 
@@ -42,10 +44,10 @@ def lexicon(tmp_path_factory):
     return folder
 
 
-def build(store, step=0, **batch):
+def build(store, step=0, max_tokens=1000, **batch):
     settings = {"size": 10, "mix": {"monolingual": 1.0}, **batch}
     experiment = parse_experiment({"batch": settings}, "test")
-    reader = TextReader(letters, {"query": "", "document": ""}, max_tokens=1000)
+    reader = TextReader(letters, {"query": "", "document": ""}, max_tokens)
     return builder_for(experiment, store, plan_for(store, experiment), reader).build(step)
 
 
@@ -132,3 +134,20 @@ def test_a_batch_tells_whether_it_repeats_a_question(store):
     assert replace(batch, query_ids_BM=ids).repeats_a_question
     ids[[2, 7]] = -1  # neither group has a question in that language
     assert not replace(batch, query_ids_BM=ids).repeats_a_question
+
+
+def test_the_ledger_has_the_share_of_texts_of_each_language_that_were_cut(store):
+    plan = plan_for(store, parse_experiment({"batch": {"size": 10, "mix": {"cross_lingual": 1.0}}}, "test"))
+    progress, texts = Progress(), []
+    for step in range(3):
+        batch = build(store, step, max_tokens=19, mix={"cross_lingual": 1.0})
+        progress.count(batch)
+        texts += [(x, text(t)) for (x, _), t in zip(batch.pairs, batch.query_tokens, strict=True)]
+        texts += [(x, text(t)) for (_, x), t in zip(batch.pairs, batch.passage_tokens, strict=True)]
+    found = make_ledger(plan, vars(progress))["texts"]
+    assert list(found) == ["de", "en", "es"]
+    for language, row in found.items():
+        lengths = [len(each) for x, each in texts if x == language]
+        cut = sum(length > 19 for length in lengths)
+        assert 0 < cut < len(lengths)
+        assert row == {"trained_on": len(lengths), "cut": cut, "share_cut": cut / len(lengths)}

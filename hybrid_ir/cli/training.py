@@ -58,6 +58,11 @@ def train(
         f"{metrics['steps']} steps, {metrics['pairs_per_s']:.0f} pairs/s, "
         f"input wait {metrics['input_wait']:.1%}, loss {metrics['loss']:.3f}"
     )
+    share_cut = metrics.get("share_cut", {})  # a run of an older version has none
+    if any(share_cut.values()):
+        most = sorted(share_cut.items(), key=lambda each: -each[1])[:8]
+        shown = ", ".join(f"{language} {share:.1%}" for language, share in most if share)
+        out.print(f"texts longer than the encoder reads were cut, of each language: {shown}")
     if metrics["validation"]:
         out.print(
             measures_table(

@@ -40,6 +40,7 @@ def publish(
         "startup_s": progress.startup_s,
         "peak_memory_mb": progress.peak_memory_mb,
         "precision": progress.precision,
+        "share_cut": {language: cut / texts for language, (texts, cut) in sorted(progress.texts.items())},
     }
     card = model_card(
         name=run.name,
