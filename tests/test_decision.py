@@ -25,14 +25,14 @@ BARE = Train(steps=30)
         (INLINE, 30, False, True, Decision("inline", True, "finish")),  # the last step
         (INLINE, 30, False, False, Decision(None, True, "finish")),
         (INLINE, 7, True, True, Decision(None, True, "stop")),  # a stop in the middle saves
-        (INLINE, 10, True, True, Decision(None, True, "stop")),  # and the workers do not validate first
+        (INLINE, 10, True, True, Decision(None, True, "stop", True)),  # and the validation is to be made up
         (INLINE, 30, True, False, Decision(None, True, "finish")),  # nothing was left to do
-        (INLINE, 30, True, True, Decision(None, True, "stop")),  # its validation was
+        (INLINE, 30, True, True, Decision("inline", True, "finish")),  # it would resume at a step that is not there
         (ASYNC, 8, False, True, Decision(None, True, "continue")),
         (ASYNC, 10, False, True, Decision("async", True, "continue")),
         (ASYNC, 10, True, True, Decision("async", True, "stop")),  # a task of its own measures what is saved anyway
         (ASYNC, 30, False, True, Decision("async", True, "finish")),
-        (ASYNC, 30, True, True, Decision("async", True, "stop")),
+        (ASYNC, 30, True, True, Decision("async", True, "finish")),
         (BARE, 20, False, True, Decision(None, False, "continue")),
         (BARE, 20, True, True, Decision(None, True, "stop")),
         (BARE, 30, False, True, Decision("inline", True, "finish")),  # the last step is always validated

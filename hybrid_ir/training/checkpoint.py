@@ -34,6 +34,8 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)
     stale: int = 0
     """Validations since the best one."""
+    owes_validation: bool = False
+    """A stop came in the step of an inline validation, which is to be made up."""
     kinds: dict[str, int] = field(default_factory=dict)
     """Batches of each kind that were trained on."""
     pairs: dict[str, dict[str, int]] = field(default_factory=dict)

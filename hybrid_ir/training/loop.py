@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hybrid_ir.batches import Waited
 from hybrid_ir.config import Experiment
 from hybrid_ir.training.checkpoint import State, save_model
-from hybrid_ir.training.decision import decide
+from hybrid_ir.training.decision import Decision, decide
 from hybrid_ir.training.step import LossSettings, backward, learning_rate_at, update
 from hybrid_ir.training.validation import validate
 from hybrid_ir.types import Collection
@@ -50,6 +50,25 @@ def train_steps(
     state.embedder.train()
     loss_settings = LossSettings(**experiment.loss.model_dump())
     first, started = progress.done, time.perf_counter()
+
+    def keep(decision: Decision) -> Decision:
+        """Validate and save as was decided. Returns the same decision, or to finish where patience is at its end."""
+        if decision.validate == "inline":
+            assert collection is not None
+            measures = validate(state.model, collection, experiment.evaluate, rank, workers)
+            recorder.validation(progress.done, measures)
+            if progress.note_validation(measures, settings.early_stopping_measure) and rank == 0:
+                save_model(state.model, state.best)
+            decision = decision.after_validation(progress.stale, settings.patience)
+        progress.finished, progress.owes_validation = decision.then == "finish", decision.owes_validation
+        save(decision.validate == "async")
+        return decision
+
+    # Left in the step of a validation, or in the last one by a version that did not finish it then.
+    if progress.owes_validation or first == settings.steps:
+        left = keep(decide(first, settings, stop=False, can_validate=collection is not None))
+        if left.then != "continue":
+            return
     for step in range(first, settings.steps):
         batch = next(feed)
         if step == first:  # the pipeline's start is not the steps' input wait
@@ -70,15 +89,7 @@ def train_steps(
         if decision.save:
             progress.seconds += time.perf_counter() - started
             progress.waited_s += feed.seconds
-            if decision.validate == "inline":
-                assert collection is not None
-                measures = validate(state.model, collection, experiment.evaluate, rank, workers)
-                recorder.validation(progress.done, measures)
-                if progress.note_validation(measures, settings.early_stopping_measure) and rank == 0:
-                    save_model(state.model, state.best)
-                decision = decision.after_validation(progress.stale, settings.patience)
-            progress.finished = decision.then == "finish"
-            save(decision.validate == "async")
+            decision = keep(decision)
             feed.seconds, started = 0.0, time.perf_counter()
             recorder.restart_clock()
         if decision.then != "continue":

@@ -61,9 +61,12 @@ class Recorder:
         self._stop = False
         self._pairs = 0
         self._elapsed_s = self._waited_s = 0.0
+        self._now_s = self._waiting_s = 0.0
 
     def restart_clock(self) -> None:
-        self._elapsed_s = self._waited_s = 0.0
+        """The clock starts at zero again. Steps since the last row stay in the next one, with their seconds."""
+        self._elapsed_s, self._waited_s = self._elapsed_s - self._now_s, self._waited_s - self._waiting_s
+        self._now_s = self._waiting_s = 0.0
 
     def stop_wanted(self) -> bool:
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
@@ -76,6 +79,7 @@ class Recorder:
         if self._monitor is None:
             return
         self._pairs += pairs
+        self._now_s, self._waiting_s = elapsed_s, waited_s
         # The clock is the training's own: a checkpoint or a validation between two rows is not theirs.
         if not at_once and elapsed_s - self._elapsed_s < LOG_EVERY_S:
             return

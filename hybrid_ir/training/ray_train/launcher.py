@@ -58,6 +58,14 @@ def launch(
     asynchronous, chosen_by = settings.validation == "async", settings.early_stopping_measure
     running, asked, stale = True, False, False
     with stop_signals() as stop_wanted, open_log(run, experiment) as write:
+
+        def drained() -> list[dict[str, Any]]:
+            """Rows that have come, all of them in the log: `report` may raise at the first."""
+            rows = ray.get(monitor.drain.remote())
+            for row in rows:
+                write(row)
+            return rows
+
         thread.start()
         try:
             while running:
@@ -67,17 +75,19 @@ def launch(
                     asked = True
                     report({"stopping": True})
                     ray.get(monitor.stop.remote())
-                for row in ray.get(monitor.drain.remote()):
-                    write(row)
+                for row in drained():
                     report(row)
-                    # The workers do not wait to learn that they stopped getting better, so we tell them.
+                    # The workers do not wait to learn that they stopped getting better, so we tell them. What an
+                    # attempt that was rolled back had measured at later steps is not this one's.
                     if asynchronous and chosen_by in row and not (asked or stale):
-                        stale = is_stale(read_log(run / "log.jsonl") or [], chosen_by, settings.patience)
+                        rows = [each for each in read_log(run / "log.jsonl") or [] if each["step"] <= row["step"]]
+                        stale = is_stale(rows, chosen_by, settings.patience)
                         if stale:
                             ray.get(monitor.stop.remote())
-        except BaseException:  # a sweep ends a trial from within `report`: its workers must not outlive it
+        except Exception:  # a sweep ends a trial from within `report`: its workers must not outlive it
             ray.get(monitor.stop.remote())
             thread.join()
+            drained()
             raise
     result = outcome[0]
     if isinstance(result, BaseException):
