@@ -161,6 +161,8 @@ def _files(filesystem: fs.FileSystem, inner: str, path: str) -> dict[str, _State
 def _copy(filesystem: fs.FileSystem, inner: str, names: dict[str, _State], target: Path, path: str) -> None:
     for name in names:
         place = target / name if name else target
+        if not place.resolve().is_relative_to(target.resolve()):
+            raise InputError(f"{path} has a file named {name!r}, which would lie outside of its copy; remove it")
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             with filesystem.open_input_stream(f"{inner}/{name}" if name else inner) as source, place.open("wb") as copy:

@@ -70,6 +70,17 @@ def test_what_is_written_to_a_uri_is_there_and_comes_back(request, tmp_path, sch
     assert (Path(fetch(uri)) / "deep" / "a.txt").read_text() == "two!"
 
 
+def test_a_key_that_would_leave_the_copy_is_refused(bucket, tmp_path, monkeypatch):
+    """In a bucket `..` is a name like any other."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = {"model/config.json": (2, 0), "../../../stolen": (2, 0)}
+    put_text(f"{bucket}/model/config.json", "{}")
+    monkeypatch.setattr("hybrid_ir.storage._files", lambda *_: files)
+    with pytest.raises(InputError, match=r"'\.\./\.\./\.\./stolen', which would lie outside of its copy"):
+        fetch(f"{bucket}/")
+    assert not list(tmp_path.rglob("stolen"))
+
+
 def test_what_others_write_is_left_alone(bucket, tmp_path):
     (tmp_path / "state").write_text("theirs")
     put(tmp_path, f"{bucket}/shared/ray")

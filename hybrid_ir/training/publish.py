@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from hybrid_ir.batches import Plan, make_ledger
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store
 from hybrid_ir.encoders import load_encoder, model_card
-from hybrid_ir.storage import write_json
+from hybrid_ir.storage import replace_folder, write_json
 from hybrid_ir.training.checkpoint import Progress
 
 
@@ -54,8 +53,7 @@ def publish(
         dimension=load_encoder(str(kept)).get_embedding_dimension() or 0,
     )
     (kept / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(run / "checkpoint", ignore_errors=True)
-    os.replace(kept, run / "checkpoint")
+    replace_folder(kept, run / "checkpoint")
     shutil.rmtree(checkpoint, ignore_errors=True)
     write_json(run / "metrics.json", metrics)
     return metrics
