@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from hybrid_ir.config.experiment import Train
@@ -69,3 +71,11 @@ def test_a_last_step_is_finished_whatever_patience_says():
 )
 def test_the_log_has_every_step_that_is_validated_or_the_last_of_its_start(decision, log):
     assert decision.log is log
+
+
+@pytest.mark.parametrize("settings", [INLINE, ASYNC, BARE])
+def test_a_checkpoint_that_is_overdue_is_saved_and_nothing_else_changes(settings):
+    for done in range(1, 31):
+        usual = decide(done, settings, stop=False, can_validate=True)
+        overdue = decide(done, settings, stop=False, can_validate=True, overdue=True)
+        assert overdue == dataclasses.replace(usual, save=True)

@@ -41,7 +41,7 @@ def trained(monkeypatch):
     monkeypatch.setattr(loop, "validate", lambda *_: {"AP_mean": 0.5})
     monkeypatch.setattr(loop, "save_model", lambda *_: None)
 
-    def run(progress: Progress, stop: int = 99):
+    def run(progress: Progress, stop: int = 99, experiment: Experiment = EXPERIMENT, rank: int = 0, workers: int = 1):
         state = SimpleNamespace(
             progress=progress, model=SimpleNamespace(device=torch.device("cpu")),
             embedder=torch.nn.Identity(),
@@ -54,7 +54,7 @@ def trained(monkeypatch):
         def save(measure):
             state.saved.append((state.progress.done, state.progress.finished))
 
-        loop.train_steps(EXPERIMENT, state, feed, SimpleNamespace(), Recorder(state, stop), save, 0, 1)
+        loop.train_steps(experiment, state, feed, SimpleNamespace(), Recorder(state, stop), save, rank, workers)
         return state
 
     return run
@@ -86,3 +86,57 @@ def test_a_stop_in_a_step_without_a_validation_owes_none(trained):
     state = trained(Progress(), stop=3)
     assert state.validated == [2]
     assert trained(state.progress).validated == [4, 6]
+
+
+# By the clock
+
+
+def by_the_clock(minutes: float | None) -> Experiment:
+    return Experiment(train=Train(steps=12, checkpoint_minutes=minutes))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that is set to the seconds that a step takes."""
+    times = SimpleNamespace(now=0.0, step_s=60.0)
+
+    def backward(*_):
+        times.now += times.step_s
+        return 1.0
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: times.now))
+    return SimpleNamespace(times=times, backward=backward)
+
+
+@pytest.mark.parametrize(
+    ("step_s", "minutes", "steps"),
+    [
+        (60, 5.0, [5, 10, 12]),
+        (150, 5.0, [2, 4, 6, 8, 10, 12]),
+        (1, 5.0, [12]),
+        (60, None, [12]),
+        (60, 0.5, [*range(1, 13)]),
+    ],
+)
+def test_a_checkpoint_is_saved_when_the_last_one_is_so_many_minutes_old(
+    trained, clock, monkeypatch, step_s, minutes, steps
+):
+    monkeypatch.setattr(loop, "backward", clock.backward)
+    clock.times.step_s = step_s
+    assert [done for done, _ in trained(Progress(), experiment=by_the_clock(minutes)).saved] == steps
+
+
+@pytest.mark.parametrize("first_says", [[4, 9], []])
+def test_every_rank_saves_when_the_clock_of_the_first_says_so(trained, clock, monkeypatch, first_says):
+    """This is the second rank, whose own clock stands at an hour a step."""
+    monkeypatch.setattr(loop, "backward", clock.backward)
+    clock.times.step_s, calls = 3600, []
+
+    def all_reduce(values):  # the loss, the wish to stop, and whether a checkpoint is overdue
+        calls.append(None)
+        values += torch.tensor([0.5, 0.0, float(len(calls) in first_says)])
+
+    monkeypatch.setattr(loop.dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(loop, "DistributedDataParallel", lambda embedder, **_: embedder)
+    state = trained(Progress(), experiment=by_the_clock(5.0), rank=1, workers=2)
+    assert [done for done, _ in state.saved] == [*first_says, 12]

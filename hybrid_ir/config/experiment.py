@@ -153,7 +153,10 @@ class Train(Section):
     early_stopping_measure: Literal["AP_mono", "AP_cross", "AP_multi", "AP_mean"] = setting("AP_mean", on_resume="keep")
     """What chooses the checkpoint that is kept. AP_mean is the mean of the three."""
     checkpoint_every: int | None = setting(None, on_resume="free", ge=1)
-    """Save a resumable checkpoint every so many steps; null = at validations, on Ctrl-C and at the end."""
+    """Save a resumable checkpoint every so many steps, too; null = by the clock, at validations, on Ctrl-C and at the
+    end."""
+    checkpoint_minutes: float | None = setting(5.0, on_resume="free", gt=0)
+    """Save a resumable checkpoint when the last one is this old, whatever a step takes; null = never for its age."""
     max_failures: int = setting(3, on_resume="free", ge=0)
     """Restarts of the worker group (a lost node, a killed worker) before giving up; 0 = none."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = setting(("tensorboard",), on_resume="free")

@@ -32,8 +32,11 @@ class Decision:
         return self if patience is None or stale < patience else replace(self, then="finish")
 
 
-def decide(done: int, settings: Train, *, stop: bool, can_validate: bool) -> Decision:
-    """What follows step `done` (the first is 1). `can_validate`: the store has a validation split."""
+def decide(done: int, settings: Train, *, stop: bool, can_validate: bool, overdue: bool = False) -> Decision:
+    """What follows step `done` (the first is 1).
+
+    `can_validate`: the store has a validation split. `overdue`: the last checkpoint is `checkpoint_minutes` old.
+    """
     last = done == settings.steps
     due = can_validate and (last or _is_due(done, settings.evaluate_every))
     if last:  # also where a stop is wanted: there is no step to resume at
@@ -41,7 +44,7 @@ def decide(done: int, settings: Train, *, stop: bool, can_validate: bool) -> Dec
     # Whoever asked for a stop does not wait for the workers' own validation.
     owes = due and stop and settings.validation == "inline"
     validate = settings.validation if due and not owes else None
-    save = stop or due or _is_due(done, settings.checkpoint_every)
+    save = stop or due or overdue or _is_due(done, settings.checkpoint_every)
     return Decision(validate, save, "stop" if stop else "continue", owes)
 
 
