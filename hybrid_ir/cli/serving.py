@@ -36,7 +36,7 @@ def serve(
     settings = load_experiment(config, overrides or ()).serve
     from hybrid_ir.cli.terminal import console
     from hybrid_ir.client import SearchClient
-    from hybrid_ir.serving import refuse_used_port, running, wait_for_stop
+    from hybrid_ir.serving import ServiceLost, refuse_used_port, running, wait_for_stop
 
     refuse_used_port(settings.host, settings.port)
     if check_port:
@@ -44,19 +44,23 @@ def serve(
 
     out = console()
     begun = time.perf_counter()
-    with running(index, settings, checkpoint=checkpoint, verbose=verbose) as address:
-        out.print(
-            f"serving {index} at {address}/ (API: {address}/docs) after {time.perf_counter() - begun:.0f} s; "
-            "Ctrl-C stops it"
-        )
-        if query:
-            from hybrid_ir.serving import api_keys
+    try:
+        with running(index, settings, checkpoint=checkpoint, verbose=verbose) as address:
+            out.print(
+                f"serving {index} at {address}/ (API: {address}/docs) after {time.perf_counter() - begun:.0f} s; "
+                "Ctrl-C stops it"
+            )
+            if query:
+                from hybrid_ir.serving import api_keys
 
-            with SearchClient(address, api_key=next(iter(api_keys(settings)), None)) as client:
-                for text in query:
-                    _print_hits(text, client.search(text, k=3))
-        if not query or sys.stdin.isatty():
-            wait_for_stop()
+                with SearchClient(address, api_key=next(iter(api_keys(settings)), None)) as client:
+                    for text in query:
+                        _print_hits(text, client.search(text, k=3))
+            if not query or sys.stdin.isatty():
+                wait_for_stop()
+    except ServiceLost as error:
+        print(f"error: {error}; the same command starts it again", file=sys.stderr)
+        raise typer.Exit(1) from None
     out.print("stopped")
 
 

@@ -1,6 +1,6 @@
-"""Running the service from the command line: start and stop it, swap its release, roll back.
+"""Starting and stopping the service from the command line.
 
-In: an index folder and settings. Out: a service at an address, or one that serves another release. No torch here, and
+In: an index folder and settings. Out: a service at an address, of which nothing is left afterwards. No torch here, and
 no Ray until its environment is set.
 """
 
@@ -10,35 +10,30 @@ import logging
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
-from hybrid_ir.cluster import ray_session
+import psutil
+
+from hybrid_ir.cluster import live_nodes, ray_session
 from hybrid_ir.config import Serve
 from hybrid_ir.index import check_files, read_manifest
-from hybrid_ir.storage import absolute
-from hybrid_ir.types import InputError
+from hybrid_ir.serving.ray_serve.machine_ports import own_ports, refuse_used_port
+from hybrid_ir.types import InputError, one_line
 
 APP = "hybrid-ir"
-SWAP_TIMEOUT_S = 600
+LOST_S = 20
+"""Ray Serve's controller is silent for so long only if Ray is gone: one that died is back in a few seconds."""
+ENDING_S = 30
+"""Longest that a Ray which is gone may hold up the end."""
 
 
-def refuse_used_port(host: str, port: int) -> None:
-    """Raises InputError if something listens there already."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise InputError(
-                f"port {port} on {host} cannot be used ({error.strerror}); choose another: serve.port=8001"
-            ) from None
+class ServiceLost(Exception):
+    """Ray, or Serve's HTTP proxy, ended under the service."""
 
 
 @contextmanager
@@ -55,16 +50,11 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
         check_files(index, files, checksums=False)
     if checkpoint is not None and not Path(checkpoint).is_dir():
         raise InputError(f"no encoder at {checkpoint}; leave --checkpoint out to use the index's own")
-    # Read by Ray Serve when it is imported: HTTP goes straight to the gateway, and replicas' calls are cheaper
-    # (measured by benchmarks/serve.py).
-    if "ray.serve" not in sys.modules:
-        os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
-        os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1" if sys.platform == "linux" else "0")
-        os.environ.setdefault("RAY_SERVE_HAPROXY_METRICS_ENABLED", "0")
-        # A gateway that is told to leave ends when its requests have, not half a minute later.
-        os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
-    with ray_session(verbose):
+    joined = bool(os.environ.get("RAY_ADDRESS"))
+    # A cluster has its ports from where it was started.
+    with nullcontext({}) if joined else own_ports() as ports, _environment(ports), ray_session(verbose):
         from ray import serve
+        from ray.exceptions import RayActorError
 
         if not verbose:
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -74,19 +64,28 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
 
         check_public(settings.host, settings, api_keys(settings))
         app = build_app(index, settings, checkpoint)
-        serve.start(
-            http_options={"host": settings.host, "port": settings.port, "request_timeout_s": None},
-            logging_config=None if verbose else QUIET,
-        )
         try:
             try:
-                serve.run(app, name=APP, route_prefix="/")
+                with _watched():
+                    serve.start(
+                        http_options={"host": settings.host, "port": settings.port, "request_timeout_s": None},
+                        logging_config=None if verbose else QUIET,
+                    )
+                    serve.run(app, name=APP, route_prefix="/")
+            except RayActorError as error:
+                refuse_used_port(settings.host, settings.port)  # taken since we looked
+                raise ServiceLost(f"the HTTP proxy of Ray Serve did not start: {one_line(error)}") from error
             except RuntimeError as error:
-                raise _refused(error, APP) from error
-            yield f"http://{settings.host if settings.host != '0.0.0.0' else '127.0.0.1'}:{settings.port}"
-        finally:
-            # Lets requests in flight end. A Ray of our own ends with the session; one that was joined may serve others.
-            serve.delete(APP)
+                raise refusal(error, APP) from error
+            with _watched():
+                yield f"http://{settings.host if settings.host != '0.0.0.0' else '127.0.0.1'}:{settings.port}"
+        except ServiceLost:
+            raise  # and nobody is left to be told
+        except BaseException:
+            _leave(joined)
+            raise
+        else:
+            _leave(joined)
 
 
 def wait_for_stop() -> None:
@@ -101,89 +100,16 @@ def wait_for_stop() -> None:
             signal.signal(number, handler)
 
 
-def swap(index: str, settings: Serve, *, checkpoint: str | None = None) -> dict[str, Any]:
-    """Replace what the running service serves by another index and its encoder, once every gateway has loaded it.
-
-    Returns the registry's state. Raises InputError if there is no service, or the release cannot be served: then
-    what served goes on serving.
-    """
-    manifest = read_manifest(index)
-    with _joined() as (ray, actor):
-        state = ray.get(actor.state.remote())
-        spec = {"index": absolute(index), "checkpoint": checkpoint, "app": None}
-        if state["active"]["index"] == spec["index"]:
-            raise InputError(f"{index} is what is served already; build the new release in another folder")
-        if state["active"]["app"] is not None:
-            from ray import serve
-
-            from hybrid_ir.serving.ray_serve.deployments import build_release_app
-
-            spec["app"] = f"release-{manifest.index_version[:8]}"
-            try:
-                serve.run(build_release_app(index, settings, checkpoint), name=spec["app"], route_prefix=None)
-            except RuntimeError as error:
-                refused = _refused(error, spec["app"])
-                serve.delete(spec["app"])
-                raise refused from error
-        ray.get(actor.propose.remote(spec))
-        deadline = time.monotonic() + SWAP_TIMEOUT_S
-        while True:
-            loaded, gateways, reasons = ray.get(actor.loading.remote(spec["index"]))
-            if reasons or time.monotonic() > deadline:
-                ray.get(actor.withdraw.remote())
-                why = reasons[0] if reasons else f"{loaded} of {gateways} gateways loaded it in {SWAP_TIMEOUT_S} s"
-                raise InputError(f"{index} cannot be served: {why}")
-            if gateways and loaded == gateways:
-                break
-            time.sleep(0.2)
-        ray.get(actor.activate.remote())
-        state = ray.get(actor.state.remote())
-        _retire(state)
-        return state
-
-
-def roll_back() -> dict[str, Any]:
-    """Serve the release before again; it is still loaded. Raises InputError if there is none."""
-    with _joined() as (ray, actor):
-        if ray.get(actor.roll_back.remote()) is None:
-            raise InputError("there is no release to go back to: nothing was swapped since the service started")
-        return ray.get(actor.state.remote())
-
-
-@contextmanager
-def _joined() -> Iterator[tuple[Any, Any]]:
-    """(ray, the registry actor) of the service that runs here, or at RAY_ADDRESS."""
-    if "ray" not in sys.modules:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    import ray
-
-    from hybrid_ir.serving.ray_serve.registry import NAMESPACE, REGISTRY
-
-    try:
-        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        raise InputError("no service runs here (no Ray was found); start one: hybrid-ir serve --index INDEX") from error
-    try:
-        try:
-            actor = ray.get_actor(REGISTRY, namespace=NAMESPACE)
-        except ValueError:
-            raise InputError("no service runs on this Ray; start one: hybrid-ir serve --index INDEX") from None
-        yield ray, actor
-    finally:
-        ray.shutdown()
-
-
-def _retire(state: dict[str, Any]) -> None:
-    """Delete the apps of releases that neither serve nor are kept for a rollback."""
+def _leave(joined: bool) -> None:
+    """Lets requests in flight end. A Ray that was joined may serve others; of our own, HAProxy is told to leave."""
     from ray import serve
 
-    kept = {spec["app"] for spec in (state["active"], state["previous"]) if spec is not None}
-    for name in serve.status().applications:
-        if name.startswith("release-") and name not in kept:
-            serve.delete(name)
+    _within(ENDING_S, lambda: serve.delete(APP))
+    if not joined:
+        _within(ENDING_S, serve.shutdown)
 
 
-def _refused(error: RuntimeError, app: str) -> Exception:
+def refusal(error: RuntimeError, app: str) -> Exception:
     """A replica's InputError, out of the tracebacks that Serve passes on as text; else the error itself."""
     from ray import serve
 
@@ -191,3 +117,86 @@ def _refused(error: RuntimeError, app: str) -> Exception:
     texts = [str(error), *(d.message for d in status.deployments.values())] if status is not None else [str(error)]
     said = re.findall(r"InputError: (.+)", "\n".join(texts))
     return InputError(said[-1]) if said else error
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """Raises ServiceLost, in the block, once Serve's controller has been silent for `LOST_S`.
+
+    Whoever waits for a Ray that is gone waits for ever, so the block is interrupted as by Ctrl-C. That and SIGTERM are
+    heard also in a process that a script started in the background, where they are ignored.
+    """
+    ended, lost = threading.Event(), threading.Event()
+    answered = [time.monotonic()]
+    own = [each for each in psutil.Process().children() if each.name() in ("gcs_server", "raylet")]
+
+    def ask() -> None:
+        from ray import serve
+
+        while not ended.wait(2):
+            try:
+                alive = live_nodes()
+                serve.status()
+            except Exception:  # whatever it is, it was no answer
+                continue
+            if alive:
+                answered[0] = time.monotonic()
+
+    def watch() -> None:
+        while not ended.wait(1):
+            gone = any(each.status() == psutil.STATUS_ZOMBIE for each in own)
+            if gone or time.monotonic() - answered[0] > LOST_S:
+                lost.set()
+                return os.kill(os.getpid(), signal.SIGINT)
+
+    before = {s: signal.signal(s, signal.default_int_handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    for target in (ask, watch):
+        threading.Thread(target=target, daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not lost.is_set():
+            raise
+    finally:
+        ended.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if lost.is_set():
+        raise ServiceLost("Ray, which the service runs on, has ended")
+
+
+def _within(seconds: float, function: Callable[[], object]) -> None:
+    """Call it, and go on after so long at the latest: what is asked of a Ray that is gone never returns."""
+    thread = threading.Thread(target=_quietly, args=(function,), daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
+def _quietly(function: Callable[[], object]) -> None:
+    try:
+        function()
+    except Exception as error:
+        logging.getLogger(__name__).debug("while ending: %s", error)
+
+
+@contextmanager
+def _environment(ports: dict[str, str]) -> Iterator[None]:
+    """What Ray Serve reads when it is imported, here and in its own processes. What the user has set stays."""
+    wanted = {
+        # HTTP goes straight to the gateway, and replicas' calls are cheaper (measured by benchmarks/serve.py).
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1" if sys.platform == "linux" else "0",
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # Its default is 5 s: on a busy machine the proxy, which was about to be ready, is killed.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        # A gateway that is told to leave ends when its requests have, not half a minute later.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        **ports,
+    }
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
