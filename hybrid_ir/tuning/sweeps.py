@@ -186,11 +186,19 @@ def _publish_choice(rows: list[dict[str, Any]], space: Space, out: str, folder: 
 
 @contextmanager
 def _term_is_interrupt() -> Iterator[None]:
-    """`ray job stop` sends SIGTERM, which Tune does not know: it is to save and leave as on Ctrl-C."""
+    """`ray job stop` sends SIGTERM, which Tune does not know: it is to save and leave as on Ctrl-C.
+
+    Once: `timeout` sends it to the command and to its group, and a second Ctrl-C would have Tune leave without saving.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+
+    def interrupt(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,13 +106,20 @@ def launch(
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Context in which the first SIGINT or SIGTERM sets the event, and a second raises KeyboardInterrupt."""
-    event = threading.Event()
+    """Context in which the first SIGINT or SIGTERM sets the event, and one that comes later raises KeyboardInterrupt.
+
+    What follows within a second is the first again: `timeout` sends SIGTERM to its command and then to the group that
+    the command is in.
+    """
+    event, first = threading.Event(), 0.0
 
     def handle(number: int, frame: Any) -> None:
-        if event.is_set():
+        nonlocal first
+        if not event.is_set():
+            first = time.monotonic()
+            event.set()
+        elif time.monotonic() - first > 1:
             raise KeyboardInterrupt
-        event.set()
 
     before = {}
     if threading.current_thread() is threading.main_thread():
