@@ -9,12 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from sentence_transformers.util import is_sentence_transformer_model
 from torch import nn
 
 from hybrid_ir.encoders.presets import PRESETS
+from hybrid_ir.machine import usable_cpus
 from hybrid_ir.storage import fetch
 from hybrid_ir.types import InputError
 
@@ -33,6 +35,8 @@ def load_encoder(
     `pooling` serves models that bring none. Prefixes and length are the model's own where None is given.
     Raises InputError when `name` is not a model that can be loaded.
     """
+    # torch takes all CPUs of the machine, and time on them may be limited: more threads than that wait for each other.
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
     name = fetch(name)
     if Path(name).exists() and not any((Path(name) / f).is_file() for f in ("modules.json", "config.json")):
         raise InputError(f"{name!r} is not a model: it has neither modules.json nor config.json")

@@ -12,6 +12,7 @@ from ray import serve
 
 from hybrid_ir.config import Serve
 from hybrid_ir.index import Manifest, read_manifest
+from hybrid_ir.machine import usable_cpus, usable_memory
 from hybrid_ir.serving.ray_serve.distributed_release import deployment_names
 from hybrid_ir.serving.ray_serve.gateway import Gateway
 from hybrid_ir.serving.ray_serve.replicas import EncoderReplica, ShardReplica
@@ -98,10 +99,10 @@ def bytes_of(manifest: Manifest) -> int:
 
 
 def fits_here(manifest: Manifest) -> bool:
-    """Whether an index takes less than a quarter of this machine's memory."""
-    return bytes_of(manifest) * 4 < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Whether an index takes less than a quarter of this machine's memory, or of its container's."""
+    return bytes_of(manifest) * 4 < usable_memory()
 
 
 def _threads(settings: Serve, processes: int) -> int:
     """Threads of each of so many processes that compute on one machine."""
-    return settings.threads or max(1, (os.cpu_count() or 1) // processes)
+    return settings.threads or max(1, usable_cpus() // processes)
