@@ -8,8 +8,8 @@ import os
 from pydantic import Field
 from ray import serve
 
-from hybrid_ir.config.experiment import Serve
-from hybrid_ir.serving.ray_serve.deployments import build_app
+from hybrid_ir.config import Serve
+from hybrid_ir.serving import build_app
 from hybrid_ir.types import InputError
 
 

@@ -27,7 +27,7 @@ BORROWED = {
     "cluster/README.md": "cluster.md",
 }
 """Files of the repository that are pages too -> where they stand on the site."""
-MODULES = ("hybrid_ir.client", "hybrid_ir.types", "hybrid_ir.storage", "hybrid_ir.languages", "hybrid_ir.measure_names")
+MODULES = tuple(f"hybrid_ir.{name}" for name in ("client", "types", "storage", "languages", "machine", "measure_names"))
 """What all rooms share: modules without a room."""
 
 

@@ -393,7 +393,7 @@ def test_a_swap_under_load_mixes_nothing_and_its_rollback_is_immediate(tmp_path)
         write_served_index(tmp_path / label, labelled, seed=seed)
         releases[label] = LocalRelease(str(tmp_path / label))
     service = SearchService(releases["old"], Serve())
-    old, new = (releases[label].index for label in ("old", "new"))
+    old, new = (releases[label].key for label in ("old", "new"))
 
     async def requests(client):
         seen, stop = [], asyncio.Event()

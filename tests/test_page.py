@@ -76,6 +76,8 @@ def stats_of(languages: dict[str, int]) -> Stats:
     return Stats(
         index="/data/index",
         index_version="91b2d0c4aa3f7e10",
+        wanted_index="/data/index",
+        wanted_version="91b2d0c4aa3f7e10",
         previous_index=None,
         space_id="3f0c9a1be27d4e55",
         placement="local",

@@ -16,6 +16,7 @@ from hybrid_ir.cli.options import Config, IndexFolder, IndexKeys, Verbose
 Checkpoint = Annotated[
     str | None, typer.Option(help="Encoder to use in place of the index's own copy; it must be of the index's space.")
 ]
+App = Annotated[str | None, typer.Option(help="Serve app of the service, where a Ray runs several.")]
 Url = Annotated[str, typer.Option(help="Address of the service.")]
 
 
@@ -84,30 +85,38 @@ def search(
     _print_hits(query, found)
 
 
-def swap(index: IndexFolder, checkpoint: Checkpoint = None, config: Config = None, overrides: IndexKeys = None) -> None:
+def swap(
+    index: IndexFolder,
+    checkpoint: Checkpoint = None,
+    app: App = None,
+    config: Config = None,
+    overrides: IndexKeys = None,
+) -> None:
     """Have the running service serve another index and its encoder, without a failed request."""
     from hybrid_ir.config import load_experiment
 
     settings = load_experiment(config, overrides or ()).serve
-    from hybrid_ir.cli.terminal import console
     from hybrid_ir.serving import swap as swap_release
 
     begun = time.perf_counter()
-    state = swap_release(index, settings, checkpoint=checkpoint)
-    console().print(
-        f"serving {index} after {time.perf_counter() - begun:.1f} s; "
-        f"{state['previous']['index']} is kept: hybrid-ir rollback"
-    )
+    _print_swapped(swap_release(index, settings, checkpoint=checkpoint, app=app), begun)
 
 
-def rollback() -> None:
-    """Have the running service serve the index before the last swap again, at once."""
-    from hybrid_ir.cli.terminal import console
+def rollback(app: App = None) -> None:
+    """Have the running service serve the index before the last swap again."""
     from hybrid_ir.serving import roll_back
 
-    state = roll_back()
+    begun = time.perf_counter()
+    _print_swapped(roll_back(app=app), begun)
+
+
+def _print_swapped(state: dict[str, Any], begun: float) -> None:
+    from hybrid_ir.cli.terminal import console
+
+    gateways = f"{state['gateways']} gateway" + ("s" if state["gateways"] != 1 else "")
     console().print(
-        f"serving {state['active']['index']} again; {state['previous']['index']} is kept: hybrid-ir rollback"
+        f"{gateways} serve{'s' if state['gateways'] == 1 else ''} {state['active']['index']} after "
+        f"{time.perf_counter() - begun:.1f} s; {state['previous']['index']} is kept: hybrid-ir rollback"
     )
 
 

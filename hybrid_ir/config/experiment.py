@@ -132,7 +132,8 @@ class Train(Section):
     gpus_per_worker: float = setting(0.0, on_resume="free", ge=0)
     """GPUs that Ray reserves for a worker; 0 = train on the CPU."""
     threads_per_worker: int | None = setting(None, on_resume="free", ge=1)
-    """torch threads of a CPU worker; null = the machine's CPUs divided by the workers on it."""
+    """torch threads of a CPU worker; null = the CPUs of the machine, or of its container, divided by the workers on
+    it."""
     feed: Literal["ray_data", "in_process"] = setting("ray_data", on_resume="free")
     """ray_data: batches are built by Ray Data actors on any node; in_process: by a thread in each worker."""
     data_actors: int = setting(1, on_resume="free", ge=1)
@@ -203,7 +204,7 @@ class Serve(Section):
     """TCP port to listen on."""
     placement: Literal["auto", "local", "distributed"] = "auto"
     """local: encoder and shards in the gateway's process; distributed: a deployment each. auto: local where the shards
-    fit into a quarter of the node's memory."""
+    fit into a quarter of the memory of the node or container."""
     gateways: int = Field(default=1, ge=1)
     """Replicas of the gateway."""
     replicas: int = Field(default=1, ge=1)
@@ -211,8 +212,8 @@ class Serve(Section):
     cpus_per_replica: float = Field(default=0.2, gt=0)
     """CPUs that Ray reserves for a gateway, encoder or shard replica."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of torch and FAISS in a replica; null = the machine's CPUs, divided by the gateways (local) or by two
-    (distributed)."""
+    """Threads of torch and FAISS in a replica; null = the CPUs of the machine, or of its container, divided by the
+    gateways (local) or by two (distributed)."""
     api_keys: tuple[str, ...] = ()
     """Requests must carry one of these as `Authorization: Bearer KEY`; empty = no key asked for. Also read from
     HYBRID_IR_API_KEYS (comma-separated), which keeps them out of files and process lists."""

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from sentence_transformers.util import is_sentence_transformer_model, load_file_path
 from torch import nn
 
 from hybrid_ir.encoders.presets import PRESETS
+from hybrid_ir.machine import usable_cpus
 from hybrid_ir.storage import fetch
 from hybrid_ir.types import InputError
 
@@ -48,6 +50,8 @@ def load_encoder(
     `without_prefixes`, by role, are those of a model that says nothing of prefixes. The length is at most what the
     model has positions for. Raises InputError when `name` is not a model that can be loaded.
     """
+    # torch takes all CPUs of the machine, and time on them may be limited: more threads than that wait for each other.
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
     name = fetch(name)
     revision = None
     if not Path(name).exists() and "@" in name:

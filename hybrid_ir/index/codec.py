@@ -12,6 +12,7 @@ import numpy as np
 
 from hybrid_ir.index.fragments import Fragments
 from hybrid_ir.index.query import is_flat
+from hybrid_ir.machine import usable_cpus
 from hybrid_ir.types import InputError
 
 FLAT_BELOW = 100_000
@@ -62,6 +63,7 @@ def train_codec(codec: str, fragments: Fragments, dimension: int, seed: int) -> 
     index.cp.seed = seed
     # Fewer than faiss' 39 a list is for us to decide, not a warning on the console.
     index.cp.min_points_per_centroid = 1
+    faiss.omp_set_num_threads(min(faiss.omp_get_max_threads(), usable_cpus()))  # faiss takes the whole machine
     index.train(fragments.vectors(sample))
     return index
 

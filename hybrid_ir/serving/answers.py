@@ -64,8 +64,8 @@ def search_body(
     }
 
 
-def ready_body(release: Release) -> dict[str, Any]:
-    """A `Ready` as plain data."""
+def ready_body(release: Release, wanted: tuple[str, str]) -> dict[str, Any]:
+    """A `Ready` as plain data. `wanted` is (index, version) of what is to be served, which a gateway may yet load."""
     missing, encoder = release.down()
     manifest = release.manifest
     return {
@@ -73,16 +73,19 @@ def ready_body(release: Release) -> dict[str, Any]:
         "shards_missing": [manifest.shards[n].name for n in missing],
         "encoder": encoder,
         "index_version": manifest.index_version,
+        "wanted_version": wanted[1],
     }
 
 
-def stats_body(release: Release, previous: str | None) -> dict[str, Any]:
+def stats_body(release: Release, previous: str | None, wanted: tuple[str, str]) -> dict[str, Any]:
     """A `Stats` as plain data."""
     manifest = release.manifest
     missing, _ = release.down()
     return {
         "index": release.index,
         "index_version": manifest.index_version,
+        "wanted_index": wanted[0],
+        "wanted_version": wanted[1],
         "previous_index": previous,
         "space_id": manifest.space["id"],
         "placement": release.placement,

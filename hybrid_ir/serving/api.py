@@ -181,6 +181,11 @@ class Stats(_Message):
 
     index: str = Field(description="Folder of the index.", examples=["/data/index"])
     index_version: str = Field(description="Changes with whatever an answer depends on.", examples=["91b2d0c4aa3f7e10"])
+    wanted_index: str = Field(description="Folder of the index to be served.", examples=["/data/index"])
+    wanted_version: str = Field(
+        description="The version to be served. It differs from `index_version` while this gateway cannot load it.",
+        examples=["91b2d0c4aa3f7e10"],
+    )
     previous_index: str | None = Field(description="What a rollback would bring back.", examples=[None])
     space_id: str = Field(description="The encoder that made the index.", examples=["3f0c9a1be27d4e55"])
     placement: Literal["local", "distributed"] = Field(
@@ -202,6 +207,10 @@ class Ready(_Message):
     shards_missing: list[str] = Field(description="Names of the shards that do not answer.", examples=[[]])
     encoder: bool = Field(description="Whether the encoder answers.", examples=[True])
     index_version: str = Field(description="Changes with whatever an answer depends on.", examples=["91b2d0c4aa3f7e10"])
+    wanted_version: str = Field(
+        description="The version to be served. It differs from `index_version` while this gateway cannot load it.",
+        examples=["91b2d0c4aa3f7e10"],
+    )
 
 
 class Health(_Message):

@@ -18,10 +18,16 @@ class ShardDown(Exception):
     """A shard, or the encoder, does not answer."""
 
 
+class Stuck(Exception):
+    """What computes has been at one thing for longer than anybody waits."""
+
+
 class Release(Protocol):
     """What the service needs of an index and its encoder. Q queries, D dimensions."""
 
     index: str
+    key: str
+    """Folder and version: what tells releases apart."""
     manifest: Manifest
     placement: str
 
@@ -43,6 +49,10 @@ class Release(Protocol):
 
     def down(self) -> tuple[list[int], bool]:
         """Numbers of the shards that do not answer, and whether the encoder does."""
+        ...
+
+    def check(self) -> None:
+        """Raises Stuck if what computes in this process does not come back."""
         ...
 
     def close(self) -> None: ...

@@ -41,6 +41,7 @@ class SearchService:
         self._active = _Serving(release, settings, observe)
         self._held: dict[str, _Serving] = {}
         self.previous: str | None = None
+        self.wanted = release.index, release.manifest.index_version
 
     @property
     def release(self) -> Release:
@@ -48,16 +49,18 @@ class SearchService:
 
     def hold(self, release: Release) -> None:
         """Keep a loaded release ready to be activated."""
-        self._held[release.index] = _Serving(release, self.settings, self._observe)
+        self._held[release.key] = _Serving(release, self.settings, self._observe)
 
-    def holds(self, index: str) -> bool:
-        return index in self._held or index == self.release.index
+    def holds(self, key: str) -> bool:
+        return key in self._held or key == self.release.key
 
-    def activate(self, index: str, previous: str | None, keep: Collection[str]) -> None:
-        """Serve `index`, which is active or held, from the next request on, and go on holding `keep`."""
-        if index != self.release.index:
-            self._held[self.release.index] = self._active
-            self._active = self._held.pop(index)
+    def activate(self, key: str, previous: str | None, keep: Collection[str]) -> None:
+        """Serve a release, which is active or held, from the next request on, and go on holding those of `keep`.
+
+        Releases are named by their keys, and `previous` by its folder, for who asks."""
+        if key != self.release.key:
+            self._held[self.release.key] = self._active
+            self._active = self._held.pop(key)
         self.previous = previous
         for name in [name for name in self._held if name not in keep]:
             release = self._held.pop(name).release
@@ -134,11 +137,11 @@ class SearchService:
 
     def ready(self) -> dict[str, Any]:
         """A `Ready` as plain data."""
-        return ready_body(self.release)
+        return ready_body(self.release, self.wanted)
 
     def stats(self) -> dict[str, Any]:
         """A `Stats` as plain data."""
-        return stats_body(self.release, self.previous)
+        return stats_body(self.release, self.previous, self.wanted)
 
     def waiting(self) -> int:
         """Texts that wait to be encoded."""

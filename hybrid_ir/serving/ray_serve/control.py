@@ -83,10 +83,11 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
         except ServiceLost:
             raise  # and nobody is left to be told
         except BaseException:
-            _leave(joined)
+            _within(ENDING_S, lambda: serve.delete(APP))
             raise
         else:
-            _leave(joined)
+            # Lets requests in flight end. A Ray of our own ends with the session; one that was joined may serve others.
+            _within(ENDING_S, lambda: serve.delete(APP))
 
 
 def wait_for_stop() -> None:
@@ -99,15 +100,6 @@ def wait_for_stop() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _leave(joined: bool) -> None:
-    """Lets requests in flight end. A Ray that was joined may serve others; of our own, HAProxy is told to leave."""
-    from ray import serve
-
-    _within(ENDING_S, lambda: serve.delete(APP))
-    if not joined:
-        _within(ENDING_S, serve.shutdown)
 
 
 def refusal(error: RuntimeError, app: str) -> Exception:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from uuid import uuid4
 
 from ray import serve
 
 from hybrid_ir.config import Serve
 from hybrid_ir.index import Manifest, read_manifest
+from hybrid_ir.machine import usable_cpus, usable_memory
 from hybrid_ir.serving.ray_serve.distributed_release import deployment_names
 from hybrid_ir.serving.ray_serve.gateway import Gateway
+from hybrid_ir.serving.ray_serve.registry import Spec
 from hybrid_ir.serving.ray_serve.replicas import EncoderReplica, ShardReplica
 from hybrid_ir.storage import absolute
 
@@ -46,13 +49,18 @@ def build_app(index: str, settings: Serve, checkpoint: str | None = None) -> ser
         max_ongoing_requests=10 * settings.max_queue,
         logging_config=QUIET,
         max_constructor_retry_count=1,
+        health_check_period_s=5,
         graceful_shutdown_timeout_s=10,
     )
-    spec = {"index": absolute(index), "checkpoint": checkpoint, "app": None}
+    spec = release_spec(index, manifest, checkpoint)
     # Keys travel by themselves: settings are shown and logged.
     shown = {**settings.model_dump(mode="json"), "api_keys": []}
     bound = release_deployments(index, manifest, settings, checkpoint) if placement == "distributed" else []
-    return gateway.bind(spec, shown, keys, placement, _threads(settings, settings.gateways), *bound)
+    return gateway.bind(uuid4().hex, spec, shown, keys, placement, _threads(settings, settings.gateways), *bound)
+
+
+def release_spec(index: str, manifest: Manifest, checkpoint: str | None, app: str | None = None) -> Spec:
+    return {"index": absolute(index), "version": manifest.index_version, "checkpoint": checkpoint, "app": app}
 
 
 def build_release_app(index: str, settings: Serve, checkpoint: str | None = None) -> serve.Application:
@@ -98,10 +106,10 @@ def bytes_of(manifest: Manifest) -> int:
 
 
 def fits_here(manifest: Manifest) -> bool:
-    """Whether an index takes less than a quarter of this machine's memory."""
-    return bytes_of(manifest) * 4 < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Whether an index takes less than a quarter of this machine's memory, or of its container's."""
+    return bytes_of(manifest) * 4 < usable_memory()
 
 
 def _threads(settings: Serve, processes: int) -> int:
     """Threads of each of so many processes that compute on one machine."""
-    return settings.threads or max(1, (os.cpu_count() or 1) // processes)
+    return settings.threads or max(1, usable_cpus() // processes)

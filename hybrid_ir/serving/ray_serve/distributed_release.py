@@ -18,6 +18,7 @@ from ray.serve.exceptions import RayServeException
 
 from hybrid_ir.index import IndexedPassage, Manifest, ShardQuery, read_manifest
 from hybrid_ir.serving.release import ShardAnswer, ShardDown
+from hybrid_ir.types import InputError
 
 log = logging.getLogger("ray.serve")
 PING_EVERY_S = 0.5
@@ -96,7 +97,11 @@ class DistributedRelease:
     def __init__(self, index: str, app: str) -> None:
         self.index = index
         self.manifest = read_manifest(index)
+        self.key = f"{index}@{self.manifest.index_version}"
         names = deployment_names(self.manifest)
+        deployed = serve.status().applications
+        if app not in deployed or not set(names) <= set(deployed[app].deployments):
+            raise InputError(f"the Serve app {app} has no deployments of {index} any more; deploy or swap again")
         self._encoder = _Target(names[0], app)
         self._shards = [_Target(name, app) for name in names[1:]]
 
@@ -120,6 +125,9 @@ class DistributedRelease:
 
     def down(self) -> tuple[list[int], bool]:
         return [n for n, shard in enumerate(self._shards) if not shard.up], self._encoder.up
+
+    def check(self) -> None:
+        pass  # nothing computes in this process, and Serve checks the replicas themselves
 
     def close(self) -> None:
         for target in (self._encoder, *self._shards):

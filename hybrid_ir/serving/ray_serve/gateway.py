@@ -21,10 +21,10 @@ from hybrid_ir.serving.http_app import create_app
 from hybrid_ir.serving.measured import measured
 from hybrid_ir.serving.ray_serve.distributed_release import DistributedRelease
 from hybrid_ir.serving.ray_serve.gateway_metrics import GatewayMetrics
-from hybrid_ir.serving.ray_serve.registry import Spec, registry
+from hybrid_ir.serving.ray_serve.registry import Spec, State, registry, release_key, retire
 from hybrid_ir.serving.release import Release
 from hybrid_ir.serving.search_service import SearchService
-from hybrid_ir.types import InputError
+from hybrid_ir.types import InputError, one_line
 
 log = logging.getLogger("ray.serve")
 FIRST_ANSWERS_S = 10
@@ -35,74 +35,114 @@ class Gateway:
     """The ingress: HTTP in, micro-batches out to the encoder and the shards."""
 
     async def __init__(
-        self, spec: Spec, settings: dict[str, Any], api_keys: tuple[str, ...], placement: str, threads: int, *_: Any
+        self,
+        deployment: str,
+        spec: Spec,
+        settings: dict[str, Any],
+        api_keys: tuple[str, ...],
+        placement: str,
+        threads: int,
+        *_: Any,
     ) -> None:
-        """The further arguments are handles of the first release's deployments, so that Serve deploys them."""
+        """`deployment` tells this deploy from others. The further arguments are handles of the first release's
+        deployments, so that Serve deploys them."""
         self._settings = Serve(**settings)
         _check_interface(self._settings, api_keys)
         self._keys = api_keys
         self._threads = threads
         context = serve.get_replica_context()
         self._id = context.replica_id.unique_id
+        self._app = context.app_name
         if placement == "distributed" and spec["app"] is None:
-            spec = {**spec, "app": context.app_name}
+            spec = {**spec, "app": self._app}
         self._registry = registry()
-        state = await self._registry.join.remote(spec, None)
-        self._specs = {state["active"]["index"]: state["active"]}
-        release = await self._open(state["active"])
+        state = await self._registry.state.remote(self._app)
+        restarted, wanted = False, spec
+        if state is not None and deployment in (state["deployment"], *state["past"]):
+            restarted, wanted = True, state["active"]
+        # A release serves once it is loaded, and what serves may change meanwhile.
+        while True:
+            release = await self._open(wanted)
+            state = await self._registry.deployed.remote(self._app, deployment, spec)
+            if release_key(state["active"]) == release.key:
+                break
+            release.close()
+            wanted = state["active"]
+        if not restarted:
+            self._forget(await self._in_thread(retire, state))
         self._metrics = GatewayMetrics()
         self._service = SearchService(release, self._settings, self._metrics.observe)
         self._refreshing = asyncio.get_running_loop().create_task(self._metrics.refresh_for_ever(self._service))
-        self._loaded: dict[str, str | None] = {release.index: None}
+        self._loaded: dict[str, str | None] = {release.key: None}
+        self._number = -1
         self._watching = asyncio.get_running_loop().create_task(self._watch(state))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return measured(create_app(self._service, self._keys), self._metrics.observe)
 
+    async def check_health(self) -> None:
+        """Serve starts another gateway in place of one whose encoder or shards are stuck in its own process."""
+        self._service.release.check()
+
     async def _open(self, spec: Spec) -> Release:
         """Raises InputError."""
         if spec["app"] is not None:
-            release = DistributedRelease(spec["index"], spec["app"])
+            release: Any = DistributedRelease(spec["index"], spec["app"])
             await release.wait(FIRST_ANSWERS_S)
-            return release
+        else:
+            release = await self._in_thread(self._load, spec)
+        if release.key != release_key(spec):
+            release.close()
+            raise InputError(
+                f"{spec['index']} is not what it was: its version is {release.manifest.index_version}, and "
+                f"{spec['version']} is to be served; swap to it"
+            )
+        return release
 
-        def load() -> Release:
-            # Torch is imported only where an encoder runs: it takes a gateway of a distributed release seconds.
-            from hybrid_ir.serving.local_release import LocalRelease
+    def _load(self, spec: Spec) -> Release:
+        # Torch is imported only where an encoder runs: it takes a gateway of a distributed release seconds.
+        from hybrid_ir.serving.local_release import LocalRelease
 
-            return LocalRelease(spec["index"], checkpoint=spec["checkpoint"], threads=self._threads)
+        return LocalRelease(spec["index"], checkpoint=spec["checkpoint"], threads=self._threads)
 
-        return await asyncio.get_running_loop().run_in_executor(None, load)
+    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
 
-    async def _watch(self, state: dict[str, Any]) -> None:
-        """Follow the registry for ever: load what it names, then serve what it says."""
+    def _forget(self, apps: list[str]) -> None:
+        if apps:
+            self._registry.disown.remote(self._app, apps)
+
+    async def _watch(self, state: State) -> None:
+        """Follow the registry for ever: load what it names, then serve what it says, and report both."""
         while True:
             try:
                 await self._follow(state)
-                state = await self._registry.watch.remote(self._id, state["number"], self._loaded)
-                if state["active"] is None:  # the registry was restarted and knows nothing
-                    active = self._specs[self._service.release.index]
-                    state = await self._registry.join.remote(active, self._specs.get(self._service.previous or ""))
+                report = {"number": self._number, "loaded": self._loaded, "serves": self._service.release.key}
+                state = await self._registry.watch.remote(self._app, self._id, state["number"], report)
             except ray.exceptions.RayError as error:
                 log.warning("the registry of releases does not answer (%s); asking again", error)
                 await asyncio.sleep(1)
 
-    async def _follow(self, state: dict[str, Any]) -> None:
-        wanted = [spec for spec in (state["active"], state["previous"], state["candidate"]) if spec is not None]
-        self._specs = {spec["index"]: spec for spec in wanted}
-        self._loaded = {index: why for index, why in self._loaded.items() if index in self._specs}
-        for spec in wanted:
-            if spec["index"] not in self._loaded:
+    async def _follow(self, state: State) -> None:
+        active, previous = state["active"], state["previous"]
+        candidate = state["candidate"] if state["loading"] else None
+        wanted = {release_key(spec): spec for spec in (active, previous, candidate) if spec is not None}
+        # A candidate is tried once, and whoever proposed it is told. What is to serve is tried for as long as it takes.
+        retried = wanted.keys() if state["number"] != self._number else {release_key(active)}
+        self._loaded = {k: why for k, why in self._loaded.items() if k in wanted and (why is None or k not in retried)}
+        self._number = state["number"]
+        for key, spec in wanted.items():
+            if key not in self._loaded:
                 try:
                     self._service.hold(await self._open(spec))
-                    self._loaded[spec["index"]] = None
+                    self._loaded[key] = None
                 except Exception as error:  # told to whoever swaps; what serves goes on serving
                     log.warning("%s cannot be served: %s", spec["index"], error)
-                    self._loaded[spec["index"]] = str(error)
-        active, previous = state["active"]["index"], (state["previous"] or {}).get("index")
-        if self._service.holds(active):
-            keep = [spec["index"] for spec in (state["previous"], state["candidate"]) if spec is not None]
-            self._service.activate(active, previous, keep)
+                    self._loaded[key] = one_line(error) or type(error).__name__
+        self._service.wanted = active["index"], active["version"]
+        if self._service.holds(release_key(active)):
+            keep = [release_key(spec) for spec in (previous, candidate) if spec is not None]
+            self._service.activate(release_key(active), previous and previous["index"], keep)
 
 
 def check_public(host: str | None, settings: Serve, keys: Sequence[str]) -> None:

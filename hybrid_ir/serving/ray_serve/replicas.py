@@ -6,14 +6,13 @@ neither does a shard's process, which starts in a second.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import faiss
 import numpy as np
 
 from hybrid_ir.index import IndexedPassage, ShardQuery, open_shard, read_manifest
+from hybrid_ir.serving.one_thread import OneThread
 from hybrid_ir.serving.release import ShardAnswer
 
 
@@ -21,17 +20,22 @@ class ShardReplica:
     """One shard of an index."""
 
     def __init__(self, index: str, number: int, threads: int) -> None:
-        self._thread = ThreadPoolExecutor(1, initializer=faiss.omp_set_num_threads, initargs=(threads,))
+        self._thread = OneThread(faiss.omp_set_num_threads, threads)
         self._shard = open_shard(index, read_manifest(index), number)
 
     async def search(self, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._search, vectors, queries)
+        return await self._thread.run(self._search, vectors, queries)
 
     async def read(self, rows: Sequence[int]) -> list[IndexedPassage]:
         return self._shard.read(rows)
 
     async def ping(self) -> None:
-        pass
+        """Asked by gateways. Raises Stuck."""
+        self._thread.check()
+
+    async def check_health(self) -> None:
+        """Asked by Serve, which starts another replica in place of one that is stuck."""
+        self._thread.check()
 
     def _search(self, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:
         found = self._shard.search(vectors, queries)
@@ -49,12 +53,16 @@ class EncoderReplica:
     def __init__(self, index: str, checkpoint: str | None, threads: int) -> None:
         from hybrid_ir.serving.query_encoder import QueryEncoder
 
-        # Loaded in the thread that runs it: torch's number of threads is set by thread.
-        self._thread = ThreadPoolExecutor(1)
-        self._encoder = self._thread.submit(QueryEncoder, index, read_manifest(index), checkpoint, threads).result()
+        self._thread = OneThread()
+        self._encoder = self._thread.wait_for(QueryEncoder, index, read_manifest(index), checkpoint, threads)
 
     async def embed(self, texts: Sequence[str], role: str) -> tuple[np.ndarray, int]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._encoder.embed, texts, role)
+        return await self._thread.run(self._encoder.embed, texts, role)
 
     async def ping(self) -> None:
-        pass
+        """Asked by gateways. Raises Stuck."""
+        self._thread.check()
+
+    async def check_health(self) -> None:
+        """Asked by Serve, which starts another replica in place of one that is stuck."""
+        self._thread.check()

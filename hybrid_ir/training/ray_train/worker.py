@@ -5,7 +5,6 @@ In: an assignment. Out: checkpoints to Ray Train, rows to the driver.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import torch.distributed as dist
 
 from hybrid_ir.batches import Batch, ChunkIndex, Waited, builder_for, in_process_feed, ray_data_feed
 from hybrid_ir.encoders import quiet_libraries
+from hybrid_ir.machine import usable_cpus
 from hybrid_ir.training.checkpoint import State, load_model, load_state, read_progress, save_state
 from hybrid_ir.training.loop import train_steps
 from hybrid_ir.training.ray_train.exchange import Assignment, Recorder
@@ -36,7 +36,7 @@ def train_worker(given: Assignment) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
-        cpus = (os.cpu_count() or 1) // context.get_local_world_size()
+        cpus = usable_cpus() // context.get_local_world_size()
         torch.set_num_threads(settings.threads_per_worker or max(1, cpus))
     latest = ray.train.get_checkpoint()
     with tempfile.TemporaryDirectory(prefix="hybrid-ir-best-", ignore_cleanup_errors=True) as best:
