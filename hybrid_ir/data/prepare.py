@@ -22,10 +22,11 @@ import hybrid_ir
 from hybrid_ir.config import Experiment
 from hybrid_ir.data.held_out import held_out_collection
 from hybrid_ir.data.inputs import Input, inputs_for
+from hybrid_ir.data.manifest import FORMAT
 from hybrid_ir.data.shuffle import Scattered, scatter, shuffled
 from hybrid_ir.data.splits import Signature, Split, assign_splits, partition_signatures, signature_of
 from hybrid_ir.data.staging import staged
-from hybrid_ir.data.store import FORMAT, PartitionWriter, write_collection
+from hybrid_ir.data.store import PartitionWriter, write_collection
 from hybrid_ir.storage import open_filesystem
 from hybrid_ir.types import Group, InputError
 

@@ -93,7 +93,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
                     yield number, row
     except FileNotFoundError:
         raise InputError(f"no file {path}; found {listing(path.parent)} in its folder") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name of a column that is not UTF-8
         raise InputError(f"{path} cannot be read after row {number} ({one_line(error)}); write it again") from error
 
 
