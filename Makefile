@@ -6,7 +6,7 @@ HYBRID := $(BIN)/hybrid-ir
 OUT ?= runs/quickstart
 PORT ?= 8000
 
-.PHONY: quickstart test lint docs lock clean help
+.PHONY: quickstart test fuzz lint docs lock clean help
 
 help:
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /  /'
@@ -32,6 +32,16 @@ else
 	HYBRID_IR_AUTO_PRECISION=fp32 $(BIN)/python -m pytest -m "numbers and not slow" -n 2
 	HYBRID_IR_AUTO_PRECISION=bf16 $(BIN)/python -m pytest -m "numbers and not slow" -n 2
 endif
+
+# In a folder of its own: what breaks a parser is left there as crash-*.
+RUNS ?= 100000
+PARSERS = words config space records parquet compressed squad mr_tydi miracl lexicon passages store_manifest \
+	index_manifest search_body embeddings_body
+fuzz: $(VENV)/fuzz ## make up RUNS=100000 inputs for each parser of outside input (Linux); what breaks one is in fuzz/
+	@mkdir -p fuzz && cd fuzz && for parser in $(PARSERS); do \
+		../$(BIN)/python ../tests/fuzz/fuzz_parsers.py $$parser -runs=$(RUNS) -verbosity=0 > $$parser.log 2>&1 \
+			|| { tail -40 $$parser.log; exit 1; }; \
+		echo "$$parser: $(RUNS) inputs, none breaks it"; done
 
 lint: $(VENV)/dev ## style, types and the import contract
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -65,3 +75,6 @@ $(VENV)/run: pyproject.toml constraints.txt
 
 $(VENV)/dev: pyproject.toml constraints.txt
 	$(call install,'.[dev]',$(VENV)/run $@)
+
+$(VENV)/fuzz: pyproject.toml constraints.txt
+	$(call install,'.[fuzz]',$(VENV)/run $(VENV)/dev $@)

@@ -63,8 +63,9 @@ def plain_rank(rank: int, folder: str, steps: int, batch: int, workers: int) -> 
     from hybrid_ir.config.loading import load_experiment
     from hybrid_ir.data.store import open_store
     from hybrid_ir.encoders.embedding import Embedder, freeze_unused
-    from hybrid_ir.encoders.loading import load_encoder
     from hybrid_ir.encoders.quiet import quiet_libraries
+    from hybrid_ir.encoders.tokens import TextReader
+    from hybrid_ir.training.checkpoint import load_model
     from hybrid_ir.training.step import LossSettings, backward, make_optimizer, update
 
     quiet_libraries()
@@ -73,8 +74,8 @@ def plain_rank(rank: int, folder: str, steps: int, batch: int, workers: int) -> 
     rendezvous = f"file://{folder}/rendezvous-{os.getppid()}"
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=workers)
     store = open_store(experiment.store)
-    model = load_encoder(experiment.encoder.name, max_tokens=experiment.encoder.max_tokens)
-    builder = builder_for(experiment, store, plan_for(store, experiment), model.tokenizer)
+    model = load_model(experiment, experiment.encoder.name, torch.device("cpu"))
+    builder = builder_for(experiment, store, plan_for(store, experiment), TextReader.of(model))
     start = time.perf_counter()
     batches = [builder.build(step) for step in range(steps)]
     built_s = time.perf_counter() - start

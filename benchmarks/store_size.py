@@ -28,6 +28,7 @@ from hybrid_ir.data.store import open_store
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.presets import create_encoder
 from hybrid_ir.encoders.quiet import quiet_libraries
+from hybrid_ir.encoders.tokens import TextReader
 from hybrid_ir.types import Group, Passage
 
 LANGUAGES = ("de", "en", "es")
@@ -58,7 +59,7 @@ def one(folder: str, steps: int) -> None:
     )
     store = open_store(experiment.store)
     plan = plan_for(store, experiment)
-    build = builder_for(experiment, store, plan, load_encoder(f"{folder}/model").tokenizer).build
+    build = builder_for(experiment, store, plan, TextReader.of(load_encoder(f"{folder}/model"))).build
     rows = sum(p.rows for p in store.partitions)
     stride = max(8, rows // 64 // (steps // 8))
     order = [

@@ -57,6 +57,8 @@ def ours(
             negative_tokens=None,
             passage_ids_BL=np.arange(batch_size)[:, None],
             passage_language_B=np.zeros(batch_size, dtype=np.int64),
+            query_ids_BM=np.arange(batch_size)[:, None],
+            query_language_B=np.zeros(batch_size, dtype=np.int64),
             negative_ids_B=None,
         )
         waited += time.perf_counter() - began

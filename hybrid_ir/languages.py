@@ -72,12 +72,53 @@ def language_code(tag: str) -> str:
     return code
 
 
+def written_form(tag: str) -> str:
+    """The code with the script and region that a tag names: en for eng, zh-TW for cmn-TW, sr-Latn for sh.
+
+    Raises InputError as `language_code` does.
+    """
+    script, region = _script_and_region(tag)
+    return "-".join(filter(None, (language_code(tag), script, region)))
+
+
+def form_order(tag: str) -> tuple[bool, bool, bool, str]:
+    """A key that sorts the forms of a language, the usual one first: its usual script, then no region, then its own.
+
+    zh, zh-CN, zh-Hant; pt, pt-BR, pt-PT; sr, sr-Latn.
+    """
+    code, (script, region) = language_code(tag), _script_and_region(tag)
+    subtags = get_global("likely_subtags")
+    _, usual_script, usual_region = [*subtags.get(code, "").split("_"), "", ""][:3]
+    # What is written there: of Chinese in Hong Kong CLDR says it under the region alone.
+    there = [subtags.get(key, "").split("_") for key in (f"{code}_{region}", f"und_{region}")]
+    script = script or next((parts[1] for parts in there if parts[0] == code and len(parts) > 1), usual_script)
+    plain = written_form(tag) == code
+    return script != usual_script, not plain, not plain and region != usual_region, written_form(tag)
+
+
+def _script_and_region(tag: str) -> tuple[str, str]:
+    """ISO 15924 and ISO 3166 codes that are in a tag, or that its old code stands for (sh is sr_Latn); "" for none."""
+    primary, *rest = re.split("[-_]", tag.strip().lower())
+    parts = [*rest, *get_global("language_aliases").get(primary, "").lower().split("_")[1:]]
+    script = next((part.title() for part in parts if len(part) == 4 and part.isalpha()), "")
+    region = next((p.upper() for p in parts if (len(p) == 2 and p.isalpha()) or (len(p) == 3 and p.isdigit())), "")
+    return script, region
+
+
 def language_codes(tags: Iterable[str]) -> list[str]:
     """The codes of the tags, each once, sorted. Raises InputError if there are none."""
     codes = sorted({language_code(tag) for tag in tags})
     if not codes:
         raise InputError("languages is empty; list the languages to read, for example [en, sw]")
     return codes
+
+
+def upstream_names(data_set: str, names: Mapping[str, str], languages: Iterable[str]) -> dict[str, str]:
+    """Code -> what a data set calls the language, of those that are wanted. Raises InputError for one it lacks."""
+    codes = language_codes(languages)
+    if missing := [code for code in codes if code not in names]:
+        raise InputError(f"{data_set} has no {', '.join(missing)}; its languages are: {' '.join(sorted(names))}")
+    return {code: names[code] for code in codes}
 
 
 def language_name(code: str) -> str:

@@ -6,6 +6,7 @@ it was written. `write_json` replaces one file in one step, so that a reader nev
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -117,6 +118,30 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(partial, path)
 
 
+def replace_folder(new: Path, place: Path) -> None:
+    """Put the finished folder `new`, on the same file system, at `place`, then delete what was there.
+
+    Linux exchanges the two names in one step, so that one or the other is at `place` at every moment. Where it cannot
+    (NFS), nothing is there between two renames; whoever is killed then leaves the old beside it, as NAME.old.
+    """
+    if place.exists() and not _exchange(new, place):
+        old = place.with_name(f"{place.name}.old")
+        shutil.rmtree(old, ignore_errors=True)  # left by one that was killed
+        place.rename(old)
+        new.rename(place)
+        new = old
+    elif not place.exists():
+        new.rename(place)
+    shutil.rmtree(new, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Whether two names were exchanged in one step: renameat2(2), which Python does not have."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2 is not None and renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
+
+
 _State = tuple[int, int]
 
 
@@ -136,6 +161,8 @@ def _files(filesystem: fs.FileSystem, inner: str, path: str) -> dict[str, _State
 def _copy(filesystem: fs.FileSystem, inner: str, names: dict[str, _State], target: Path, path: str) -> None:
     for name in names:
         place = target / name if name else target
+        if not place.resolve().is_relative_to(target.resolve()):
+            raise InputError(f"{path} has a file named {name!r}, which would lie outside of its copy; remove it")
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             with filesystem.open_input_stream(f"{inner}/{name}" if name else inner) as source, place.open("wb") as copy:

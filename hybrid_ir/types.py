@@ -49,6 +49,8 @@ class Group:
     queries: Mapping[str, str]
     passages: Mapping[str, Passage]
     negatives: Mapping[str, Passage] = field(default_factory=dict)
+    forms: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Tag of a language where it was not the code alone: zh-TW for zh. Of two rows in one language it decides."""
 
 
 class Rejected(NamedTuple):

@@ -26,6 +26,7 @@ def card(base: str = "FacebookAI/xlm-roberta-base", **changes: Any) -> str:
         },
         "ledger": {"kinds": {"cross_lingual": {"asked": 0.5, "realised": 0.49667, "batches": 1490}}},
         "settings": Experiment().model_dump(mode="json"),
+        "encoder": {"query_prefix": "query: ", "passage_prefix": "passage: ", "max_tokens": 256, "revision": None},
         "metrics": {"validation": {"AP_multi": 0.61234, "rank_distance": 3.0}, "steps": 3000, "best_step": 2400},
         "dimension": 384,
     }
@@ -72,8 +73,8 @@ def test_the_numbers_are_shown():
         "cut to 256 tokens",
         "| AP_multi | 0.6123 |",
         "| rank_distance | 3.0000 |",
-        "prefix 'Query: '",
-        "prefix 'Passage: '",
+        "prefix 'query: '",
+        "prefix 'passage: '",
     ):
         assert part in text
 

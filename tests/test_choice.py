@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from hybrid_ir.evaluation.significance import compare_trials, holm, question_values
+from hybrid_ir.tuning import sweeps
 from hybrid_ir.tuning.choice import choose, half_width, pareto, point_results
+from hybrid_ir.tuning.search_space import parse_space
 from hybrid_ir.types import InputError
 
 
@@ -49,6 +53,37 @@ def test_the_choice_is_the_best_that_keeps_the_bound():
 
 def test_the_pareto_set_is_what_no_other_beats():
     assert [r.label for r in pareto(point_results(ROWS))] == ["d", "a", "b"]
+
+
+def test_best_is_the_last_choice_until_the_next_one_is_complete(tmp_path, monkeypatch):
+    for each in ROWS:
+        checkpoint = tmp_path / "trials" / each["trial"] / "checkpoint"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "weights").write_text(each["trial"])
+    weights, choice = tmp_path / "best" / "weights", tmp_path / "choice.json"
+    publish = partial(sweeps._publish_choice, ROWS, out=str(tmp_path), folder=tmp_path)
+    bound = parse_space({"axes": {"batch.alpha": [0.5]}, "max_rank_distance": 150}, "test")
+    publish(space=bound)
+    assert weights.read_text() == "a-1"
+
+    def full(source, target):
+        target.mkdir()
+        (target / "weights").write_text("half")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeps.shutil, "copytree", full)
+        with pytest.raises(OSError, match="No space"):
+            publish(space=bound.model_copy(update={"max_rank_distance": None}))
+    assert weights.read_text() == "a-1"
+    assert json.loads(choice.read_text())["chosen"]["trial"] == "a-1"
+
+    publish(space=bound.model_copy(update={"max_rank_distance": None}))
+    assert weights.read_text() == json.loads(choice.read_text())["chosen"]["trial"] == "b-0"
+    publish(space=bound.model_copy(update={"max_rank_distance": 1}))
+    assert not weights.exists()
+    assert json.loads(choice.read_text())["chosen"] is None
+    assert {path.name for path in tmp_path.iterdir()} == {"trials", "choice.json"}
 
 
 def test_half_widths_are_students():

@@ -21,7 +21,7 @@ from typed_commands import parse, split
 import hybrid_ir
 from hybrid_ir.config.loading import load_experiment, parse_experiment
 from hybrid_ir.serving.http_app import OPEN_TO_ALL
-from hybrid_ir.serving.ray_serve.gateway import Metrics
+from hybrid_ir.serving.ray_serve.gateway_metrics import GatewayMetrics
 from hybrid_ir.training.ray_train.run_log import Gauges, open_log
 from hybrid_ir.training.resources import check_resources, concurrent_trials
 from hybrid_ir.tuning.search_space import load_space
@@ -402,21 +402,24 @@ def test_the_image_runs_as_the_user_of_the_manifests():
 @pytest.fixture
 def emitted(monkeypatch):
     """Name at Prometheus -> labels, of every metric that the service and the training declare: through Ray's own
-    exporter, which appends `_total` to counters."""
+    exporter, which appends `_total` to counters and `_bucket`, `_sum` and `_count` to histograms."""
     from prometheus_client import REGISTRY
     from ray._private.telemetry.open_telemetry_metric_recorder import OpenTelemetryMetricRecorder
 
     declared: list[Metric] = []
     for kind in (Counter, Gauge, Histogram):
         monkeypatch.setattr(kind, "__init__", noting(kind.__init__, declared))
-    Metrics()
+    GatewayMetrics()
     Gauges("run")
     recorder = OpenTelemetryMetricRecorder()
     for metric in declared:
         name, labels = metric.info["name"], dict.fromkeys(metric.info["tag_keys"], "x")
-        assert isinstance(metric, Counter | Gauge)
-        register = recorder.register_counter_metric if isinstance(metric, Counter) else recorder.register_gauge_metric
-        register(name, "-")
+        if isinstance(metric, Histogram):
+            recorder.register_histogram_metric(name, "-", metric.info["boundaries"])
+        else:
+            assert isinstance(metric, Counter | Gauge)
+            counts = isinstance(metric, Counter)
+            (recorder.register_counter_metric if counts else recorder.register_gauge_metric)(name, "-")
         recorder.set_metric_value(name, labels, 1.0)
     samples = [sample for family in REGISTRY.collect() for sample in family.samples]
     return {s.name: {x for x in s.labels if not x.startswith("otel_")} for s in samples if "hybrid_ir" in s.name}
@@ -445,7 +448,8 @@ def names_in(query):
     grouped = " ".join(re.findall(r"\bby \((.*?)\)", query))
     labels = set(re.findall(r"(\w+)=~?\"", selectors)) | set(re.findall(r"\w+", grouped))
     rest = re.sub(r"\{.*?\}|\[.*?\]|\bby \(.*?\)", " ", query)
-    return {name for name in re.findall(r"\b[a-z]\w*\b(?!\s*\()", rest) if name not in ("sum", "max")}, labels
+    words = {"sum", "max", "count", "absent", "changes", "histogram_quantile", "rate"}
+    return set(re.findall(r"\b[a-z]\w*\b(?!\s*\()", rest)) - words, labels
 
 
 def test_names_in_a_query_are_told_apart():
@@ -460,9 +464,31 @@ def test_the_dashboard_asks_for_metrics_and_labels_that_are_emitted(emitted):
         assert metrics <= set(emitted), query
         assert all(labels <= emitted[metric] for metric in metrics), query
         asked |= metrics
-    counted = {name for name in emitted if name.removesuffix("_total") + "_bucket_total" not in emitted}
-    unused = {name for name in counted - asked if not name.endswith(("_sum_total", "_count_total", "_bucket_total"))}
-    assert not unused
+    assert not {name for name in set(emitted) - asked if not name.endswith(("_sum", "_count", "_created"))}
+
+
+def alerts():
+    return [rule for group in load(CLUSTER / "alerts.yaml")["groups"] for rule in group["rules"]]
+
+
+def test_alerts_ask_for_metrics_and_labels_that_are_emitted(emitted):
+    assert load(CLUSTER / "prometheus.yaml")["rule_files"] == ["alerts.yaml"]
+    assert len({rule["alert"] for rule in alerts()}) == len(alerts()) >= 9
+    for rule in alerts():
+        metrics, labels = names_in(rule["expr"])
+        assert metrics, rule
+        assert metrics <= set(emitted), rule
+        assert all(labels <= emitted[metric] | {"le"} for metric in metrics), rule
+        assert rule["labels"]["severity"] in ("page", "ticket"), rule
+        assert rule["annotations"].keys() == {"summary", "action"}, rule
+        assert set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])) <= set().union(
+            *(emitted[metric] for metric in metrics)
+        ), rule
+
+
+def test_a_typo_in_an_alert_would_be_noticed(emitted):
+    metrics, _ = names_in("sum(rate(ray_hybrid_ir_request_total[5m])) > 0")
+    assert not metrics <= set(emitted)
 
 
 def test_the_rows_of_a_run_s_log_are_gauges_with_its_name(monkeypatch, tmp_path):

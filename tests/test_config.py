@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 from pydantic import ValidationError
+from readers import CASES, needs_cases
 
 from hybrid_ir.config.experiment import Batch, EncoderSection, Evaluate, Experiment, Index, Loss, Prepare, Serve, Train
 from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.config.recipes import RECIPES, with_values
 from hybrid_ir.config.section import Section, fields_of, on_resume
 from hybrid_ir.config.sources import SOURCES, AtlasSource, LareqaSource, SquadSource
+from hybrid_ir.config.yaml_input import parse_overrides, read_mapping
 from hybrid_ir.tuning.axes import Range, Simplex
 from hybrid_ir.tuning.comparison import list_recipes
 from hybrid_ir.tuning.search_space import Asha, Space
@@ -67,6 +69,97 @@ def test_base_yaml_has_every_key_with_its_default():
     defaults = Experiment().model_dump(mode="json")
     assert {path for path, _ in leaves(base)} == {path for path, _ in leaves(defaults)}
     assert load_experiment(CONFIGS[0]) == Experiment()
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("no", "no"),
+        ("yes", "yes"),
+        ("off", "off"),
+        ("true", True),
+        ("False", False),
+        ("~", None),
+        ("null", None),
+        ("1e-4", 1e-4),
+        ("1E5", 1e5),
+        (".5", 0.5),
+        ("-3", -3),
+        ("010", 10),
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("12:30", "12:30"),
+        ("1_000", "1_000"),
+        ("2024-01-01", "2024-01-01"),
+        (".inf", float("inf")),
+        ("0b11", "0b11"),
+        ("=", "="),
+    ],
+)
+def test_words_mean_what_yaml_1_2_says_in_a_file_in_a_list_and_on_the_command_line(tmp_path, word, value):
+    file = write(tmp_path / "a.yaml", f"key: {word}\n")
+    for found in (
+        read_mapping(file)["key"],
+        dict(parse_overrides([f"key={word}"]))["key"],
+        dict(parse_overrides([f"key=[{word}]"]))["key"][0],
+    ):
+        assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a #1/run", "a #1/run"),
+        ("#1", "#1"),
+        ("query: ", "query: "),
+        ("s3://bucket/a: b", "s3://bucket/a: b"),
+        ("*a", "*a"),
+        ("- a", "- a"),
+        ("'a #1'", "a #1"),
+        ('["a #1", b]', ["a #1", "b"]),
+        ("", None),
+    ],
+)
+def test_a_value_on_the_command_line_keeps_all_that_is_in_it(text, value):
+    assert dict(parse_overrides([f"out={text}"])) == {"out": value}
+
+
+@pytest.mark.parametrize("text", ["[a #1, b]", "'a' #1", "{a: b #1}", "[a] b"])
+def test_what_yaml_would_drop_is_refused(text):
+    with pytest.raises(InputError, match=r"the value of .out=.*(quote|expected)"):
+        list(parse_overrides([f"out={text}"]))
+
+
+def test_a_repeated_key_is_refused_with_both_lines(tmp_path):
+    text = "batch: {size: 8}\ntrain: {steps: 7}\ntrain: {learning_rate: 1e-4}\n"
+    with pytest.raises(InputError, match=r"a\.yaml: 'train' stands in line 2 and again in line 3; keep one of them"):
+        load_experiment(write(tmp_path / "a.yaml", text))
+    with pytest.raises(InputError, match=r"batch.mix.*: 'monolingual' stands twice in line 1"):
+        load_experiment(None, ["batch.mix={monolingual: 1, monolingual: 2}"])
+
+
+def test_an_alias_may_repeat_a_value_but_not_without_end(tmp_path):
+    assert read_mapping(write(tmp_path / "a.yaml", "a: &x [1, 2]\nb: *x\n")) == {"a": [1, 2], "b": [1, 2]}
+    assert read_mapping(write(tmp_path / "a.yaml", "a: &x {c: 1}\nb:\n  <<: *x\n"))["b"] == {"c": 1}
+    laughs = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
+    with pytest.raises(InputError, match="stands for more than 100,000 values with its aliases"):
+        load_experiment(write(tmp_path / "a.yaml", laughs))
+    with pytest.raises(InputError, match="has an alias that stands for itself"):
+        load_experiment(write(tmp_path / "a.yaml", "batch: &b {mix: *b}\n"))
+
+
+def test_a_file_of_another_encoding_or_none_is_said(tmp_path):
+    (tmp_path / "a.yaml").write_text("out: für", encoding="latin-1")
+    with pytest.raises(InputError, match=r"a\.yaml cannot be read as UTF-8 text"):
+        load_experiment(tmp_path / "a.yaml")
+
+
+@needs_cases
+def test_norwegian_and_a_repeated_key_of_people_s_files():
+    loaded = load_experiment(CASES / "norwegian.yaml")
+    assert (loaded.batch.languages, loaded.train.learning_rate) == (("no", "en"), 1e-4)
+    with pytest.raises(InputError, match="'train' stands in line 2 and again in line 3"):
+        load_experiment(CASES / "duplicate_keys.yaml")
 
 
 def test_an_override_changes_one_value_and_the_last_one_wins(tmp_path):
@@ -127,6 +220,7 @@ def test_a_config_is_frozen():
 FREE_ON_RESUME = {
     "out", "store", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.threads_per_worker",
     "train.feed", "train.data_actors", "train.cpus_per_data_actor", "train.max_failures", "train.checkpoint_every",
+    "train.checkpoint_minutes",
     "train.trackers", "train.compile", "train.cpus_per_validation", "train.gpus_per_validation",
     "evaluate.precision", "evaluate.token_budget", "evaluate.bootstrap_rounds",
 }  # fmt: skip
@@ -191,10 +285,9 @@ def test_every_field_says_what_it_does(section):
         ("batch.size=1", "batch.size: input should be greater than or equal to 2, got 1"),
         ("batch.size=8.5", "batch.size: input should be a valid integer.* got 8.5"),
         ("batch.languages=en", "batch.languages: input should be a valid tuple, got 'en'"),
-        ("batch.languages=[en, no]", "batch.languages.1: input should be a valid string, got False"),
+        ("batch.languages=[en, true]", "batch.languages.1: input should be a valid string, got True"),
         ("batch.languages=[]", "batch.languages: tuple should have at least 1 item"),
         ("seed=null", "seed: input should be a valid integer, got None"),
-        ("encoder.query_prefix=Query: ", "encoder.query_prefix: input should be a valid string, got {'Query': None}"),
         ("batch=null", "batch: input should be a valid dictionary.*, got None"),
         ("loss.temperature=0", "loss.temperature: input should be greater than 0, got 0"),
         ("train.precision=fp16", "train.precision: input should be 'auto', 'bf16' or 'fp32', got 'fp16'"),
@@ -212,7 +305,7 @@ def test_every_field_says_what_it_does(section):
         # Overrides that are none.
         ("train.steps", "an override must look like train.steps=100, got 'train.steps'"),
         ("=3", "an override must look like train.steps=100, got '=3'"),
-        ("batch.mix={", "the value of 'batch.mix={' is not YAML"),
+        ("batch.mix={", "the value of 'batch.mix={' is not readable YAML"),
         ("prepare.sources.1.kind=atlas", "prepare.sources.1: the list has 1 entries, numbered from 0"),
         ("prepare.sources.first.kind=atlas", "prepare.sources.first: the list has 1 entries, numbered from 0"),
         ("seed.x=1", "seed is a value, it has no key 'x'|seed: input should be a valid integer"),
@@ -247,7 +340,7 @@ def test_a_key_inside_a_value_of_the_file_is_refused(tmp_path):
     ("content", "message"),
     [
         (b"seed: [1", "is not readable YAML: .* line 1"),
-        (b"\xff\xfe\x00", "is not readable YAML"),
+        (b"\xff\xfe\x00", "cannot be read as UTF-8 text"),
         (b"- seed", "must hold a mapping at its top, found list"),
         (b"just words", "must hold a mapping at its top, found str"),
         (b"1: 2", "unknown key '1'|config: keys should be strings|1: keys should be strings"),

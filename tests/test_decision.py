@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from hybrid_ir.config.experiment import Train
@@ -25,14 +27,14 @@ BARE = Train(steps=30)
         (INLINE, 30, False, True, Decision("inline", True, "finish")),  # the last step
         (INLINE, 30, False, False, Decision(None, True, "finish")),
         (INLINE, 7, True, True, Decision(None, True, "stop")),  # a stop in the middle saves
-        (INLINE, 10, True, True, Decision(None, True, "stop")),  # and the workers do not validate first
+        (INLINE, 10, True, True, Decision(None, True, "stop", True)),  # and the validation is to be made up
         (INLINE, 30, True, False, Decision(None, True, "finish")),  # nothing was left to do
-        (INLINE, 30, True, True, Decision(None, True, "stop")),  # its validation was
+        (INLINE, 30, True, True, Decision("inline", True, "finish")),  # it would resume at a step that is not there
         (ASYNC, 8, False, True, Decision(None, True, "continue")),
         (ASYNC, 10, False, True, Decision("async", True, "continue")),
         (ASYNC, 10, True, True, Decision("async", True, "stop")),  # a task of its own measures what is saved anyway
         (ASYNC, 30, False, True, Decision("async", True, "finish")),
-        (ASYNC, 30, True, True, Decision("async", True, "stop")),
+        (ASYNC, 30, True, True, Decision("async", True, "finish")),
         (BARE, 20, False, True, Decision(None, False, "continue")),
         (BARE, 20, True, True, Decision(None, True, "stop")),
         (BARE, 30, False, True, Decision("inline", True, "finish")),  # the last step is always validated
@@ -69,3 +71,11 @@ def test_a_last_step_is_finished_whatever_patience_says():
 )
 def test_the_log_has_every_step_that_is_validated_or_the_last_of_its_start(decision, log):
     assert decision.log is log
+
+
+@pytest.mark.parametrize("settings", [INLINE, ASYNC, BARE])
+def test_a_checkpoint_that_is_overdue_is_saved_and_nothing_else_changes(settings):
+    for done in range(1, 31):
+        usual = decide(done, settings, stop=False, can_validate=True)
+        overdue = decide(done, settings, stop=False, can_validate=True, overdue=True)
+        assert overdue == dataclasses.replace(usual, save=True)

@@ -25,7 +25,7 @@ from hybrid_ir.encoders import embedding
 from hybrid_ir.encoders.embedding import Embedder, encode, freeze_unused, micro_batches, resolve_precision
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.presets import create_encoder
-from hybrid_ir.encoders.tokens import Tokens, tokenize
+from hybrid_ir.encoders.tokens import TextReader, Tokens, tokenize
 from hybrid_ir.types import InputError
 
 pytestmark = pytest.mark.numbers
@@ -79,7 +79,8 @@ def test_a_saved_checkpoint_gives_the_same_vectors_in_plain_sentence_transformer
     model.save(str(tmp_path / "saved"), create_model_card=False)
 
     plain = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
-    for role, theirs in (("query", plain.encode_query(HARD_TEXTS)), ("document", plain.encode_document(HARD_TEXTS))):
+    read = [TextReader.of(model).plain(text) for text in HARD_TEXTS]
+    for role, theirs in (("query", plain.encode_query(read)), ("document", plain.encode_document(read))):
         ours = encode(model, HARD_TEXTS, role=role, precision="fp32")
         assert np.abs(ours - theirs).max() < 1e-6
         assert np.abs(np.linalg.norm(ours, axis=1) - 1).max() < 1e-6
@@ -284,9 +285,14 @@ def test_a_precision_that_is_named_is_kept(precision: str):
     assert resolve_precision(precision, "cpu") == precision
 
 
-def test_auto_is_bf16_on_a_gpu(monkeypatch):
+@pytest.mark.parametrize(("hardware_has_it", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bf16_on_a_gpu_that_does_not_emulate_it(monkeypatch, hardware_has_it: bool, expected: str):
+    """Cards before Ampere emulate it: torch says that they support it unless it is asked about the hardware."""
     monkeypatch.delenv("HYBRID_IR_AUTO_PRECISION", raising=False)
-    assert resolve_precision("auto", "cuda:0") == "bf16"
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or hardware_has_it
+    )
+    assert resolve_precision("auto", "cuda:0") == expected
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from training_store import make_store, make_tokenizer
+from training_store import make_reader, make_store
 
 from hybrid_ir.batches.batch import Batch, slice_sizes
 from hybrid_ir.batches.feed import in_process_feed
@@ -42,8 +42,8 @@ def builder(tmp_path_factory):
         "test",
     )
     store = open_store(experiment.store)
-    tokenizer = make_tokenizer(store, folder / "model")
-    return partial(builder_for, experiment, store, plan_for(store, experiment), tokenizer)
+    reader = make_reader(store, folder / "model")
+    return partial(builder_for, experiment, store, plan_for(store, experiment), reader)
 
 
 def test_the_in_process_feed_yields_what_the_builder_builds_from_any_step(builder):

@@ -12,16 +12,17 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from readers import DATA, needs_data, parted
 
-from hybrid_ir.data.find_files import resolve_files
+from hybrid_ir.config.sources import MiraclSource, SquadShiftsSource, SquadSource
+from hybrid_ir.data.find_files import pinned, resolve_files
+from hybrid_ir.data.inputs import inputs_for
+from hybrid_ir.data.prepare import prepare
 from hybrid_ir.data.sources.miracl import read_miracl
 from hybrid_ir.data.sources.mmarco import open_texts, read_mmarco
 from hybrid_ir.data.sources.mr_tydi import read_mr_tydi
 from hybrid_ir.data.sources.squadshifts import read_squadshifts
-from hybrid_ir.types import Group, InputError, Passage, Rejected
-
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="real benchmark files are not here")
+from hybrid_ir.types import Group, InputError, Passage
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +30,6 @@ def offline(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-
-
-def parted(records) -> tuple[list[Group], list[Rejected]]:
-    records = list(records)
-    return [r for r in records if isinstance(r, Group)], [r for r in records if isinstance(r, Rejected)]
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -96,7 +92,55 @@ def test_only_the_wanted_files_of_the_hub_are_downloaded(tmp_path, monkeypatch):
     }
 
 
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub whose every branch is at the commit c0ffee, with the files of `tmp_path`/c0ffee."""
+    asked = []
+
+    def snapshot_download(name, *, repo_type, revision, allow_patterns):
+        asked.append((name, revision, allow_patterns))
+        return str(tmp_path / "c0ffee")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return asked
+
+
+def test_a_branch_of_the_hub_is_pinned_to_its_commit_which_the_store_records(hub, tmp_path):
+    assert pinned("hub:owner/name@main") == "hub:owner/name@c0ffee"
+    assert pinned("somewhere/else@main") == "somewhere/else@main"
+    shifts, miracl = inputs_for(
+        [SquadShiftsSource(kind="squadshifts", subsets=["nyt"]), MiraclSource(kind="miracl", languages=["sw"])]
+    )
+    assert shifts.hub == ("hub:ludwigschmidt/squadshifts@c0ffee",)
+    assert miracl.hub == ("hub:miracl/miracl-corpus@c0ffee", "hub:miracl/miracl@c0ffee")
+    write(tmp_path / "c0ffee" / "nyt_v1.0.json", squad_json("One", "Two"))
+    hub.clear()
+    manifest = prepare([shifts], str(tmp_path / "s"), seed=0, validation_fraction=0, test_fraction=0, settings={})
+    assert manifest["sources"]["squadshifts"]["hub"] == ["hub:ludwigschmidt/squadshifts@c0ffee"]
+    assert {revision for _, revision, _ in hub} == {"c0ffee"}, "every file is of one commit"
+
+
+def test_every_file_of_a_source_may_be_at_a_uri(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write(tmp_path / "en.json", squad_json("One"))
+    write(tmp_path / "test.json", squad_json("Other"))
+    uri = f"file://{tmp_path}"
+    source = SquadSource(kind="squad", files={"en": f"{uri}/en.json"}, exclude=f"{uri}/test.json")
+    groups, rejected = parted(inputs_for([source])[0].records())
+    assert not groups
+    assert len(rejected) == 2, "the test set has the same question ids"
+
+
+def test_two_files_where_one_is_wanted_are_named(small_miracl):
+    name = "topics.miracl-v1.0-sw-dev.tsv"
+    write(small_miracl / "old" / name, "q1\tNini?\n")
+    with pytest.raises(InputError, match=rf"topics/{name} and .*old/{name} are both"):
+        list(read_miracl(small_miracl, ["sw"], "dev", small_miracl / "corpus"))
+
+
 # mMARCO
+# data/ of huggingface.co/datasets/unicamp-dl/mmarco (4618200): triples.train.ids.small.tsv, and below google/ the
+# collections and queries/train of fourteen languages.
 
 
 @pytest.fixture
@@ -153,7 +197,9 @@ def test_the_limit_counts_triples(small_mmarco):
 
 
 def test_a_language_that_mmarco_lacks_is_named(small_mmarco):
-    with pytest.raises(InputError, match=r"no file data/google/collections/greek_collection.tsv"):
+    with pytest.raises(
+        InputError, match=r"mMARCO has no el; its languages are: ar de en es fr hi id it ja nl pt ru vi zh"
+    ):
         list(read_mmarco(small_mmarco, ["el"]))
 
 
@@ -169,6 +215,8 @@ def test_texts_are_found_by_id_whatever_the_order_of_the_file(tmp_path):
 
 
 # MIRACL
+# huggingface.co/datasets/miracl/miracl (miracl.py) has miracl-v1.0-{code}/{topics,qrels}/{topics,qrels}.miracl-v1.0-
+# {code}-{train,dev}.tsv, and miracl/miracl-corpus has miracl-corpus-v1.0-{code}/docs-{n}.jsonl.gz.
 
 
 @pytest.fixture
@@ -241,6 +289,24 @@ def test_the_real_topics_and_judgements_of_miracl_meet_a_corpus_of_their_passage
 
 
 # Mr. TyDi
+# huggingface.co/datasets/castorini/mr-tydi (17329f6, mr-tydi.py): mrtydi-v1.1-{language}/{train,dev,test}.jsonl.gz,
+# with query_id, query, positive_passages and negative_passages of docid, text and title.
+
+
+@pytest.mark.parametrize(
+    ("code", "name"), [("bn", "bengali"), ("ben", "bengali"), ("te", "telugu"), ("id", "indonesian")]
+)
+def test_a_language_of_mr_tydi_is_called_as_upstream_calls_it(tmp_path, code, name):
+    line = {"query_id": "1", "query": "Q?", "positive_passages": [{"docid": "5#1", "title": "T", "text": "P."}]}
+    write(tmp_path / f"mrtydi-v1.1-{name}" / "train.jsonl.gz", json_lines(line))
+    assert len(list(read_mr_tydi(tmp_path, [code], "train"))) == 1
+
+
+def test_a_language_that_mr_tydi_lacks_is_refused_with_those_it_has(tmp_path):
+    with pytest.raises(
+        InputError, match=r"Mr\. TyDi has no de, fr; its languages are: ar bn en fi id ja ko ru sw te th"
+    ):
+        list(read_mr_tydi(tmp_path, ["de", "fr", "sw"], "train"))
 
 
 def test_mr_tydi_questions_have_their_first_passages_with_a_text(tmp_path):
@@ -279,6 +345,8 @@ def test_mr_tydi_questions_have_their_first_passages_with_a_text(tmp_path):
 
 
 # SQuADShifts
+# github.com/modestyachts/squadshifts-website (b7cc4d5), datasets/: {amazon_reviews,new_wiki,nyt,reddit}_v1.0.json. The
+# hub's ludwigschmidt/squadshifts (b3a0741) has a script alone; its refs/convert/parquet has {subset}/test/0000.parquet.
 
 
 def squad_json(*titles: str) -> str:

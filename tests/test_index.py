@@ -6,9 +6,12 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from checkpoints import make_preset
 from indices import sample_passages, search, unit, write_index, write_served_index
+from readers import CASES, needs_cases
 
 from hybrid_ir.config.experiment import Index
 from hybrid_ir.encoders.embedding import encode
@@ -62,6 +65,33 @@ def test_a_record_that_cannot_be_indexed_is_rejected_with_its_reason(tmp_path):
         "3456789", ("JSON", "no text", "no doc_id", "language", "'metadata'", "metadata", "UTF-8"), strict=True
     ):
         assert said in reasons[line]
+
+
+def test_null_metadata_is_absent_and_an_integer_is_an_id(tmp_path):
+    """Of a Parquet struct every field that some row has is there in all, as null."""
+    rows = [
+        {"doc_id": 7, "text": "a", "language": "en", "metadata": {"year": None, "author": "z"}},
+        {"doc_id": 8, "text": "b", "language": "de", "metadata": {"year": 2024, "author": None}},
+        {"doc_id": 9, "text": "c", "language": "de", "metadata": None},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+    write_jsonl(tmp_path / "p.jsonl", rows)
+    wanted = [
+        IndexedPassage("7", "a", "en", {"author": "z"}),
+        IndexedPassage("8", "b", "de", {"year": 2024}),
+        IndexedPassage("9", "c", "de", {}),
+    ]
+    assert list(read_passages(tmp_path / "p.parquet")) == list(read_passages(tmp_path / "p.jsonl")) == wanted
+
+
+@needs_cases
+def test_passages_that_people_have_are_indexed_but_for_two():
+    read = list(read_passages(CASES / "passages_with_nulls.jsonl"))
+    assert [(r.where.rpartition(":")[2], r.reason) for r in read if isinstance(r, Rejected)] == [
+        ("4", "metadata must map names to texts, numbers or true/false"),
+        ("10", "no text, or one that is not a text"),
+    ]
+    assert [p.doc_id for p in read if isinstance(p, IndexedPassage)][3] == "7"
 
 
 def test_a_store_gives_every_passage_of_every_language_once(tiny_store):

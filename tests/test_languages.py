@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_ir.languages import FAMILY, language_code, language_family, language_name, language_script
+from hybrid_ir.languages import (
+    FAMILY,
+    form_order,
+    language_code,
+    language_family,
+    language_name,
+    language_script,
+    written_form,
+)
 from hybrid_ir.types import InputError
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -116,3 +124,33 @@ def test_only_one_language_of_the_whole_ntrex_is_unknown_to_cldr():
         except InputError:
             unknown.append(tag)
     assert unknown == ["mey"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "form"),
+    [
+        ("eng", "en"),
+        ("cmn-TW", "zh-TW"),
+        ("zh_Hant", "zh-Hant"),
+        ("sh", "sr-Latn"),
+        ("prs", "fa-AF"),
+        ("es-419", "es-419"),
+    ],
+)
+def test_a_form_is_the_language_with_the_script_and_region_of_its_tag(tag, form):
+    assert written_form(tag) == form
+
+
+@pytest.mark.parametrize(
+    "usual_first",
+    [
+        "zh zh-CN zh-Hans zh-HK zh-Hant zh-TW",
+        "pt pt-BR pt-PT",
+        "sr sr-Cyrl sr-Latn",
+        "en en-US en-GB",
+        "uz-Latn uz-Cyrl",
+    ],
+)
+def test_the_usual_form_of_a_language_comes_first(usual_first):
+    forms = usual_first.split()
+    assert sorted(set(forms), key=form_order) == forms

@@ -9,7 +9,13 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from hybrid_ir.training.loss import contrastive_loss, false_negative_mask, false_positive_mask, gather_rows
+from hybrid_ir.training.loss import (
+    contrastive_loss,
+    false_negative_mask,
+    false_positive_mask,
+    gather_rows,
+    same_question_mask,
+)
 
 QUERIES = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 PASSAGES = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
@@ -220,6 +226,27 @@ def test_a_hard_negative_of_another_language_is_not_masked():
 def test_a_missing_passage_is_no_hard_negative():
     ids = torch.tensor([[10, -1], [30, 40]])
     assert true_cells(false_negative_mask(ids, torch.tensor([99, 98]), torch.tensor([0, 1]))) == set()
+
+
+def test_rows_that_ask_the_same_question_are_no_negatives_of_each_other():
+    # Rows 0 and 2 ask the same in English, and their answers differ. Row 3 has row 2's passage: it answers row 0 too.
+    questions, english = torch.tensor([[1], [2], [1], [3]]), torch.zeros(4, dtype=torch.long)
+    passages = torch.tensor([[10], [20], [30], [30]])
+    same = same_question_mask(questions, english)
+    assert true_cells(same) == {(0, 0), (1, 1), (2, 2), (3, 3), (0, 2), (2, 0)}
+    masked = true_cells(false_positive_mask(passages, english, same))
+    assert masked == {(0, 2), (2, 0), (0, 3), (2, 3), (3, 2)}
+    # Row 1's hard negative is row 2's passage, which answers row 0.
+    negatives = torch.tensor([99, 30, 98, 97])
+    assert true_cells(false_negative_mask(passages, negatives, english, same)) == {(0, 1), (2, 1), (3, 1)}
+
+
+def test_a_question_is_the_same_in_the_language_that_either_is_asked_in():
+    # Row 0 is asked in English and row 1 in German: group 0 has both versions, group 1 only the German one.
+    questions = torch.tensor([[1, 2], [-1, 2], [-1, 3]])
+    assert true_cells(same_question_mask(questions, torch.tensor([0, 1, 1]))) == {
+        (0, 0), (1, 1), (2, 2), (0, 1), (1, 0),
+    }  # fmt: skip
 
 
 @st.composite

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,13 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hybrid_ir.evaluation.averages import evaluate_collection
-from hybrid_ir.evaluation.measures import average_precision, rank_distance, recall_at, relevant_positions
+from hybrid_ir.evaluation.measures import (
+    average_precision,
+    best_position,
+    rank_distance,
+    recall_at,
+    relevant_positions,
+)
 from hybrid_ir.evaluation.resampling import paired_randomization_test
 from hybrid_ir.measure_names import MEASURES
 from hybrid_ir.types import Candidate, InputError, Query
@@ -120,9 +128,35 @@ def test_measure_without_cells_is_none():
     assert summary["intervals"]["AP_cross"] == [None, None]
 
 
-def test_equal_scores_keep_the_order_of_the_candidates():
+def test_equal_scores_share_their_positions():
     scores, relevant = np.array([[1.0, 2.0, 1.0, 1.0]]), np.array([[False, False, True, True]])
-    assert relevant_positions(scores, relevant).position_R.tolist() == [3, 4]
+    positions = relevant_positions(scores, relevant)
+    assert (positions.above_R.tolist(), positions.tied_R.tolist()) == ([1, 1], [3, 3])
+    # The two are at 2 and 3, 2 and 4, or 3 and 4: AP is (1/2 + 2/3)/2, (1/2 + 2/4)/2 or (1/3 + 2/4)/2.
+    assert average_precision(positions).tolist() == [pytest.approx((7 / 12 + 1 / 2 + 5 / 12) / 3)]
+    assert recall_at(2, positions).tolist() == [pytest.approx((1 / 2 + 1 / 2 + 0) / 3)]
+    assert best_position(positions).tolist() == [pytest.approx((2 + 2 + 3) / 3)]
+    assert rank_distance(positions, np.array([0, 0, 0, 1])).tolist() == [pytest.approx((1 + 2 + 1) / 3)]
+
+
+def test_an_encoder_with_one_vector_for_all_texts_scores_as_chance_does_and_looks_biased():
+    n = 500
+    candidates = [Candidate(f"{x}-{i}", (str(i),), x, str(i), str(i)) for x in ("en", "de") for i in range(n)]
+    queries = [Query(f"{x}-{i}", str(i), x, str(i)) for x in ("en", "de") for i in range(4)]
+    vector = np.float32([0.6, 0.8])
+
+    def measured(order: list[int]) -> dict[str, Any]:
+        listed = [candidates[i] for i in order]
+        return evaluate_collection(queries, listed, np.tile(vector, (8, 1)), np.tile(vector, (2 * n, 1))).summary
+
+    one, other = measured(list(range(2 * n))), measured(list(range(2 * n))[::-1])
+    for name in ("AP_mono", "AP_cross", "AP_multi", "R@1_mono", "R@10_multi", "rank_distance"):
+        assert one[name] == pytest.approx(other[name], rel=1e-9), name
+    assert one["AP_mono"] == pytest.approx(sum(1 / p for p in range(1, n + 1)) / n)
+    assert one["R@10_multi"] == pytest.approx(10 / (2 * n))
+    assert one["rank_distance"] == pytest.approx((2 * n + 1) / 3)  # of two places drawn from 2n
+    assert one["collapsed"]
+    assert not evaluate_scores(SCORES).summary["collapsed"]
 
 
 def test_recall_at_ten_of_eleven_relevant_ends_at_ten_elevenths():
@@ -136,30 +170,40 @@ def test_best_sentence_of_a_language_counts_for_rank_distance():
     assert rank_distance(relevant_positions(scores, relevant), np.array([0, 1, 1, 1, 0])).tolist() == [1.0]
 
 
-def brute_force(scores, relevant, language):
-    """AP and rank distance from sorted lists, one query."""
-    ranking = sorted(range(len(scores)), key=lambda c: (-scores[c], c))
+def one_order(ranking, relevant, language):
+    """AP, R@2, best position and rank distance of one query, ranked so."""
     hits, precisions, best = 0, [], {}
     for position, candidate in enumerate(ranking, start=1):
         if relevant[candidate]:
             hits += 1
             precisions.append(hits / position)
             best.setdefault(language[candidate], position)
-    ap = sum(precisions) / hits if hits else math.nan
-    return ap, max(best.values()) - min(best.values()) if len(best) >= 2 else math.nan
+    if not hits:
+        return [math.nan, math.nan, math.inf, math.nan]
+    distance = max(best.values()) - min(best.values()) if len(best) >= 2 else math.nan
+    return [sum(precisions) / hits, sum(relevant[c] for c in ranking[:2]) / hits, min(best.values()), distance]
 
 
-@given(data=st.data(), n_queries=st.integers(1, 4), n_candidates=st.integers(1, 12))
+def brute_force(scores, relevant, language):
+    """The mean over all orders in which equal scores can stand, one query."""
+    blocks = [[c for c in range(len(scores)) if scores[c] == score] for score in sorted(set(scores), reverse=True)]
+    orders = [sum(chosen, ()) for chosen in product(*(permutations(block) for block in blocks))]
+    return np.mean([one_order(order, relevant, language) for order in orders], axis=0)
+
+
+@given(data=st.data(), n_queries=st.integers(1, 3), n_candidates=st.integers(1, 6))
 @settings(max_examples=150, deadline=None)
-def test_measures_with_ties_agree_with_a_sorted_list(data, n_queries, n_candidates):
+def test_measures_with_ties_are_means_over_the_orders_of_a_tie(data, n_queries, n_candidates):
     shape = (n_queries, n_candidates)
-    scores = data.draw(hnp.arrays(np.float32, shape, elements=st.sampled_from([-1.0, 0.0, 0.5, 2.0])))
+    scores = data.draw(hnp.arrays(np.float32, shape, elements=st.sampled_from([-1.0, 0.0, 0.5])))
     relevant = data.draw(hnp.arrays(bool, shape))
     language = data.draw(hnp.arrays(np.int64, n_candidates, elements=st.integers(0, 3)))
     positions = relevant_positions(scores, relevant)
-    expected = [brute_force(scores[q], relevant[q], language) for q in range(n_queries)]
-    np.testing.assert_allclose(average_precision(positions), [ap for ap, _ in expected])
-    np.testing.assert_allclose(rank_distance(positions, language), [distance for _, distance in expected])
+    expected = np.array([brute_force(scores[q].tolist(), relevant[q], language) for q in range(n_queries)])
+    np.testing.assert_allclose(average_precision(positions), expected[:, 0])
+    np.testing.assert_allclose(recall_at(2, positions), expected[:, 1])
+    np.testing.assert_allclose(best_position(positions), expected[:, 2])
+    np.testing.assert_allclose(rank_distance(positions, language), expected[:, 3], atol=1e-12)
 
 
 def test_measures_agree_with_trec_eval():
@@ -189,9 +233,9 @@ def averages_by_loops(queries, candidates, scores, languages):
             if not any(relevant):
                 continue
             row = [scores[q][c] for c in inside]
-            ap, distance = brute_force(row, relevant, [candidates[c].language for c in inside])
+            ranking = sorted(range(len(row)), key=lambda c: -row[c])
+            ap, _, _, distance = one_order(ranking, relevant, [candidates[c].language for c in inside])
             cells.setdefault((query.language, pool), []).append(ap)
-            ranking = sorted(range(len(row)), key=lambda c: (-row[c], c))
             first.setdefault((query.language, pool), []).append(relevant[ranking[0]] / sum(relevant))
             tenth.setdefault((query.language, pool), []).append(sum(relevant[c] for c in ranking[:10]) / sum(relevant))
             if pool == "all" and not math.isnan(distance):
@@ -217,7 +261,7 @@ def averages_by_loops(queries, candidates, scores, languages):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_averages_of_a_ragged_collection_agree_with_plain_loops(seed):
-    """Ties, groups that a language lacks, several relevant passages of one language, distractors."""
+    """Groups that a language lacks, several relevant passages of one language, distractors; no ties."""
     generator = np.random.default_rng(seed)
     languages, groups = ("de", "en", "th"), [f"g{i}" for i in range(9)]
     queries = [Query(f"{x}-{g}", g, x, "") for x in languages for g in groups if generator.random() < 0.8]
@@ -226,7 +270,8 @@ def test_averages_of_a_ragged_collection_agree_with_plain_loops(seed):
         for x in languages
         for i in range(generator.integers(4, 12))
     ]
-    scores = generator.integers(0, 5, (len(queries), len(candidates))).astype(np.float32)
+    ranks = np.tile(np.arange(len(candidates), dtype=np.float32), (len(queries), 1))
+    scores = generator.permuted(ranks, axis=1)
     summary = evaluate_scores(scores, queries, candidates, resamples=0).summary
     expected = averages_by_loops(queries, candidates, scores.tolist(), languages)
     assert {measure: summary[measure] for measure in MEASURES} == pytest.approx(expected)

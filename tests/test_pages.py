@@ -135,3 +135,14 @@ def test_python_on_the_pages_imports_what_there_is():
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
                 assert all(hasattr(importlib.import_module(str(node.module)), alias.name) for alias in node.names)
+
+
+def test_a_page_that_the_package_points_to_is_there():
+    """Help, messages and comments: `docs/tune.md`, and never the README, which is a short page that points on."""
+    for file in sorted((ROOT / "hybrid_ir").rglob("*")):
+        if file.suffix not in (".py", ".yaml", ".j2"):
+            continue
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"see the README|\(README|README'?s? says", text), file
+        for page in re.findall(r"docs/[\w./-]+?\.md", text):
+            assert (ROOT / page).is_file(), f"{file} points to {page}"

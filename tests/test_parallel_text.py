@@ -63,14 +63,37 @@ def test_bytes_that_are_not_utf_8_leave_one_language_of_one_line_out(small_paral
 
 
 def test_of_two_variants_ntrex_takes_the_source_and_the_plain_one(tmp_path):
-    for name in ("src.eng", "ref.eng-IN", "ref.spa-MX", "ref.spa", "ref.zho-TW", "ref.zho-CN"):
+    """Names of NTREX-128 in github.com/MicrosoftTranslator/NTREX (c9f006f): Spanish has a second reference."""
+    for name in ("src.eng", "ref.eng-IN", "ref.spa-MX", "ref.spa", "ref-2.spa", "ref.zho-TW", "ref.zho-CN", "ref.hmn"):
         (tmp_path / f"newstest2019-{name}.txt").write_text("x\n")
-    names = {code: path.name for code, path in ntrex_files(tmp_path).items()}
-    assert names == {
-        "en": "newstest2019-src.eng.txt",
-        "es": "newstest2019-ref.spa.txt",
-        "zh": "newstest2019-ref.zho-CN.txt",
+    for name in ("ref.srp-Latn", "ref.srp-Cyrl", "ref.por-BR", "ref.por"):
+        (tmp_path / f"newstest2019-{name}.txt").write_text("x\n")
+    files, left_out = ntrex_files(tmp_path)
+    assert {code: path.name.split(".", 1)[1] for code, path in files.items()} == {
+        "en": "eng.txt",
+        "es": "spa.txt",
+        "hmn": "hmn.txt",
+        "pt": "por.txt",
+        "sr": "srp-Cyrl.txt",
+        "zh": "zho-CN.txt",
     }
+    assert files["es"].name == "newstest2019-ref.spa.txt"
+    assert {r.record for r in left_out} == {"eng-IN", "spa-MX", "zho-TW", "srp-Latn", "por-BR"}
+    assert {r.reason for r in left_out} == {"left out: another form of a language that is read"}
+    assert ntrex_files(tmp_path, ["zh-TW"])[0]["zh"].name == "newstest2019-ref.zho-TW.txt"
+    assert ntrex_files(tmp_path, ["zh-Hant"]).left_out == [], "it was asked for"
+
+
+def test_what_another_form_of_a_language_says_is_counted_and_not_read(tmp_path):
+    for name, text in {"src.eng": "one", "ref.zho-CN": "一个", "ref.zho-TW": "一個", "ref.xxx": "?"}.items():
+        (tmp_path / f"newstest2019-{name}.txt").write_text(f"{text}\n")
+    (tmp_path / "DOCUMENT_IDS.tsv").write_text("d\n")
+    (group,), rejected = parted(read_ntrex(tmp_path))
+    assert group.queries == {"en": "one", "zh": "一个"}
+    assert sorted((r.where.split(".", 1)[1], r.reason) for r in rejected) == [
+        ("xxx.txt", "left out: no known language has its tag"),
+        ("zho-TW.txt", "left out: another form of a language that is read"),
+    ]
 
 
 @needs_data
@@ -85,7 +108,8 @@ def test_ntrex_has_1997_lines_of_123_documents_in_every_language(pairing, count)
 
 @needs_data
 def test_ntrex_has_25_files_and_all_are_as_long():
-    files = ntrex_files(DATA / "ntrex")
+    files, left_out = ntrex_files(DATA / "ntrex")
+    assert not left_out
     assert len(files) == 25
     groups, rejected = parted(read_parallel_lines(files, None))
     assert (len(groups), len(rejected)) == (1997, 0)
@@ -116,9 +140,29 @@ def test_an_english_sentence_of_two_pair_files_is_one_document_and_one_passage(t
 
 @needs_data
 def test_tatoeba_has_28_languages_and_every_line_of_them():
-    assert len(tatoeba_files(DATA / "tatoeba")) == 28
+    assert len(tatoeba_files(DATA / "tatoeba").files) == 28
     groups, rejected = parted(read_tatoeba(DATA / "tatoeba"))
     assert not rejected
     assert len(groups) == 23285
     assert Counter(g.group_id.split("/")[0] for g in groups)["am"] == 168
     assert len({g.document for g in groups}) == 20855
+
+
+TATOEBA = """afr amh ang ara arq arz ast awa aze bel ben ber bos bre bul cat cbk ceb ces cha cmn cor csb cym dan deu dsb
+dtp ell epo est eus fao fin fra fry gla gle glg gsw heb hin hrv hsb hun hye ido ile ina ind isl ita jav jpn kab kat kaz
+khm kor kur kzj lat lfn lit lvs mal mar max mhr mkd mon nds nld nno nob nov oci orv pam pes pms pol por ron rus slk slv
+spa sqi srp swe swg swh tam tat tel tgl tha tuk tur tzl uig ukr urd uzb vie war wuu xho yid yue zsm"""
+
+
+def test_upstream_s_own_folder_of_tatoeba_is_read_whole(tmp_path):
+    """The 112 codes of data/tatoeba/v1 in github.com/facebookresearch/LASER (74bc6ae)."""
+    for code in TATOEBA.split():
+        for side in (code, "eng"):
+            (tmp_path / f"tatoeba.{code}-eng.{side}").write_text(f"a sentence of {side}\n")
+    groups, rejected = parted(read_tatoeba(tmp_path))
+    assert len(groups) == 112 - 7
+    assert {(r.record, r.reason) for r in rejected} == {
+        *((code, "left out: no known language has its tag") for code in ("ber", "cbk", "max", "orv", "swg", "tzl")),
+        ("kzj", "left out: its language has another file, under its new code"),
+    }
+    assert {"dtp", "wuu", "yue", "zh"} <= {g.group_id.partition("/")[0] for g in groups}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
+from hybrid_ir.batches.from_experiment import uneven_epochs
 from hybrid_ir.batches.permutation import epoch_order, first_half, permute, round_keys
 from hybrid_ir.batches.plan import make_plan
 from hybrid_ir.batches.schedule import Lines, Schedule, whole_parts
@@ -150,6 +151,26 @@ def test_a_pair_takes_from_each_partition_by_its_size():
     assert rows[0] / rows[1] == pytest.approx(3, rel=0.01)
     epochs = plan.epochs(300)
     assert epochs == {"big": rows[0] / 900, "small": rows[1] / 300}
+
+
+@pytest.mark.parametrize("small", [4096, 200_000])
+def test_a_small_partition_beside_a_huge_one_has_as_many_epochs(small):
+    """By shares of 1/1024 it had 24 epochs while the huge one had its first."""
+    plan = plan_of(Partition("huge", ("en",), 100_000_000), Partition("small", ("en",), small),
+                   weights={"monolingual": 1.0}, batch_size=64)  # fmt: skip
+    epochs = plan.epochs(100_000_000 // 64)
+    assert epochs["huge"] == pytest.approx(1, abs=0.01)
+    assert epochs["small"] == pytest.approx(1, abs=0.3)
+    assert uneven_epochs(plan, 100_000_000 // 64) is None
+
+
+def test_a_training_that_repeats_some_groups_far_more_often_says_so():
+    plan = plan_of(Partition("p0", ("en",), 64_000), Partition("p1", ("th",), 640), weights={"monolingual": 1.0})
+    assert uneven_epochs(plan, 40) is None
+    said = uneven_epochs(plan, 1000)
+    assert said is not None
+    assert said.startswith("the 640 groups in th are gone through 12.5 times, the 64,000 groups in en 0.1 times")
+    assert "batch.language_temperature=1" in said
 
 
 def test_each_kind_pairs_languages_as_its_name_says():

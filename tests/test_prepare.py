@@ -242,6 +242,22 @@ def test_a_store_is_replaced_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
+def test_what_a_killed_prepare_left_is_removed_and_two_at_once_are_refused(tmp_path):
+    groups = [make_group(n) for n in range(40)]
+    (tmp_path / "s.partial" / "train").mkdir(parents=True)
+    (tmp_path / "s.partial" / "splits.parquet").touch()
+    write_store(tmp_path / "s", groups)
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+    def records():
+        with pytest.raises(InputError, match=r"another process is writing .*/s; wait, or choose another store="):
+            write_store(tmp_path / "s", groups)
+        yield from groups
+
+    prepare([Input("a", records)], str(tmp_path / "s"), seed=0, validation_fraction=0, test_fraction=0.2, settings={})
+    assert open_store(str(tmp_path / "s")).manifest["groups"]["train"] == 32
+
+
 def test_a_link_to_a_store_still_leads_to_it(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there")

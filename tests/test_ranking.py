@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -45,12 +46,14 @@ def test_the_best_of_a_stream_do_not_depend_on_the_chunks():
             np.testing.assert_allclose([*ranked.values()], np.sort(scores[i])[::-1][:30], rtol=1e-5)
 
 
-def test_of_equal_scores_at_the_cut_the_first_passages_stay_whatever_the_chunks():
+def test_of_equal_scores_at_the_cut_the_same_stay_in_whatever_order_and_chunks_they_come():
     vectors = np.float32([[0.5], [1], [0.5], [0.5], [0.25]])
     passages, encode = passages_of(vectors)
-    for chunk in (1, 2, 5):
-        best, _ = rank_passages(np.float32([[1]]), passages, encode, depth=3, chunk=chunk)
-        assert best.run(["q"]) == {"q": {"d1": 1.0, "d0": 0.5, "d2": 0.5}}
+    for order in permutations(range(5)):
+        for chunk in (1, 2, 5):
+            listed = [passages[i] for i in order]
+            best, _ = rank_passages(np.float32([[1]]), listed, encode, depth=3, chunk=chunk)
+            assert list(best.run(["q"])["q"].items()) == [("d1", 1.0), ("d3", 0.5), ("d2", 0.5)]
 
 
 def test_small_blocks_of_scores_rank_alike(monkeypatch):

@@ -5,12 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from readers import parted
+from readers import CASES, needs_cases, parted
 
+from hybrid_ir.config.sources import RecordsSource
+from hybrid_ir.data.inputs import inputs_for
+from hybrid_ir.data.prepare import prepare
 from hybrid_ir.data.sources.records import read_records
+from hybrid_ir.data.store import open_store
 from hybrid_ir.types import InputError, Passage
 
 
@@ -54,7 +59,7 @@ BAD = [
     (b"{}", "no query and no passage"),
     (b'{"language": "en", "query": "Q", "passage": "P \xff"}', "passage is not valid UTF-8"),
     (b'{"language": "en", "query": "\\ud800", "passage": "P"}', "query is not valid UTF-8"),
-    (b"\xff\xfe\x00", "not valid JSON"),
+    (b"\xff\x00\xfe", "not valid JSON"),
     ({"language": "en", "query": " ", "passage": "P"}, "empty query"),
     ({"language": "en", "query": "Q", "passage": ""}, "empty passage"),
     ({"language": "en", "query": "Q"}, "no passage"),
@@ -62,11 +67,12 @@ BAD = [
     ({"language": "xx", "query": "Q", "passage": "P"}, "unknown language 'xx'"),
     ({"language": "en", "query": "Q", "passage": "P", "score": 1}, "unknown field score"),
     ({"queries": {"en": "Q"}, "passages": {"en": 3}}, "passages has something that is neither"),
-    ({"queries": {"en": "Q"}, "passages": {"en": {"text": "P"}}}, "passages has something that is neither"),
+    ({"queries": {"en": "Q"}, "passages": {"en": {"doc_id": "p"}}}, "passages has something that is neither"),
     ({"queries": ["Q"], "passages": {"en": "P"}}, "queries must map languages to texts"),
     ({"queries": {"en": "Q", "eng": "R"}, "passages": {"en": "P"}}, "queries has two texts for one language"),
     ({"queries": {"en": "Q"}, "passages": {"de": "P"}}, "no query"),
-    ({"group_id": 7, "queries": {"en": "Q"}, "passages": {"en": "P"}}, "group_id must be a string"),
+    ({"group_id": 7.5, "queries": {"en": "Q"}, "passages": {"en": "P"}}, "group_id must be a string or an integer"),
+    ({"group_id": True, "queries": {"en": "Q"}, "passages": {"en": "P"}}, "group_id must be a string or an integer"),
     ({"document": " ", "queries": {"en": "Q"}, "passages": {"en": "P"}}, "empty document"),
 ]
 
@@ -124,6 +130,177 @@ def test_a_corrupt_parquet_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"a\.parquet cannot be read after row 0"):
         list(read_records(path))
+
+
+# Layouts that people have
+
+
+def prepared(tmp_path, *records, test_fraction=0.0, name="mine.jsonl"):
+    """Manifest, groups by id (as a store of training has them) and splits of a source of these records."""
+    source = RecordsSource(kind="records", path=str(write_lines(tmp_path / name, *records)))
+    prepare(
+        inputs_for([source]),
+        str(tmp_path / "s"),
+        seed=0,
+        validation_fraction=0,
+        test_fraction=test_fraction,
+        settings={},
+    )
+    return open_store(str(tmp_path / "s"))
+
+
+def rows_of(store):
+    return {
+        group_id: {
+            x: (store.take(i, np.array([row]), f"q_{x}")[0], store.take(i, np.array([row]), f"p_{x}")[0])
+            for x in part.languages
+        }
+        for i, part in enumerate(store.partitions)
+        for row, group_id in enumerate(store.take(i, np.arange(part.rows), "group_id"))
+    }
+
+
+def test_rows_of_one_group_id_a_language_each_are_one_group(tmp_path):
+    rows = [
+        {"group_id": f"g{n}", "document": f"d{n // 2}", "language": x, "query": f"{x} Q{n}", "passage": f"{x} P{n}"}
+        for x in ("de", "en")
+        for n in range(10)
+    ]
+    store = prepared(tmp_path, *rows, rows[3], {**rows[4], "query": "another"}, {**rows[5], "language": "fr"})
+    groups = rows_of(store)
+    assert groups["records:g7"] == {"de": ("de Q7", "de P7"), "en": ("en Q7", "en P7")}
+    assert len(groups) == 10 == store.manifest["sources"]["records"]["groups"]
+    assert store.manifest["sources"]["records"]["rejected"] == {"duplicate group_id": 2}
+    assert store.manifest["language_versions_unused"] == 1, "the one French version has no partner to be batched with"
+
+
+def test_ids_may_be_integers_and_a_column_of_them_may_have_gaps(tmp_path):
+    flat = {"language": ["en", "de", "en"], "query": ["Q", "F", "R"], "passage": ["P", "A", "S"]}
+    pq.write_table(pa.table({"group_id": [1, 1, 2], **flat}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"group_id": [1.0, 1.0, None], "document": [7, 7, 8], **flat}), tmp_path / "b.parquet")
+    groups, rejected = parted(read_records(tmp_path / "a.parquet"))
+    assert not rejected
+    assert [(g.group_id, g.document) for g in groups] == [("1", "1"), ("1", "1"), ("2", "2")]
+    groups, rejected = parted(read_records(tmp_path / "b.parquet"))
+    assert not rejected
+    assert [(g.group_id, g.document) for g in groups] == [("1", "7"), ("1", "7"), ("b.parquet:3", "8")]
+    nested = {"queries": {"en": "Q"}, "passages": {"en": {"doc_id": 12, "text": "P"}}}
+    assert parted(read_records(write_lines(tmp_path / "c.jsonl", nested)))[0][0].passages["en"] == Passage("12", "P")
+
+
+@pytest.mark.parametrize(
+    ("forms", "kept", "left_out"),
+    [
+        (("zh-TW", "zh-CN"), "zh-CN", ["zh-TW"]),
+        (("zh-Hant", "zh"), "zh", ["zh-Hant"]),
+        (("sr-Latn", "sr-Cyrl", "sh-BA"), "sr-Cyrl", ["sr-Latn", "sr-Latn-BA"]),
+        (("pt-PT", "pt-BR"), "pt-BR", ["pt-PT"]),
+        (("uz-Cyrl", "uz-Latn"), "uz-Latn", ["uz-Cyrl"]),
+        (("zh-TW",), "zh-TW", []),
+    ],
+)
+def test_of_two_forms_of_a_language_the_usual_is_read_and_the_other_counted(tmp_path, forms, kept, left_out):
+    record = {
+        half: {form: f"{half} {form}" for form in (*forms, "en")} for half in ("queries", "passages", "negatives")
+    }
+    groups, rejected = parted(read_records(write_lines(tmp_path / "a.jsonl", record)))
+    code = kept.partition("-")[0]
+    assert groups[0].queries == {"en": "queries en", code: f"queries {kept}"}
+    assert groups[0].passages[code].text == f"passages {kept}"
+    assert groups[0].negatives[code].text == f"negatives {kept}"
+    assert [(r.reason, r.record) for r in rejected] == [
+        ("one language left out: another form of it is read", form) for form in left_out
+    ]
+    rows = [
+        {"group_id": "g", "language": form, "query": f"queries {form}", "passage": f"passages {form}"}
+        for form in (*forms, "en")
+    ]
+    store = prepared(tmp_path, *rows)
+    assert rows_of(store)["records:g"][code] == (f"queries {kept}", f"passages {kept}"), "a row a language is alike"
+
+
+def test_a_form_with_both_halves_is_read_before_a_more_usual_one(tmp_path):
+    record = {"queries": {"zh-CN": "a", "zh-TW": "b"}, "passages": {"zh-TW": "c"}}
+    (group,), rejected = parted(read_records(write_lines(tmp_path / "a.jsonl", record)))
+    assert (group.queries["zh"], group.passages["zh"].text, len(rejected)) == ("b", "c", 1)
+    record = {"queries": {"zh-CN": "a"}, "passages": {"zh": "c"}}
+    (group,), rejected = parted(read_records(write_lines(tmp_path / "a.jsonl", record)))
+    assert (group.queries["zh"], group.passages["zh"].text, rejected) == ("a", "c", [])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_file_in_another_encoding_is_named_with_it(tmp_path, encoding):
+    (tmp_path / "a.jsonl").write_text(json.dumps(WIDE), encoding=encoding)
+    with pytest.raises(
+        InputError, match=rf"a\.jsonl is {encoding[:6].upper()}[BL]?E?, not UTF-8; convert it: iconv -f UTF-"
+    ):
+        list(read_records(tmp_path / "a.jsonl"))
+
+
+def test_a_text_in_another_encoding_says_that_it_may_be_one(tmp_path):
+    record = json.dumps({"language": "de", "query": "für?", "passage": "für"}, ensure_ascii=False)
+    (tmp_path / "a.jsonl").write_text(record, encoding="latin-1")
+    ((rejected),) = read_records(tmp_path / "a.jsonl")
+    assert rejected.reason == "query is not valid UTF-8 (convert the file from its encoding, such as Latin-1)"
+
+
+@pytest.mark.parametrize("shared", ["passage", "query", "doc_id"])
+def test_groups_that_share_a_passage_or_a_question_are_in_one_split(tmp_path, shared):
+    """Forty questions on ten paragraphs, no document named: split by row, most paragraphs were in train and test."""
+
+    def record(n):
+        text = {"doc_id": f"p{n % 10}", "text": f"paragraph {n}"} if shared == "doc_id" else f"paragraph {n % 10}"
+        passage = f"paragraph {n}" if shared == "query" else text
+        query = f"question {n % 10}" if shared == "query" else f"question {n}"
+        return {"queries": {"en": query, "de": f"Frage {n}"}, "passages": {"en": passage, "de": f"Absatz {n}"}}
+
+    store = prepared(tmp_path, *map(record, range(40)), test_fraction=0.3)
+    groups = {int(g.rpartition(":")[2]) - 1 for g in rows_of(store)}
+    tested = {int(q.group_id.rpartition(":")[2]) - 1 for q in store.collection("test").queries}
+    assert len(groups | tested) == 40
+    assert len(tested) == 12
+    assert not {n % 10 for n in groups} & {n % 10 for n in tested}
+
+
+def test_documents_that_share_a_text_are_one_over_any_chain_and_in_any_order(tmp_path):
+    links = [("a", "x"), ("b", "y"), ("c", "z"), ("a", "y"), ("d", "z"), ("e", "w")]
+    records = [
+        {"document": d, "language": "en", "query": f"Q{n}", "passage": passage} for n, (d, passage) in enumerate(links)
+    ]
+    for order in (records, records[::-1]):
+        prepared(tmp_path, *order)
+        rows = pq.read_table(tmp_path / "s" / "splits.parquet").to_pylist()
+        assert [row["document"] for row in rows] == ["records:a", "records:c", "records:e"]
+
+
+@needs_cases
+def test_the_layouts_that_people_have_are_read_whole(tmp_path):
+    def manifest(name):
+        source = RecordsSource(kind="records", path=str(CASES / name))
+        return prepare(
+            inputs_for([source]),
+            str(tmp_path / name),
+            seed=0,
+            validation_fraction=0,
+            test_fraction=0.2,
+            settings={},
+        )
+
+    long = manifest("long_format.jsonl")
+    assert long["groups"] == {"train": 8, "test": 2}
+    assert long["languages"] == {"de": 8, "en": 8}
+    assert long["sources"]["records"]["rejected"] == {}
+    assert manifest("integer_ids.parquet")["sources"]["records"]["rejected"] == {}
+    chinese = manifest("chinese_scripts.jsonl")
+    assert chinese["sources"]["records"] | {"train": 0, "test": 0} == {
+        "groups": 12,
+        "rejected": {"one language left out: another form of it is read": 12},
+        "use": None,
+        "hub": [],
+        "train": 0,
+        "test": 0,
+    }
+    assert set(chinese["languages"]) == {"en", "zh"}
 
 
 def test_a_folder_is_read_in_order_and_a_byte_order_mark_does_no_harm(tmp_path):

@@ -12,6 +12,8 @@ import pytest
 from indices import write_served_index
 from services import CLI, Load, Service, environment, free_port, labelled, wait_until, write_releases
 
+from hybrid_ir.types import InputError
+
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
@@ -159,6 +161,9 @@ def test_search_in_the_terminal(local):
 
 def test_metrics_reach_ray(local):
     local.client.search("river", languages=["ar"])
+    with pytest.raises(InputError):
+        local.client.search("river", languages=["xx"])
+    missing: set[str] = set()
     asked = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(ray.nodes()[0]['MetricsExportPort'])"
     ray_env = environment(RAY_AUTH_MODE="token")
     said = subprocess.run(
@@ -169,14 +174,26 @@ def test_metrics_reach_ray(local):
     def scraped() -> bool:
         text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
         wanted = (
-            "hybrid_ir_request_seconds_bucket",
-            "hybrid_ir_batch_size",
-            "hybrid_ir_shard_seconds",
-            "hybrid_ir_queue_length",
+            "# TYPE ray_hybrid_ir_request_duration_seconds histogram",
+            "# TYPE ray_hybrid_ir_shard_duration_seconds histogram",
+            "# TYPE ray_hybrid_ir_batch_size histogram",
+            "# TYPE ray_hybrid_ir_requests_total counter",
+            "ray_hybrid_ir_request_duration_seconds_bucket{",
+            "ray_hybrid_ir_queue_length{",
+            "ray_hybrid_ir_queue_oldest_seconds{",
+            'code="200"',
+            'code="422"',
+            'language="ar"',
+            f'index_version="{local.client.stats()["index_version"]}"',
         )
-        return all(name in text for name in wanted) and 'language="ar"' in text
+        missing.clear()
+        missing.update(name for name in wanted if name not in text)
+        return not missing
 
-    wait_until(scraped, 40)
+    try:
+        wait_until(scraped, 40)
+    except AssertionError as error:
+        raise AssertionError(f"not among the metrics: {missing}") from error
 
 
 def test_an_encoder_of_another_space_is_refused_by_name(indices, tmp_path):

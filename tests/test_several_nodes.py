@@ -14,7 +14,7 @@ from indices import sample_passages, write_served_index
 from ray_nodes import BIN, autoscaling, environment, free_port, started
 from safetensors.numpy import load_file
 from training_runs import OVERRIDES, STEPS, Plain, experiment
-from training_store import make_store, make_tokenizer
+from training_store import make_reader, make_store
 
 from hybrid_ir.client import SearchClient
 from hybrid_ir.data.store import open_store
@@ -64,7 +64,7 @@ def test_jobs_train_on_nodes_that_come_are_stopped_and_go_on_and_a_bad_one_says_
     weights are those of the plain loop."""
     store, initial, out = tmp_path / "store", tmp_path / "initial", tmp_path / "run"
     make_store(store)
-    make_tokenizer(open_store(str(store)), initial)
+    make_reader(open_store(str(store)), initial)
     settings = [*OVERRIDES, f"store={store}", f"out={out}", f"encoder.name={initial}"]
     train = ["--", "hybrid-ir", "train", *settings, "train.feed=ray_data", "train.data_actors=1"]
     two = ["train.workers=2", "train.cpus_per_worker=0.6", "--wait-for-nodes=300"]

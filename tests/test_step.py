@@ -35,13 +35,14 @@ SCENARIOS = [
 ]
 NAMES = [f"{s.negatives}{'-symmetric' if s.symmetric else ''}{'-cached' if s.cached else ''}" for s in SCENARIOS]
 # What is planted in the seven rows of both batches: (i, j) = passage, or hard negative, j answers query i.
-PLANTED_POSITIVES = {(0, 4), (4, 0), (1, 6), (6, 1)}
-PLANTED_NEGATIVES = {(2, 3), (5, 5)}
+PLANTED_POSITIVES = {(0, 4), (4, 0), (1, 6), (6, 1), (2, 3), (3, 2)}
+PLANTED_NEGATIVES = {(2, 3), (3, 3), (5, 5)}
 
 
 def make_batch(step: int, rows: int = 7) -> Batch:
     """Seven rows in two languages, texts of 3 to 20 tokens. Rows 0 and 4 share a passage in one language, 1 and 6
-    across the two; the hard negative of row 3 is row 2's passage, that of row 5 its own."""
+    across the two; the hard negative of row 3 is row 2's passage, that of row 5 its own. Rows 2 and 3 ask the
+    same question."""
     random = np.random.default_rng(step)
 
     def texts() -> Tokens:
@@ -54,6 +55,8 @@ def make_batch(step: int, rows: int = 7) -> Batch:
     ids[2, 1] = -1
     negatives = np.asarray([900 + i for i in range(rows)])
     negatives[3], negatives[5] = ids[2, 0], ids[5, 1]
+    questions = np.arange(rows)[:, None]
+    questions[3] = questions[2]
     return Batch(
         step=step,
         kind="multilingual",
@@ -63,6 +66,8 @@ def make_batch(step: int, rows: int = 7) -> Batch:
         negative_tokens=texts(),
         passage_ids_BL=ids,
         passage_language_B=languages,
+        query_ids_BM=questions,
+        query_language_B=np.zeros(rows, dtype=np.int64),
         negative_ids_B=negatives,
     )
 

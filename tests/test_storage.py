@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from checkpoints import make_preset
 from conftest import make_group, write_store
 from indices import sample_passages, write_served_index
 
 from hybrid_ir.cli import app as cli
+from hybrid_ir.data.inputs import Input
+from hybrid_ir.data.prepare import prepare
+from hybrid_ir.data.store import open_store
 from hybrid_ir.index.folder import read_manifest
 from hybrid_ir.index.shard import open_shard
-from hybrid_ir.storage import fetch, open_filesystem, put, written
+from hybrid_ir.storage import fetch, open_filesystem, put, replace_folder, written
 from hybrid_ir.types import InputError, Interrupted
 
 COMMAND = [sys.executable, "-m", "hybrid_ir.cli"]
@@ -64,6 +70,17 @@ def test_what_is_written_to_a_uri_is_there_and_comes_back(request, tmp_path, sch
     assert (Path(fetch(uri)) / "deep" / "a.txt").read_text() == "two!"
 
 
+def test_a_key_that_would_leave_the_copy_is_refused(bucket, tmp_path, monkeypatch):
+    """In a bucket `..` is a name like any other."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = {"model/config.json": (2, 0), "../../../stolen": (2, 0)}
+    put_text(f"{bucket}/model/config.json", "{}")
+    monkeypatch.setattr("hybrid_ir.storage._files", lambda *_: files)
+    with pytest.raises(InputError, match=r"'\.\./\.\./\.\./stolen', which would lie outside of its copy"):
+        fetch(f"{bucket}/")
+    assert not list(tmp_path.rglob("stolen"))
+
+
 def test_what_others_write_is_left_alone(bucket, tmp_path):
     (tmp_path / "state").write_text("theirs")
     put(tmp_path, f"{bucket}/shared/ray")
@@ -109,6 +126,42 @@ def test_nothing_is_lost_when_the_place_is_gone_at_the_end(bucket):
     assert (left / "result").read_text() == "hours of work"
 
 
+def test_a_folder_is_replaced_in_one_step(tmp_path):
+    """A reader that lists the folder without a pause never finds it absent, or half of it."""
+    place, stop = tmp_path / "place", threading.Event()
+    place.mkdir()
+    (place / "0").touch()
+    seen = []
+
+    def watch():
+        while not stop.is_set():
+            try:
+                seen.append(len(os.listdir(place)))
+            except OSError:
+                seen.append(None)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for n in range(200):
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / str(n + 1)).touch()
+        replace_folder(tmp_path / "new", place)
+        assert [p.name for p in place.iterdir()] == [str(n + 1)]
+    stop.set()
+    watcher.join()
+    assert None not in seen
+    assert [p.name for p in tmp_path.iterdir()] == ["place"]
+
+
+def test_a_folder_is_replaced_where_names_cannot_be_exchanged(tmp_path, monkeypatch):
+    monkeypatch.setattr("hybrid_ir.storage._exchange", lambda a, b: False)
+    for name in ("place", "new", "place.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    replace_folder(tmp_path / "new", tmp_path / "place")
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["place", "place/new"]
+
+
 # The stages
 
 
@@ -123,6 +176,40 @@ def test_an_evaluation_reads_a_checkpoint_and_a_store_and_writes_measures_at_uri
     measures = json.loads((Path(fetch(f"{bucket}/test")) / "metrics.json").read_text())
     assert measures["checkpoint"] == f"{bucket}/run/checkpoint"
     assert 0 <= measures["AP_multi"] <= 1
+
+
+def test_a_store_at_a_uri_is_whole_until_a_new_one_is_complete(bucket):
+    """A typo in the path of a source, or a stop at any moment, leaves the old store as it was."""
+    uri = f"{bucket}/replaced"
+    groups = [make_group(n) for n in range(60)]
+    old = write_store(uri, groups)
+    files = names(uri)
+
+    def records():
+        yield from groups[:50]
+        assert names(uri) >= files, "the old store is there while the new one is made"
+        assert open_store(uri).take(0, np.arange(3), "q_en")
+        raise InputError("no file mine.jsonl")
+
+    with pytest.raises(InputError, match="no file"):
+        prepare([Input("tiny", records)], uri, seed=1, validation_fraction=0, test_fraction=0.2, settings={})
+    assert names(uri) == files
+    assert open_store(uri).manifest == old
+
+    put_text(f"{uri}/store-0000/train/part", "left by one that was killed")
+    new = write_store(uri, groups, seed=1)
+    assert open_store(uri).manifest == new
+    assert new["content_hash"] != old["content_hash"]
+    assert {name.partition("/")[0] for name in names(uri)} == {"manifest.json", new["folder"]}
+    assert open_store(uri).collection("test").queries
+
+
+def test_a_store_at_a_uri_of_the_older_layout_is_replaced(bucket, tmp_path):
+    write_store(tmp_path / "old", [make_group(n) for n in range(60)])
+    put(tmp_path / "old", f"{bucket}/older")
+    assert open_store(f"{bucket}/older").take(0, np.arange(3), "q_en")
+    new = write_store(f"{bucket}/older", [make_group(n) for n in range(60)])
+    assert {name.partition("/")[0] for name in names(f"{bucket}/older")} == {"manifest.json", new["folder"]}
 
 
 def test_an_index_at_a_uri_is_checked_and_opened(bucket, tmp_path):

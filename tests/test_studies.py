@@ -69,7 +69,7 @@ def test_overrides_change_what_all_trials_share(tmp_path):
     assert load_study("robustness", "toy", tmp_path, ["train.steps=7"]).experiment.train.steps == 7
     with pytest.raises(InputError, match=r"did you mean 'train\.steps'"):
         load_study("robustness", "toy", tmp_path, ["train.step=7"])
-    with pytest.raises(InputError, match=r"the value of 'batch\.mix=\{' is not YAML"):
+    with pytest.raises(InputError, match=r"the value of 'batch\.mix=\{' is not readable YAML"):
         load_study("robustness", "toy", tmp_path, ["batch.mix={"])
 
 

@@ -13,7 +13,8 @@ from hybrid_ir.config.experiment import Experiment
 from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.data.store import open_store
 from hybrid_ir.encoders.embedding import Embedder, freeze_unused
-from hybrid_ir.encoders.loading import load_encoder
+from hybrid_ir.encoders.tokens import TextReader
+from hybrid_ir.training.checkpoint import load_model
 from hybrid_ir.training.step import LossSettings, backward, learning_rate_at, make_optimizer, update
 
 STEPS = 60
@@ -36,8 +37,8 @@ class Plain:
         settings, store = experiment.train, open_store(experiment.store)
         assert settings.evaluate_every
         torch.set_num_threads(1)
-        model = load_encoder(str(initial), max_tokens=experiment.encoder.max_tokens)
-        builder = builder_for(experiment, store, plan_for(store, experiment), model.tokenizer)
+        model = load_model(experiment, str(initial), torch.device("cpu"))
+        builder = builder_for(experiment, store, plan_for(store, experiment), TextReader.of(model))
         embedder = Embedder(model, precision="fp32", micro_batch_tokens=settings.micro_batch_tokens)
         freeze_unused(embedder)
         embedder.train()

@@ -12,6 +12,7 @@ from hybrid_ir.data.prepare import prepare
 from hybrid_ir.data.store import Store
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.presets import create_encoder
+from hybrid_ir.encoders.tokens import TextReader
 from hybrid_ir.types import Group, Passage
 
 WORDS = {"de": ("wo ist", "liegt bei"), "en": ("where is", "stands at"), "es": ("dónde está", "queda en")}
@@ -38,7 +39,7 @@ def make_store(path: Path, n: int = 300, seed: int = 0) -> dict[str, Any]:
     )
 
 
-def make_tokenizer(store: Store, folder: Path) -> Any:
+def make_reader(store: Store, folder: Path) -> TextReader:
     texts = [
         text
         for x in store.languages
@@ -46,4 +47,4 @@ def make_tokenizer(store: Store, folder: Path) -> Any:
         for text in store.take(0, np.arange(store.partitions[0].rows), f"{half}_{x}")
     ]
     create_encoder("tiny", texts, folder, vocabulary=600, max_tokens=32, seed=0)
-    return load_encoder(str(folder), max_tokens=32).tokenizer
+    return TextReader.of(load_encoder(str(folder), max_tokens=32))

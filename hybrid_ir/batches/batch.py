@@ -27,11 +27,20 @@ class Batch:
     negative_tokens: Tokens | None
     passage_ids_BL: np.ndarray  # int64 hash of each group's passage id in each of the L languages; -1 = it has none
     passage_language_B: np.ndarray  # index into L of each row's passage
+    query_ids_BM: np.ndarray  # likewise of its question, in each of the M languages that queries are in
+    query_language_B: np.ndarray  # index into M of each row's query
     negative_ids_B: np.ndarray | None
 
     @property
     def size(self) -> int:
         return len(self.query_tokens)
+
+    @property
+    def repeats_a_question(self) -> bool:
+        """Whether two groups ask the same question in one of the batch's languages. Told here, on the CPU: to ask a
+        mask on a GPU would wait for it."""
+        ids = np.sort(self.query_ids_BM, axis=0)
+        return bool(((ids[1:] == ids[:-1]) & (ids[1:] >= 0)).any())
 
     def slice(self, rank: int, workers: int) -> builtins.slice:
         """The rows that a rank works on."""

@@ -1,4 +1,4 @@
-"""The plan's rows, read and tokenised. In: a plan, its store, a tokenizer. Out: the `Batch` of any step.
+"""The plan's rows, read and tokenised. In: a plan, its store, an encoder's reader. Out: the `Batch` of any step.
 
 The same on every machine: nothing depends on which steps were built before.
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from hybrid_ir.batches.batch import Batch
 from hybrid_ir.batches.plan import BatchPlan, Plan
 from hybrid_ir.data import Lexicon, Store, code_switch
-from hybrid_ir.encoders import Tokens, tokenize
+from hybrid_ir.encoders import TextReader, Tokens
 from hybrid_ir.types import key64
 
 
@@ -25,10 +24,7 @@ class BatchBuilder:
 
     store: Store
     plan: Plan
-    tokenizer: Any
-    query_prefix: str
-    passage_prefix: str
-    max_tokens: int
+    reader: TextReader
     negatives: bool
     positives: str
     code_switch: float
@@ -40,7 +36,7 @@ class BatchBuilder:
         passages = self._tokens(plan, "p", passage_languages)
         # The same text twice, prefix and all: only dropout may tell the two apart (SimCSE).
         queries = passages if self.positives == "same_text" else self._tokens(plan, "q", query_languages)
-        languages = sorted(set(passage_languages))
+        asked, answered = sorted(set(query_languages)), sorted(set(passage_languages))
         return Batch(
             step=step,
             kind=plan.kind,
@@ -48,8 +44,10 @@ class BatchBuilder:
             query_tokens=queries,
             passage_tokens=passages,
             negative_tokens=self._tokens(plan, "n", passage_languages) if self.negatives else None,
-            passage_ids_BL=self._passage_ids(plan, languages),
-            passage_language_B=np.asarray([languages.index(x) for x in passage_languages], dtype=np.int64),
+            passage_ids_BL=self._ids(plan, "p_id", answered),
+            passage_language_B=np.asarray([answered.index(x) for x in passage_languages], dtype=np.int64),
+            query_ids_BM=self._ids(plan, "q", asked),
+            query_language_B=np.asarray([asked.index(x) for x in query_languages], dtype=np.int64),
             negative_ids_B=_keys(self._texts(plan, "n_id", passage_languages)) if self.negatives else None,
         )
 
@@ -63,19 +61,19 @@ class BatchBuilder:
                 others = [x for x in self.store.languages if x != language]
                 random = np.random.default_rng([self.plan.seed, plan.step, "qp".index(half), row])
                 texts[row] = code_switch(texts[row], self.lexicon, language, others, self.code_switch, random)
-        prefix = self.query_prefix if half == "q" else self.passage_prefix
-        return tokenize(self.tokenizer, texts, prefix, self.max_tokens)
+        return self.reader.read(texts, "query" if half == "q" else "document")
 
     def _texts(self, plan: BatchPlan, half: str, languages: Sequence[str]) -> list[str]:
         """Column `half` of every row in that row's language."""
         return self._read(plan, np.arange(len(languages)), [f"{half}_{language}" for language in languages])
 
-    def _passage_ids(self, plan: BatchPlan, languages: Sequence[str]) -> np.ndarray:
-        """`Batch.passage_ids_BL`."""
+    def _ids(self, plan: BatchPlan, half: str, languages: Sequence[str]) -> np.ndarray:
+        """Hashes of column `half` of each row in each of these languages, -1 where its group has none. A question has
+        no other id than its text."""
         has_BL = np.array([[x in self.plan.partitions[p].languages for x in languages] for p in plan.partition_B])
         ids_BL = np.full(has_BL.shape, -1, dtype=np.int64)
         rows, columns = np.nonzero(has_BL)
-        ids_BL[has_BL] = _keys(self._read(plan, rows, [f"p_id_{languages[x]}" for x in columns.tolist()]))
+        ids_BL[has_BL] = _keys(self._read(plan, rows, [f"{half}_{languages[x]}" for x in columns.tolist()]))
         return ids_BL
 
     def _read(self, plan: BatchPlan, rows: np.ndarray, columns: Sequence[str]) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hybrid_ir.batches.builder import BatchBuilder
 from hybrid_ir.batches.plan import Plan, make_plan
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Lexicon, Store, cldr_lexicon, read_lexicon
+from hybrid_ir.encoders import TextReader
 from hybrid_ir.types import InputError
+
+MOST_EPOCHS_APART = 2.0
 
 
 def plan_for(store: Store, experiment: Experiment) -> Plan:
@@ -37,15 +38,25 @@ def plan_for(store: Store, experiment: Experiment) -> Plan:
     return plan
 
 
-def builder_for(experiment: Experiment, store: Store, plan: Plan, tokenizer: Any) -> BatchBuilder:
+def uneven_epochs(plan: Plan, steps: int) -> str | None:
+    """What a user should hear before a training that goes through some groups far more often than through others."""
+    epochs = plan.epochs(steps)
+    often, seldom = max(epochs, key=epochs.__getitem__), min(epochs, key=epochs.__getitem__)
+    if epochs[often] - epochs[seldom] <= MOST_EPOCHS_APART:
+        return None
+    of = {p.name: f"the {p.rows:,} groups in {'+'.join(p.languages)}" for p in plan.partitions}
+    return (
+        f"{of[often]} are gone through {epochs[often]:.1f} times, {of[seldom]} {epochs[seldom]:.1f} times: languages "
+        "and pairs have equal shares of the batches; batch.language_temperature=1 weighs them by their size"
+    )
+
+
+def builder_for(experiment: Experiment, store: Store, plan: Plan, reader: TextReader) -> BatchBuilder:
     """The builder of an experiment's batches. Raises InputError as `lexicon_for` does."""
     return BatchBuilder(
         store,
         plan,
-        tokenizer,
-        query_prefix=experiment.encoder.query_prefix,
-        passage_prefix=experiment.encoder.passage_prefix,
-        max_tokens=experiment.encoder.max_tokens,
+        reader,
         negatives=experiment.loss.negatives != "in_batch",
         positives=experiment.batch.positives,
         code_switch=experiment.batch.code_switch,

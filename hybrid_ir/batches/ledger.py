@@ -10,7 +10,7 @@ from hybrid_ir.batches.plan import Plan
 def make_ledger(plan: Plan, progress: dict[str, Any]) -> dict[str, Any]:
     """Asked and realised shares: kinds as shares of batches, pairs as shares of all rows.
 
-    `progress` is of a `checkpoint.Progress`: steps done, batches of each kind, rows of each pair.
+    `progress` is of a `checkpoint.Progress`: steps done, batches of each kind, rows of each pair, texts that were cut.
     """
     asked = plan.asked()
     batches = max(sum(progress["kinds"].values()), 1)
@@ -30,5 +30,9 @@ def make_ledger(plan: Plan, progress: dict[str, Any]) -> dict[str, Any]:
         "kinds": kinds,
         "pairs": pairs,
         "epochs": plan.epochs(progress["done"]),
+        "texts": {
+            language: {"trained_on": texts, "cut": cut, "share_cut": cut / texts}
+            for language, (texts, cut) in sorted(progress["texts"].items())
+        },
         "unused_partitions": [{"name": p.name, "languages": list(p.languages), "rows": p.rows} for p in plan.unused],
     }

@@ -22,6 +22,8 @@ from hybrid_ir.config import Kind
 from hybrid_ir.data import ROWS_PER_BLOCK, Partition
 from hybrid_ir.types import InputError
 
+MOST_PARTS = 1 << 15
+"""A third of a second to lay out, 256 KiB to hold."""
 Pair = tuple[str, str]
 """(query language, passage language)"""
 
@@ -200,7 +202,7 @@ def _deal(
     languages: Sequence[str],
     required: bool,
     cross_lingual: str,
-    temperature: float | None,
+    language_temperature: float | None,
     batch_size: int,
 ) -> _Deal:
     if kind == "cross_lingual":
@@ -228,18 +230,29 @@ def _deal(
             "parallel data"
         )
     parts = [1] * len(served)
-    if temperature is not None:
-        parts = whole_parts([(size / max(sizes)) ** (1 / temperature) for size in sizes], 10_000)
+    if language_temperature is not None:
+        parts = whole_parts([(size / max(sizes)) ** (1 / language_temperature) for size in sizes], 10_000)
     return _Deal(
         kind=kind,
         pairs=tuple(served),
         schedule=Schedule(parts),
         per_row=kind == "multilingual" or (kind == "cross_lingual" and cross_lingual == "per_row"),
         serving=tuple(
-            _Serving(np.array(members), np.array(able), Schedule(whole_parts([partitions[i].rows for i in able], 1024)))
+            _Serving(np.array(members), np.array(able), Schedule(_parts_by_size([partitions[i].rows for i in able])))
             for able, members in by_partitions.items()
         ),
     )
+
+
+def _parts_by_size(rows: Sequence[int]) -> list[int]:
+    """Parts in proportion to the rows of partitions. A schedule is a table of their sum, so they are no finer than it
+    takes to give every partition its share to within a tenth, or than MOST_PARTS allows."""
+    share = np.asarray(rows) / sum(rows)
+    for most in (1 << 10, 1 << 13, MOST_PARTS):
+        parts = whole_parts(rows, most)
+        if (np.abs(np.asarray(parts) / sum(parts) - share) <= 0.1 * share).all():
+            break
+    return parts
 
 
 def _earlier_equals(values: np.ndarray) -> np.ndarray:

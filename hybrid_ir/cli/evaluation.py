@@ -50,10 +50,14 @@ def evaluate(
         path, corpus = fetch(path), None if corpus is None else fetch(corpus)
     wanted = [x.strip() for x in languages.split(",") if x.strip()] if languages else None
     test = load_test(collection, path, split=split, languages=wanted, corpus=corpus)
-    model = load_encoder(checkpoint, pooling=experiment.encoder.pooling, device=best_device())
-    if config is not None and not any(model.prompts.values()):
-        # The model declares no prefixes of its own, and the user gave a config that does.
-        model.prompts |= {"query": experiment.encoder.query_prefix, "document": experiment.encoder.passage_prefix}
+    section = experiment.encoder
+    model = load_encoder(
+        checkpoint,
+        pooling=section.pooling,
+        query_prefix=section.query_prefix,
+        passage_prefix=section.passage_prefix,
+        device=best_device(),
+    )
     with counter("encoding", count_texts(test)) as count, written(out) as folder:
         done = 0
 
@@ -64,6 +68,8 @@ def evaluate(
 
         summary = run_evaluation(model, checkpoint, test, folder, experiment, progress)
     console().print(f"measures written to {out} (report: {out}/report.html)")
+    if summary.get("collapsed"):
+        console().print("warning: the encoder is collapsed: it gives all candidates nearly the same vector")
     if "measures" in summary:  # a task's own
         console().print(task_table(collection, summary))
         if left_out := [f"{n:,} {name}" for name, n in summary["counts"]["left_out"].items() if n]:

@@ -69,7 +69,7 @@ def build(
             experiment.index,
             seed=experiment.seed,
             pooling=experiment.encoder.pooling,
-            prefixes=None if config is None else (experiment.encoder.query_prefix, experiment.encoder.passage_prefix),
+            prefixes=(experiment.encoder.query_prefix, experiment.encoder.passage_prefix),
             progress=progress,
         )
     console().print(f"index written to {out} in {time.perf_counter() - begun:.0f} s (space {manifest.space['id']})")

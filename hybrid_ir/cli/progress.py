@@ -70,6 +70,15 @@ class TrainingProgress:
     def report(self, row: dict[str, Any]) -> None:
         if row.get("stopping"):
             self._console.print("stopping after this step and saving; Ctrl-C again to leave at once")
+        elif "warning" in row:
+            self._console.print(f"warning: {row['warning']}", highlight=False)
+        elif encoder := row.get("encoder"):
+            tokens, asked = encoder["max_tokens"], encoder["max_tokens_asked"] or 0
+            clipped = f" (of {asked} that were asked for: it has positions for no more)" if asked > tokens else ""
+            self._console.print(
+                f"encoder {encoder['name']}: queries behind {encoder['query_prefix']!r}, passages behind "
+                f"{encoder['passage_prefix']!r}, texts up to {tokens} tokens{clipped}"
+            )
         elif "loss" in row:
             batches = sum(row["kinds"].values())
             mix = " ".join(f"{kind} {n / batches:.0%}" for kind, n in row["kinds"].items())

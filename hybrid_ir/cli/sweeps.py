@@ -17,7 +17,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the trials and wh
 
 
 def tune(
-    space: Annotated[Path, typer.Option("--space", "-s", help="YAML file of the search space (README).")],
+    space: Annotated[Path, typer.Option("--space", "-s", help="YAML file of the search space (docs/tune.md).")],
     out: Annotated[str, typer.Option(help="Folder for the trials, trials.parquet, best/ and report.html.")],
     config: Config = None,
     overrides: Overrides = None,

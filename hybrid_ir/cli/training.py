@@ -16,7 +16,7 @@ def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose
     from hybrid_ir.cli.progress import counter
     from hybrid_ir.cli.terminal import console
     from hybrid_ir.config import load_experiment
-    from hybrid_ir.data import prepare_experiment
+    from hybrid_ir.data import files_root, prepare_experiment
 
     experiment = load_experiment(config, overrides or ())
     with counter("reading") as count:
@@ -26,7 +26,8 @@ def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose
     out.print(_store_table(manifest))
     rejected = sum(sum(s["rejected"].values()) for s in manifest["sources"].values())
     if rejected:
-        out.print(f"{rejected:,} records were rejected; each is in {experiment.store}/rejected/ with its reason")
+        folder = f"{files_root(experiment.store, manifest)}/rejected/"
+        out.print(f"{rejected:,} records were rejected; each is in {folder} with its reason")
 
 
 def train(
@@ -57,6 +58,11 @@ def train(
         f"{metrics['steps']} steps, {metrics['pairs_per_s']:.0f} pairs/s, "
         f"input wait {metrics['input_wait']:.1%}, loss {metrics['loss']:.3f}"
     )
+    share_cut = metrics.get("share_cut", {})  # a run of an older version has none
+    if any(share_cut.values()):
+        most = sorted(share_cut.items(), key=lambda each: -each[1])[:8]
+        shown = ", ".join(f"{language} {share:.1%}" for language, share in most if share)
+        out.print(f"texts longer than the encoder reads were cut, of each language: {shown}")
     if metrics["validation"]:
         out.print(
             measures_table(
@@ -68,7 +74,9 @@ def train(
 def compare(
     mixes: Annotated[
         str,
-        typer.Option(help="Comma-separated: monolingual, cross_lingual, multilingual, hybrid, or a baseline (README)."),
+        typer.Option(
+            help="Comma-separated: monolingual, cross_lingual, multilingual, hybrid, or a baseline (docs/tune.md)."
+        ),
     ],
     config: Config = None,
     overrides: Overrides = None,

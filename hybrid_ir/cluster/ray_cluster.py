@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from hybrid_ir.types import InputError
 
 
 @contextmanager
-def ray_session(verbose: bool, cpus: int | None = None) -> Iterator[dict[str, float]]:
+def ray_session(verbose: bool, cpus: int | None = None, *, shielded: bool = True) -> Iterator[dict[str, float]]:
     """Yield the cluster's resources. Joins the cluster of RAY_ADDRESS, else starts one here and ends it afterwards.
 
-    One that is started has `cpus` of the machine's CPUs (None = all)."""
+    One that is started has `cpus` of the machine's CPUs (None = all). If it is `shielded`, SIGTERM and SIGINT are for
+    this process alone, which can save while Ray's processes go on.
+    """
     # Token authentication stays on; naming it drops a warning. Ray reads it at import, and set any later it would
     # reach the servers that Ray starts but not this process, which they then refuse.
     if "ray" not in sys.modules:
@@ -40,18 +44,36 @@ def ray_session(verbose: bool, cpus: int | None = None) -> Iterator[dict[str, fl
         {"address": address} if address else {"address": "local", "include_dashboard": False, "num_cpus": cpus}
     )
     try:
-        ray.init(
-            **arguments,
-            log_to_driver=verbose,
-            logging_level=logging.INFO if verbose else logging.ERROR,
-            configure_logging=verbose,
-        )
+        with _sigterm_blocked() if shielded else nullcontext():
+            ray.init(
+                **arguments,
+                log_to_driver=verbose,
+                logging_level=logging.INFO if verbose else logging.ERROR,
+                configure_logging=verbose,
+            )
     except ConnectionError as error:
         raise InputError(f"no Ray cluster answers at RAY_ADDRESS={address}; start one or unset it ({error})") from error
     try:
         yield dict(ray.cluster_resources())
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Context whose child processes, and theirs, never see SIGTERM: they inherit what this thread blocks.
+
+    `timeout` and Slurm send it to a whole process group and systemd to all that a service started, whichever group they
+    are in. Ray blocks SIGINT so itself. At its end Ray kills what SIGTERM does not end.
+    """
+    if threading.current_thread() is not threading.main_thread():  # its mask would not be what this thread's is
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def live_nodes() -> int:

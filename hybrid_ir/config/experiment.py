@@ -37,15 +37,20 @@ class Prepare(Section):
 
 class EncoderSection(Section):
     name: str = setting("tiny", on_resume="keep")
-    """A preset made from scratch (tiny, mini), a folder, or a Hugging Face name (FacebookAI/xlm-roberta-base)."""
+    """A preset made from scratch (tiny, mini), a folder, or a Hugging Face name (FacebookAI/xlm-roberta-base), which
+    may name its revision: OWNER/NAME@COMMIT."""
     pooling: Literal["mean", "cls", "max"] = setting("mean", on_resume="keep")
     """Pooling of a model that brings none of its own; one that does (LaBSE, E5) keeps it."""
-    query_prefix: str = setting("Query: ", on_resume="keep")
-    """Put before each query; "" = nothing."""
-    passage_prefix: str = setting("Passage: ", on_resume="keep")
-    """Put before each passage; "" = nothing."""
-    max_tokens: int = setting(256, on_resume="keep", ge=4)
-    """Tokens of the longest text, prefix and special tokens included. Longer ones are cut."""
+    query_prefix: str | None = setting(None, on_resume="keep")
+    """Put before each query; "" = nothing; null = what the model itself asks for, and "Query: " for one that says
+    nothing of prefixes."""
+    passage_prefix: str | None = setting(None, on_resume="keep")
+    """Put before each passage; "" = nothing; null = the model's own, and "Passage: " for one that says nothing."""
+    max_tokens: int | None = setting(None, on_resume="keep", ge=4)
+    """Tokens of the longest text, prefix and special tokens included. Longer ones are cut. Null = the model's own
+    length, 256 for a preset. At most what the model has positions for."""
+    dropout: float | None = setting(None, on_resume="keep", ge=0, lt=1)
+    """Share of values that layers drop in training; null = the model's own, 0 for a preset."""
     vocabulary: int = setting(16000, on_resume="keep", ge=300)
     """Entries of the tokenizer that a preset trains on the store."""
 
@@ -149,7 +154,10 @@ class Train(Section):
     early_stopping_measure: Literal["AP_mono", "AP_cross", "AP_multi", "AP_mean"] = setting("AP_mean", on_resume="keep")
     """What chooses the checkpoint that is kept. AP_mean is the mean of the three."""
     checkpoint_every: int | None = setting(None, on_resume="free", ge=1)
-    """Save a resumable checkpoint every so many steps; null = at validations, on Ctrl-C and at the end."""
+    """Save a resumable checkpoint every so many steps, too; null = by the clock, at validations, on Ctrl-C and at the
+    end."""
+    checkpoint_minutes: float | None = setting(5.0, on_resume="free", gt=0)
+    """Save a resumable checkpoint when the last one is this old, whatever a step takes; null = never for its age."""
     max_failures: int = setting(3, on_resume="free", ge=0)
     """Restarts of the worker group (a lost node, a killed worker) before giving up; 0 = none."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = setting(("tensorboard",), on_resume="free")

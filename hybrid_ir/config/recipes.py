@@ -18,8 +18,10 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "multilingual": {"batch": {"mix": {"multilingual": 1.0}}},
     "hybrid": {"batch": {"mix": {"monolingual": 0.5, "cross_lingual": 0.5}}},
     "english_only": {"batch": {"mix": {"monolingual": 1.0}, "languages": ("en",)}},
-    # arXiv 2104.08821. Supervised: English pairs, each with its hard negative, which the store must have.
+    # arXiv 2104.08821. Dropout alone tells the two vectors of a text apart: the paper's 0.1 (its section 3), and one
+    # prefix for both. Supervised: English pairs, each with its hard negative, which the store must have.
     "simcse": {
+        "encoder": {"dropout": 0.1, "query_prefix": "", "passage_prefix": ""},
         "batch": {"mix": {"monolingual": 1.0}, "positives": "same_text"},
         "loss": {"negatives": "in_batch"},
     },

@@ -115,8 +115,8 @@ class SquadShiftsSource(Source):
 
     kind: Literal["squadshifts"]
     """The name of this kind of source."""
-    path: str = "hub:squadshifts"
-    """hub:OWNER/NAME, or a local folder."""
+    path: str = "hub:ludwigschmidt/squadshifts@refs/convert/parquet"
+    """hub:OWNER/NAME@REVISION (its main branch has a script and no data), or a local folder."""
     subsets: tuple[str, ...] = ("new_wiki", "nyt", "reddit", "amazon")
     """Domains to read."""
 

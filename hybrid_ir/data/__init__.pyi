@@ -4,7 +4,10 @@ from .find_files import (
     record_files as record_files,
     resolve_files as resolve_files,
 )
-from .groups import shorten as shorten
+from .groups import (
+    id_text as id_text,
+    shorten as shorten,
+)
 from .lexicon import (
     UNSPACED as UNSPACED,
     UNSPACED_CHARACTER as UNSPACED_CHARACTER,
@@ -29,6 +32,7 @@ from .store import (
     ROWS_PER_BLOCK as ROWS_PER_BLOCK,
     Partition as Partition,
     Store as Store,
+    files_root as files_root,
     is_store as is_store,
     open_store as open_store,
 )

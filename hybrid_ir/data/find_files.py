@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
-from hybrid_ir.languages import language_code
-from hybrid_ir.types import InputError, one_line
+from hybrid_ir.languages import form_order, language_code, written_form
+from hybrid_ir.types import InputError, Rejected, one_line
 
 
 def resolve_files(root: str | Path, *patterns: str) -> list[Path]:
@@ -22,19 +23,7 @@ def resolve_files(root: str | Path, *patterns: str) -> list[Path]:
     """
     folder = Path(root)
     if str(root).startswith("hub:"):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError
-
-        name, _, revision = str(root).removeprefix("hub:").partition("@")
-        try:
-            folder = Path(
-                snapshot_download(name, repo_type="dataset", revision=revision or None, allow_patterns=list(patterns))
-            )
-        except (OSError, HFValidationError) as error:
-            raise InputError(
-                f"cannot get {' or '.join(patterns)} of {root} ({one_line(error)}); "
-                "connect to the hub, or set the path of a local copy"
-            ) from error
+        folder = _snapshot(str(root), patterns)
     elif not folder.is_dir():
         raise InputError(f"no folder {root}; set the path of a local copy, or hub:OWNER/NAME")
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
@@ -48,25 +37,79 @@ def resolve_files(root: str | Path, *patterns: str) -> list[Path]:
     return matched
 
 
+def pinned(root: str) -> str:
+    """`hub:OWNER/NAME` with the commit that its branch, or the main one, is at: every file is then of that one.
+
+    Any other path is itself. Raises InputError if the hub cannot be reached and has not been before.
+    """
+    return f"{root.partition('@')[0]}@{_snapshot(root, ()).name}" if root.startswith("hub:") else root
+
+
+def _snapshot(root: str, patterns: Sequence[str]) -> Path:
+    """The folder of the hub's cache with the files of a data set that match; its name is the commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    name, _, revision = root.removeprefix("hub:").partition("@")
+    try:
+        found = snapshot_download(name, repo_type="dataset", revision=revision or None, allow_patterns=list(patterns))
+    except (OSError, HFValidationError) as error:
+        raise InputError(
+            f"cannot get {' or '.join(patterns) or 'the files'} of {root} ({one_line(error)}); "
+            "connect to the hub, or set the path of a local copy"
+        ) from error
+    return Path(found)
+
+
+class LanguageFiles(NamedTuple):
+    """A file of each language, sorted by code, and those that were left out, each with its reason."""
+
+    files: dict[str, Path]
+    left_out: list[Rejected]
+
+
 def files_by_language(
     tagged: Iterable[tuple[str, Path]], languages: Sequence[str] | None, folder: str | Path
-) -> dict[str, Path]:
-    """File of each language that is wanted (None = all), the first of those with one code. Sorted by code."""
-    found: dict[str, Path] = {}
+) -> LanguageFiles:
+    """File of each language that is wanted (None = all); of several forms of one the usual (zh-CN before zh-TW).
+
+    A wanted language may name its form: zh-TW. Left out are other forms, and, where all are wanted, files whose tag no
+    language has. Raises InputError for a language that is not there, and for two files of one language and form.
+    """
+    found: dict[str, list[tuple[str, Path]]] = {}
     unknown = []
     for tag, path in tagged:
         try:
-            found.setdefault(language_code(tag), path)
+            found.setdefault(language_code(tag), []).append((tag, path))
         except InputError:
-            unknown.append(path.name)
-    wanted = {language_code(language) for language in languages} if languages is not None else set(found)
-    if languages is None and unknown:
-        raise InputError(f"cannot tell the language of {', '.join(unknown)} in {folder}; list the languages to read")
-    if missing := sorted(wanted - found.keys()):
+            unknown.append(Rejected(path.name, "left out: no known language has its tag", tag))
+    wanted = {language_code(tag): written_form(tag) for tag in languages if tag} if languages is not None else {}
+    codes = set(found) if languages is None else set(wanted)
+    if missing := sorted(codes - found.keys()):
         raise InputError(f"no {', '.join(missing)} in {folder}; its languages are: {' '.join(sorted(found)) or 'none'}")
-    if not wanted:
+    if not codes:
         raise InputError(f"no file of the expected names in {folder}; found {listing(Path(folder))}")
-    return {code: found[code] for code in sorted(wanted)}
+    chosen, left_out = {}, unknown if languages is None else []
+    for code in sorted(codes):
+        forms = sorted(found[code], key=lambda pair: (written_form(pair[0]) != wanted.get(code), form_order(pair[0])))
+        (tag, chosen[code]), *others = forms
+        for other, path in others:
+            if written_form(other) == written_form(tag):
+                raise InputError(
+                    f"{chosen[code]} and {path} are both of the language {code}; "
+                    "keep one of them, or set the path of a folder that has one"
+                )
+            if wanted.get(code, code) == code:
+                left_out.append(Rejected(path.name, "left out: another form of a language that is read", other))
+    return LanguageFiles(chosen, left_out)
+
+
+def the_file(root: str | Path, pattern: str) -> Path:
+    """The one file below `root` that matches, as `resolve_files` finds it. Raises InputError if there are several."""
+    first, *others = resolve_files(root, pattern)
+    if others:
+        raise InputError(f"{first} and {others[0]} are both {pattern}; keep one of them, or set a folder that has one")
+    return first
 
 
 def record_files(root: Path) -> list[Path]:

@@ -21,6 +21,7 @@ def checked_group(
     queries: Mapping[str, str],
     passages: Mapping[str, Passage],
     negatives: Mapping[str, Passage] | None = None,
+    forms: Mapping[str, str] | None = None,
 ) -> Records:
     """The group of the languages whose query and passage are both good, and a `Rejected` for each of the others."""
     good: list[str] = []
@@ -36,7 +37,8 @@ def checked_group(
         yield Rejected(where, unnamed or "no query and no passage", shorten(queries or group_id))
         return
     for code, flaw in flaws:
-        shown = {"language": code, "query": queries.get(code), "passage": passages.get(code)}
+        passage = passages.get(code)
+        shown = {"language": code, "query": queries.get(code), "passage": passage and passage.text}
         yield Rejected(where, f"one language left out: {flaw}" if good else flaw, shorten(shown))
     if not good:
         return
@@ -53,6 +55,7 @@ def checked_group(
         {code: queries[code].strip() for code in good},
         {code: passages[code]._replace(text=passages[code].text.strip()) for code in good},
         kept,
+        {code: tag for code, tag in (forms or {}).items() if code in good},
     )
 
 
@@ -89,6 +92,13 @@ def content_passage(code: str, text: str) -> Passage:
     return Passage(passage_id(code, text), text)
 
 
+def id_text(value: object) -> str | None:
+    """An id as a text: an integer in its decimal digits, also where a column with gaps made it 7.0; None if neither."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+
+
 def queries_of(groups: Iterable[Group]) -> list[Query]:
     """A query of each language version of each group."""
     return [Query(f"{g.group_id}/{code}", g.group_id, code, text) for g in groups for code, text in g.queries.items()]
@@ -109,7 +119,7 @@ def _flaw(what: str, text: str | None) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        return f"{what} is not valid UTF-8"
+        return f"{what} is not valid UTF-8 (convert the file from its encoding, such as Latin-1)"
     return ""
 
 

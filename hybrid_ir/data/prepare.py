@@ -58,13 +58,13 @@ def prepare(
 ) -> dict[str, Any]:
     """Write the store at `path` and return its manifest. `settings` is recorded in it.
 
-    A local store appears whole or not at all; on an object store the manifest is written last. Raises InputError when a
+    A store appears whole or not at all, and an old one at `path` can be read until then. Raises InputError when a
     source yields no good group, when nothing is left to train on, or when `path` holds something that is not a store.
     """
-    with staged(path) as root, tempfile.TemporaryDirectory(prefix="hybrid-ir-prepare-") as scratch:
+    with staged(path) as (root, folder), tempfile.TemporaryDirectory(prefix="hybrid-ir-prepare-") as scratch:
         scattered = scatter(inputs, Path(scratch), root, progress)
         split_of = assign_splits(scattered.documents.items(), seed, validation_fraction, test_fraction)
-        manifest = _write(inputs, scattered, split_of, root, seed) | {"settings": settings}
+        manifest = _write(inputs, scattered, split_of, root, seed) | {"folder": folder, "settings": settings}
         filesystem, inner = open_filesystem(root)
         with filesystem.open_output_stream(f"{inner}/manifest.json") as stream:
             stream.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())

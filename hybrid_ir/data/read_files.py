@@ -6,6 +6,7 @@ A file that is missing or breaks off is an InputError that names it and the last
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import zlib
@@ -29,12 +30,26 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
             for number, line in enumerate(stream, start=1):
+                if number == 1 and (encoding := _other_encoding(line)):
+                    raise InputError(f"{path} is {encoding}, not UTF-8; convert it: iconv -f {encoding} -t UTF-8")
                 text = line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
                 yield number, text.removeprefix("\ufeff") if number == 1 else text
     except FileNotFoundError:
         raise InputError(f"no file {path}; found {listing(path.parent)} in its folder") from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read after line {number} ({one_line(error)}); copy it again") from error
+
+
+def _other_encoding(start: bytes) -> str:
+    """UTF-16 or UTF-32 if a file begins so, with a byte order mark or with the zero bytes of Latin letters; else ""."""
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "UTF-32"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    zeros = [at % 2 for at in range(min(len(start), 64)) if start[at] == 0]
+    if len(zeros) >= 2 and len(set(zeros)) == 1:
+        return "UTF-16LE" if zeros[0] else "UTF-16BE"
+    return ""
 
 
 def read_tsv(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:

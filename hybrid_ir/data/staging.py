@@ -1,12 +1,15 @@
 """Where a store is written until it is whole.
 
-In: where the store is to stand. Out: a place to write it; a local store then appears there whole or not at all.
+In: where the store is to stand. Out: a place to write it; it then takes the place of an old one from one moment to the
+next. Until then the old store is whole and can be read, and so it stays if the new one fails.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,55 +17,86 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from hybrid_ir.storage import open_filesystem
+from hybrid_ir.storage import open_filesystem, replace_folder
 from hybrid_ir.types import InputError
 
 
 @contextmanager
-def staged(path: str) -> Iterator[str]:
-    """The folder or URI to write a store in, which is at `path` when the context ends, and gone when it fails.
+def staged(path: str) -> Iterator[tuple[str, str]]:
+    """Where to write a store that is to be at `path`, its manifest.json last; and what is its folder below `path`.
 
-    A local store is built beside its place and moved there. On an object store it is written in place, after what was
-    there is deleted. Raises InputError where `path` is a file, holds something that is not a store, or is read-only.
+    A local store is written beside its place and moved there whole: its folder is "", `path` itself. An object store
+    moves nothing, so there every store has a folder of its own name below `path`, which its manifest gives. The
+    manifest is put at `path` in one step, and then what it does not name is deleted. Raises InputError where `path` is
+    a file, holds something that is not a store, is read-only, or is being written by another process.
     """
     filesystem, inner = open_filesystem(path)
     occupied = filesystem.get_file_info(inner)
     if occupied.type == fs.FileType.File:
         raise InputError(f"{path} is a file; choose another folder with store=FOLDER")
-    is_store = _holds_a_store(filesystem, inner)
-    if occupied.type == fs.FileType.Directory and not is_store and filesystem.get_file_info(fs.FileSelector(inner)):
+    entries = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    others = [entry for entry in entries if not entry.base_name.startswith(_PREFIX)]
+    if others and not _holds_a_store(filesystem, inner):
         raise InputError(
             f"{path} holds something that is not a store, so it is left alone; choose another store=FOLDER"
         )
-    if not isinstance(filesystem, fs.LocalFileSystem):
-        if is_store:
-            filesystem.delete_dir_contents(inner)
-        try:
-            yield path
-        except BaseException:
-            filesystem.delete_dir_contents(inner, missing_dir_ok=True)
-            raise
+    if isinstance(filesystem, fs.LocalFileSystem):
+        with _beside(Path(inner).resolve(), path) as stage:  # a link to a folder stays, and leads to the new store
+            yield str(stage), ""
         return
-    place = Path(inner).resolve()  # a link to a folder stays, and leads to the new store
-    stage = place.with_name(f"{place.name}.partial-{os.getpid()}")
+    folder = f"{_PREFIX}{secrets.token_hex(4)}"
+    try:
+        yield f"{path.rstrip('/')}/{folder}", folder
+        with filesystem.open_input_stream(f"{inner}/{folder}/manifest.json") as stream:
+            manifest = stream.read()
+    except BaseException:
+        filesystem.delete_dir_contents(f"{inner}/{folder}", missing_dir_ok=True)
+        raise
+    # Whoever is stopped from here on deletes nothing: this manifest may be there already.
+    with filesystem.open_output_stream(f"{inner}/manifest.json") as stream:
+        stream.write(manifest)
+    filesystem.delete_file(f"{inner}/{folder}/manifest.json")
+    for entry in entries:  # the old store, and what killed processes left
+        if entry.type == fs.FileType.Directory:
+            filesystem.delete_dir(entry.path)
+        elif entry.base_name != "manifest.json":
+            filesystem.delete_file(entry.path)
+
+
+_PREFIX = "store-"
+
+
+@contextmanager
+def _beside(place: Path, path: str) -> Iterator[Path]:
+    """A folder beside `place` that is moved there at the end, or deleted with the parents made for it."""
+    stage = place.with_name(f"{place.name}.partial")
     new_parents = [parent for parent in place.parents if not parent.exists()]
     try:
-        stage.mkdir(parents=True)
+        stage.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write a store at {path}: {error.strerror}; choose another store=FOLDER") from error
+    lock = os.open(stage, os.O_RDONLY)
     try:
-        yield str(stage)
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        for parent in new_parents:
-            with suppress(OSError):
-                parent.rmdir()
-        raise
-    old = place.with_name(f"{place.name}.old-{os.getpid()}")
-    if place.exists():
-        place.rename(old)
-    stage.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
+        try:
+            # It ends with the process, however that ends: what is in the folder then was left by one that was killed.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another process is writing {path}; wait, or choose another store=FOLDER") from None
+        except OSError:
+            pass  # a file system without locks
+        try:
+            for left in stage.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield stage
+            replace_folder(stage, place)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            for parent in new_parents:
+                with suppress(OSError):
+                    parent.rmdir()
+            raise
+    finally:
+        os.close(lock)
 
 
 def _holds_a_store(filesystem: fs.FileSystem, inner: str) -> bool:

@@ -6,6 +6,7 @@
     STORE/splits.parquet                  document -> split
     STORE/rejected/SOURCE.jsonl           every record that was left out, and why
 
+On an object store all but the manifest is in a folder below STORE, which the manifest names (`staging.py` says why).
 In: groups, in the order of their rows. Out: the values of a column at given rows; the queries and pool of a split.
 STORE is a folder or any URI that pyarrow's filesystems open (s3://, gs://, file://).
 """
@@ -59,6 +60,7 @@ class Store:
     def __init__(self, path: str, manifest: Mapping[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
+        self._root = files_root(path, manifest)
         self.partitions = tuple(
             Partition(p["name"], tuple(p["languages"]), p["rows"], p["negatives"], tuple(p["files"]))
             for p in manifest["partitions"]
@@ -97,7 +99,7 @@ class Store:
                 f"the store {self.path} holds out no {split!r} split; "
                 f"prepare it with a larger prepare.{split}_fraction (it holds out whole documents)"
             )
-        return read_collection(f"{self.path}/{folder}", f"{Path(self.path).name} {split}")
+        return read_collection(f"{self._root}/{folder}", f"{Path(self.path).name} {split}")
 
     def _block(self, partition: int, block: int, column: str) -> pa.Array:
         key = (partition, block, column)
@@ -106,7 +108,7 @@ class Store:
             return self._cache[key]
         file, group = divmod(block, BLOCKS_PER_FILE)
         entry = self.partitions[partition].files[file]
-        path = f"{self.path}/{entry['path']}"
+        path = f"{self._root}/{entry['path']}"
         try:
             opened = self._open(partition, file, path)
             array = opened.read_row_group(group, columns=[column])[column].combine_chunks()
@@ -131,6 +133,11 @@ class Store:
                 self._files.popitem(last=False)[1].close(force=True)
         self._files.move_to_end(key)
         return self._files[key]
+
+
+def files_root(path: str, manifest: Mapping[str, Any]) -> str:
+    """Where the files of a store at `path` are: there, or in the folder that its manifest names."""
+    return "/".join([path.rstrip("/"), *filter(None, [manifest.get("folder")])])
 
 
 def is_store(path: str) -> bool:
@@ -162,12 +169,13 @@ def open_store(path: str) -> Store:
         raise InputError(f"{path} is a store of format {found}, this version reads {FORMAT}; prepare it again")
     for partition in manifest["partitions"]:
         for file in partition["files"]:
-            info = filesystem.get_file_info(f"{inner}/{file['path']}")
+            info = filesystem.get_file_info(f"{files_root(inner, manifest)}/{file['path']}")
+            name = f"{files_root(path, manifest)}/{file['path']}"
             if info.type == fs.FileType.NotFound:
-                raise InputError(f"{path}/{file['path']} is missing; prepare the store again")
+                raise InputError(f"{name} is missing; prepare the store again")
             if info.size != file["bytes"]:
                 raise InputError(
-                    f"{path}/{file['path']} is corrupt: it has {info.size} bytes, the manifest says {file['bytes']}; "
+                    f"{name} is corrupt: it has {info.size} bytes, the manifest says {file['bytes']}; "
                     "prepare the store again"
                 )
     return Store(path, manifest)

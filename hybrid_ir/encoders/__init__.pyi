@@ -6,8 +6,12 @@ from .embedding import (
     freeze_unused as freeze_unused,
     resolve_precision as resolve_precision,
 )
-from .loading import load_encoder as load_encoder
-from .presets import PRESETS as PRESETS, create_encoder as create_encoder
+from .loading import (
+    PAPER_PREFIXES as PAPER_PREFIXES,
+    dropout_of as dropout_of,
+    load_encoder as load_encoder,
+)
+from .presets import PRESET_TOKENS as PRESET_TOKENS, PRESETS as PRESETS, create_encoder as create_encoder
 from .quiet import quiet_libraries as quiet_libraries
 from .space import (
     check_space as check_space,
@@ -15,4 +19,4 @@ from .space import (
     probe_vectors as probe_vectors,
     space_of as space_of,
 )
-from .tokens import Tokens as Tokens, tokenize as tokenize
+from .tokens import TextReader as TextReader, Tokens as Tokens, tokenize as tokenize

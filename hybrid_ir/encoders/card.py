@@ -18,6 +18,7 @@ def model_card(
     store: Mapping[str, Any],
     ledger: Mapping[str, Any],
     settings: Mapping[str, Any],
+    encoder: Mapping[str, Any],
     metrics: Mapping[str, Any],
     dimension: int,
 ) -> str:
@@ -29,6 +30,8 @@ def model_card(
         "tags": ["sentence-transformers", "feature-extraction", "multilingual", "hybrid-batch-training"],
     }
     # A hub name, whose page the card links to, and not a folder.
+    if not Path(base).exists():
+        base = base.partition("@")[0]
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", base) and not Path(base).exists():
         header["base_model"] = base
     sources = "\n".join(
@@ -41,15 +44,16 @@ def model_card(
     )
     measures = metrics.get("validation") or {}
     table = "\n".join(f"| {key} | {value:.4f} |" for key, value in measures.items()) or "| none | no validation split |"
-    encoder, train, loss = settings["encoder"], settings["train"], settings["loss"]
+    train, loss = settings["train"], settings["loss"]
     query, passage = encoder["query_prefix"], encoder["passage_prefix"]
+    revision = f" (revision {encoder['revision']})" if encoder["revision"] else ""
     return f"""---
 {yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}
 ---
 # {name}
 
-A multilingual dense retrieval encoder ({dimension} dimensions, cosine similarity), trained from `{base}` by hybrid
-batch training (arXiv 2408.10536): each batch is monolingual, cross-lingual or multilingual.
+A multilingual dense retrieval encoder ({dimension} dimensions, cosine similarity), trained from `{base}`{revision} by
+hybrid batch training (arXiv 2408.10536): each batch is monolingual, cross-lingual or multilingual.
 
 ## How to load it
 

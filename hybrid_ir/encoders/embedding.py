@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from hybrid_ir.encoders.tokens import Tokens, tokenize
+from hybrid_ir.encoders.tokens import TextReader, Tokens
 from hybrid_ir.types import InputError
 
 WINDOW = 16384  # texts that `encode` sorts by length at a time
@@ -64,26 +64,34 @@ def encode(
     precision: str = "auto",
     token_budget: int | None = None,
     progress: Callable[[int], None] = lambda texts: None,
+    cut: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(len(texts), D) float32 unit vectors, in the order of `texts`. `role` ("query" or "document") picks the prefix.
+    """(len(texts), D) float32 unit vectors, in the order of `texts`. `role` picks the prefix.
 
-    Texts are sorted by length over windows, so that memory does not grow with their number.
+    Texts are sorted by length over windows, so that memory does not grow with their number. `cut`, a bool array of
+    len(texts), is filled with which of them were longer than the encoder reads.
     """
     was_training = model.training
     model.eval()
     token_budget = token_budget or (4096 if model.device.type == "cpu" else 65536)
     embedder = Embedder(model, precision=precision, micro_batch_tokens=token_budget)
     dimension = model.get_embedding_dimension()
-    max_tokens = model.max_seq_length
     assert dimension is not None
-    assert max_tokens is not None
+    reader = TextReader.of(model)
     out = np.empty((len(texts), dimension), dtype=np.float32)
     for start in range(0, len(texts), WINDOW):
-        part = list(texts[start : start + WINDOW])
-        tokens = tokenize(model.tokenizer, part, model.prompts.get(role) or "", max_tokens)
+        part = texts[start : start + WINDOW]
+        # Equal texts are encoded once: in two micro-batches their vectors would differ in the last bits, and not tie.
+        place = {text: i for i, text in enumerate(dict.fromkeys(part))}
+        where = start + np.fromiter((place[text] for text in part), np.int64, len(part))
+        tokens = reader.read(list(place), role)
+        if cut is not None:
+            cut[start : start + len(part)] = tokens.cut[where - start]
         for batch in embedder.micro_batches(tokens):
             out[start + batch] = embedder._embed(tokens[batch]).float().cpu().numpy()
             progress(len(batch))
+        out[start : start + len(part)] = out[where]
+        progress(len(part) - len(place))
     model.train(was_training)
     return out
 
@@ -107,8 +115,8 @@ def best_device() -> str:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """ "auto" as what is faster here: bf16 on a GPU or a CPU with bf16 instructions (AMX, AVX512-BF16), fp32 on other
-    CPUs, where bf16 is emulated (measured: a quarter of fp32's speed).
+    """ "auto" as what is faster here: bf16 on a GPU or a CPU with bf16 instructions (AMX, AVX512-BF16), fp32 on others,
+    which emulate bf16 (GPUs before NVIDIA's Ampere; on a CPU measured at a quarter of fp32's speed).
 
     The environment variable HYBRID_IR_AUTO_PRECISION (bf16 or fp32) says what "auto" means instead, for results that
     must not depend on the machine. Raises InputError for another value of it.
@@ -120,7 +128,10 @@ def resolve_precision(precision: str, device: str) -> str:
         if asked not in ("bf16", "fp32"):
             raise InputError(f"HYBRID_IR_AUTO_PRECISION must be bf16 or fp32, got {asked!r}; unset it to let us choose")
         return asked
-    fast = device.startswith("cuda") or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    if device.startswith("cuda"):
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bf16" if fast else "fp32"
 
 

@@ -6,19 +6,31 @@ and a checkpoint loads in everything that reads that format.
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from sentence_transformers.util import is_sentence_transformer_model
+from sentence_transformers.util import is_sentence_transformer_model, load_file_path
 from torch import nn
 
 from hybrid_ir.encoders.presets import PRESETS
 from hybrid_ir.machine import usable_cpus
 from hybrid_ir.storage import fetch
 from hybrid_ir.types import InputError
+
+PAPER_PREFIXES = {"query": "Query: ", "document": "Passage: "}
+"""What arXiv 2408.10536 puts before its texts, for the training of a model that brings no prefixes of its own."""
+
+# Families that say what they want before a text in their cards, and in no file that loads with the model. E5:
+# https://huggingface.co/intfloat/multilingual-e5-small, "Each input text should start with", and arXiv 2402.05672.
+_IN_THE_CARD = {
+    r"intfloat/(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?": {"query": "query: ", "document": "passage: "}
+}
 
 
 def load_encoder(
@@ -27,24 +39,31 @@ def load_encoder(
     pooling: Literal["mean", "cls", "max"] = "mean",
     query_prefix: str | None = None,
     passage_prefix: str | None = None,
+    without_prefixes: Mapping[str, str] | None = None,
     max_tokens: int | None = None,
+    dropout: float | None = None,
     device: str = "cpu",
 ) -> SentenceTransformer:
-    """A folder, its URI or a hub name as a SentenceTransformer whose vectors are unit length.
+    """A folder, its URI or a hub name (OWNER/NAME, or OWNER/NAME@REVISION) as a SentenceTransformer of unit vectors.
 
-    `pooling` serves models that bring none. Prefixes and length are the model's own where None is given.
-    Raises InputError when `name` is not a model that can be loaded.
+    `pooling` serves models that bring none. Prefixes, length and dropout are the model's own where None is given;
+    `without_prefixes`, by role, are those of a model that says nothing of prefixes. The length is at most what the
+    model has positions for. Raises InputError when `name` is not a model that can be loaded.
     """
     # torch takes all CPUs of the machine, and time on them may be limited: more threads than that wait for each other.
     torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
     name = fetch(name)
+    revision = None
+    if not Path(name).exists() and "@" in name:
+        name, _, revision = name.partition("@")
     if Path(name).exists() and not any((Path(name) / f).is_file() for f in ("modules.json", "config.json")):
         raise InputError(f"{name!r} is not a model: it has neither modules.json nor config.json")
     try:
-        if is_sentence_transformer_model(name):
-            model = SentenceTransformer(name, device=device)
+        if is_sentence_transformer_model(name, revision=revision):
+            model = SentenceTransformer(name, device=device, revision=revision)
         else:
-            transformer = Transformer(name)
+            source = {"revision": revision}
+            transformer = Transformer(name, model_kwargs=source, processor_kwargs=source, config_kwargs=source)
             modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
             model = SentenceTransformer(modules=modules, device=device)
     except Exception as error:  # a broken file raises SafetensorError, UnpicklingError, ...: no common class
@@ -60,9 +79,11 @@ def load_encoder(
     model.float()  # some are stored in half precision, which AdamW's small steps would not change
     if not isinstance(model[-1], Normalize):
         model.append(Normalize())
-    for role, prefix in (("query", query_prefix), ("document", passage_prefix)):
-        if prefix is not None:
-            model.prompts[role] = prefix
+    asked = {"query": query_prefix, "document": passage_prefix}
+    own = _own_prefixes(model, name, revision) or without_prefixes or {}
+    model.prompts |= {role: own.get(role, "") if given is None else given for role, given in asked.items()}
+    if dropout is not None:
+        _set_dropout(model[0], dropout)
     if max_tokens is None:
         own = model.max_seq_length
         # Tokenizers of models with relative positions (T5) name no length: theirs is 1e30.
@@ -86,6 +107,43 @@ def _fault(model: SentenceTransformer) -> str | None:
     if any(isinstance(module, Pooling) and not module.include_prompt for module in model):
         return "its pooling leaves the prompt out, which is not supported; set include_prompt in its pooling config"
     return None
+
+
+def _own_prefixes(model: SentenceTransformer, name: str, revision: str | None) -> dict[str, str] | None:
+    """What the model, or its card, says of prefixes, by role; None if they say nothing."""
+    file = load_file_path(name, "config_sentence_transformers.json", revision=revision)
+    said = json.loads(Path(file).read_text(encoding="utf-8")).get("prompts") if file else None
+    if said and any(said.values()):
+        # The names that encode_query and encode_document of sentence-transformers look for, in their order.
+        names = {"query": ("query",), "document": ("document", "passage", "corpus")}
+        rest = model.prompts.get(model.default_prompt_name or "") or ""
+        return {role: next((said[x] for x in several if said.get(x)), rest) for role, several in names.items()}
+    called = (name, str(getattr(model[0].config, "_name_or_path", "")))
+    in_the_card = (own for pattern, own in _IN_THE_CARD.items() if any(re.fullmatch(pattern, x) for x in called))
+    # Prompts that are all empty say something too: that it was trained without.
+    return next(in_the_card, dict.fromkeys(PAPER_PREFIXES, "") if said else None)
+
+
+def dropout_of(model: SentenceTransformer) -> float:
+    """The largest probability with which a layer drops values in training; 0 = two passes are the same bits."""
+    return max((getattr(module, name) for module, name in _dropouts(model)), default=0.0)
+
+
+def _set_dropout(transformer: Any, probability: float) -> None:
+    for module, name in _dropouts(transformer):
+        setattr(module, name, probability)
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):  # for who trains the saved model further
+        if hasattr(transformer.config, name):
+            setattr(transformer.config, name, probability)
+
+
+def _dropouts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Modules and the attribute that is their probability: newer attentions hold it as a number of their own."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            yield module, "p"
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            yield module, "attention_dropout"
 
 
 def _positions(transformer: Any) -> int | None:

@@ -13,6 +13,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256},
     "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024},
 }
+PRESET_TOKENS = 256
+"""Tokens of the longest text that a preset reads, unless it is told."""
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # in XLM-R's order: its position ids count from the pad id
 
 
@@ -24,11 +26,13 @@ def create_encoder(
     BPE and not XLM-R's Unigram: its training is a count of pairs, the same every time, where Unigram's sums of floats
     differ from run to run (and take ten times as long).
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
-    tokenizer.normalizer = normalizers.NFKC()
+    # A line break or a zero-width space within a text is a space, as it is to XLM-R's SentencePiece.
+    spaces = normalizers.Replace(Regex(r"[\s\u200b\u2060\ufeff]+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), spaces])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(

@@ -1,18 +1,28 @@
-"""Texts -> token ids, as an encoder reads them. In: texts and a prefix. Out: `Tokens`, two flat columns. No torch."""
+"""Texts -> token ids, as an encoder reads them. In: texts and their role. Out: `Tokens`, flat columns. No torch.
+
+Text is text. A `</s>` or `<mask>` that stands in a passage is read as the characters it is made of, and space around a
+text, visible or not, is no part of it. Training, evaluation, index and search all read through `TextReader`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, overload
 
 import numpy as np
 
+OUTER_SPACE = " \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + (
+    "\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u200b\u2060\ufeff"
+)
+"""What `str.strip` takes off, and the spaces without width: ZERO WIDTH SPACE, WORD JOINER and the byte order mark. Not
+the joiners U+200C and U+200D, which Persian and Hindi are written with."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Token ids of several texts as two columns: text i is `flat[offsets[i] : offsets[i + 1]]`.
+    """Token ids of several texts as columns: text i is `flat[offsets[i] : offsets[i + 1]]`.
 
     It reads as an array of texts: `tokens[i]` is one, `tokens[a:b]` and `tokens[numbers]` some, `a + b` a's and then
     b's.
@@ -20,12 +30,14 @@ class Tokens:
 
     flat: np.ndarray  # int32
     offsets: np.ndarray  # int64; one more than there are texts, from 0 to len(flat)
+    cut: np.ndarray  # bool; whether the text went on behind the tokens that are here
 
     @classmethod
-    def of(cls, texts: Sequence[Sequence[int] | np.ndarray]) -> Tokens:
-        """The columns of ragged rows of ids."""
+    def of(cls, texts: Sequence[Sequence[int] | np.ndarray], cut: Sequence[bool] | None = None) -> Tokens:
+        """The columns of ragged rows of ids; without `cut` they are whole texts."""
         offsets = np.cumsum([0, *map(len, texts)])
-        return cls(np.fromiter(chain.from_iterable(texts), np.int32, offsets[-1]), offsets)
+        flat = np.fromiter(chain.from_iterable(texts), np.int32, offsets[-1])
+        return cls(flat, offsets, np.zeros(len(texts), dtype=bool) if cut is None else np.asarray(cut, dtype=bool))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -40,11 +52,12 @@ class Tokens:
             return self.flat[starts:ends]
         lengths = ends - starts
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Tokens(self.flat[np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])], offsets)
+        flat = self.flat[np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])]
+        return Tokens(flat, offsets, self.cut[rows])
 
     def __add__(self, other: Tokens) -> Tokens:
         offsets = np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]])
-        return Tokens(np.concatenate([self.flat, other.flat]), offsets)
+        return Tokens(np.concatenate([self.flat, other.flat]), offsets, np.concatenate([self.cut, other.cut]))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -59,17 +72,53 @@ class Tokens:
         return ids, mask.astype(np.int64)
 
 
+@dataclass(frozen=True)
+class TextReader:
+    """How an encoder reads texts: with which tokenizer, behind which prefix, and how far. Picklable."""
+
+    tokenizer: Any
+    prefixes: Mapping[str, str]
+    """Role (query, document) -> what is put before its texts; "" = nothing."""
+    max_tokens: int
+    """Tokens of the longest text, prefix and special tokens included."""
+    control_tokens: tuple[str, ...] = ()
+    """What the tokenizer would read as a token of control wherever it stands: </s>, [MASK] and the like."""
+
+    @classmethod
+    def of(cls, model: Any) -> TextReader:
+        """That of a model that `load_encoder` loaded."""
+        prefixes = {role: model.prompts.get(role) or "" for role in ("query", "document")}
+        return cls(model.tokenizer, prefixes, model.max_seq_length, tuple(model.tokenizer.all_special_tokens))
+
+    def read(self, texts: Sequence[str], role: str) -> Tokens:
+        """Token ids of the texts, each behind the prefix of `role`; `Tokens.cut` tells which were longer."""
+        return tokenize(self.tokenizer, list(map(self.plain, texts)), self.prefixes[role], self.max_tokens)
+
+    def plain(self, text: str) -> str:
+        """The text without the space around it, and with a space in each control token: `</s>` is read as `< /s>`.
+
+        It is the text that is changed and not the tokenizer, which could only be told not to look for control tokens:
+        those of XLM-R are pieces of its vocabulary too, and would be found again.
+        """
+        text = text.strip(OUTER_SPACE)
+        for token in self.control_tokens:
+            if token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+
 def tokenize(tokenizer: Any, texts: Sequence[str], prefix: str, max_tokens: int) -> Tokens:
     """Token ids of `prefix + text`, cut to `max_tokens` with special tokens in place.
-    The same ids as `SentenceTransformer.encode(text, prompt=prefix)` feeds to the model."""
+
+    The same ids as `SentenceTransformer.encode(text, prompt=prefix)` feeds to the model.
+    """
     if not texts:
         return Tokens.of([])
-    return Tokens.of(
-        tokenizer(
-            [prefix + text for text in texts],
-            truncation=True,
-            max_length=max_tokens,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
+    prefixed = [prefix + text for text in texts]
+    read = tokenizer(
+        prefixed, truncation=True, max_length=max_tokens, return_attention_mask=False, return_token_type_ids=False
     )
+    if read.encodings is not None:
+        return Tokens.of(read["input_ids"], [bool(encoding.overflowing) for encoding in read.encodings])
+    # A tokenizer written in Python does not say whether it cut. A text that filled all its tokens may just have fitted.
+    return Tokens.of(read["input_ids"], [len(ids) > max_tokens for ids in tokenizer(prefixed)["input_ids"]])

@@ -62,7 +62,8 @@ def evaluate_collection(
     Averages are the paper's: `mono` over languages, `cross` over ordered pairs of languages, `multi` and
     `rank_distance` over the languages of the queries, each a mean of means over queries. Only languages that have
     both queries and candidates take part; a query without a relevant candidate in a pool is left out of that pool;
-    `counts` tells both. `families` maps a language to its family; `resamples=0` gives no intervals. Raises
+    `counts` tells both. `collapsed` says that the candidates have all but one vector, so that nothing else means much.
+    `families` maps a language to its family; `resamples=0` gives no intervals. Raises
     InputError for nothing to rank, repeated ids, no common language, or vectors that do not fit.
     """
     _check_vectors("query", queries, query_vectors)
@@ -101,7 +102,15 @@ def evaluate_collection(
     # A question is drawn with all its translations, as those are not independent.
     drawn = resample(cells.averages, cells.n_groups, resamples, np.random.default_rng(seed))
     summary |= {"intervals": percentile_intervals(MEASURES, drawn), "counts": counts}
+    summary["collapsed"] = is_collapsed(candidate_vectors)
     return Evaluation(_per_query_table(rows, queries, languages), summary)
+
+
+def is_collapsed(vectors: np.ndarray) -> bool:
+    """Whether vectors lie so close together that a thousandth of their length is all that tells them apart."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    squared_length = float(np.einsum("cd,cd->", vectors, vectors)) / len(vectors)
+    return len(vectors) > 1 and bool(1 - mean @ mean / squared_length < 1e-3)
 
 
 def _check_vectors(kind: str, items: Sequence[Any], vectors: np.ndarray) -> None:
@@ -139,19 +148,21 @@ def _score_blocks(
     for column, i in enumerate(kept):
         for group_id in candidates[i].group_ids:
             columns_of_group[group_id].append(column)
-    vectors_DC = np.asarray(candidate_vectors, np.float32)[kept].T
+    # Equal vectors are scored once: a product of matrices gives columns at its edges other last bits.
+    vectors_UD, unique_C = _unique_rows(np.asarray(candidate_vectors, np.float32)[kept])
     block_size = max(1, MAX_SCORES // len(kept))
 
     for language in languages:
         of_language = np.array([i for i, query in enumerate(queries) if query.language == language])
         for start in range(0, len(of_language), block_size):
             query_Q = of_language[start : start + block_size]
-            scores_QC = np.asarray(query_vectors[query_Q], np.float32) @ vectors_DC
-            relevant_QC = np.zeros(scores_QC.shape, bool)
+            scores_QU = np.asarray(query_vectors[query_Q], np.float32) @ vectors_UD.T
+            relevant_QC = np.zeros((len(query_Q), len(kept)), bool)
             for row, i in enumerate(query_Q):
                 relevant_QC[row, columns_of_group.get(queries[i].group_id, [])] = True
             for pool, columns in enumerate(pools):
-                positions = relevant_positions(scores_QC.take(columns, axis=1), relevant_QC.take(columns, axis=1))
+                scores = scores_QU.take(unique_C[columns], axis=1)
+                positions = relevant_positions(scores, relevant_QC.take(columns, axis=1))
                 yield {
                     "query": query_Q,
                     "language": np.full(len(query_Q), number[language]),
@@ -165,6 +176,13 @@ def _score_blocks(
                 }
 
 
+def _unique_rows(vectors_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different rows, and for each row of `vectors_CD` which of them it is."""
+    rows = np.ascontiguousarray(vectors_CD).view(np.dtype((np.void, vectors_CD.dtype.itemsize * vectors_CD.shape[1])))
+    _, first, inverse = np.unique(rows[:, 0], return_index=True, return_inverse=True)
+    return vectors_CD[first], inverse
+
+
 def _per_query_table(rows: Mapping[str, np.ndarray], queries: Sequence[Query], languages: Sequence[str]) -> pa.Table:
     query, names = pa.array(rows["query"]), pa.array([*languages, ALL])
     columns = {
@@ -175,7 +193,9 @@ def _per_query_table(rows: Mapping[str, np.ndarray], queries: Sequence[Query], l
     }
     for name in PER_QUERY:
         columns[name] = pa.array(rows[name], from_pandas=True)  # NaN becomes null
-    return pa.table(columns | {name: rows[name].astype(np.int64) for name in ("n_relevant", "best_position")})
+    columns["n_relevant"] = pa.array(rows["n_relevant"].astype(np.int64))
+    columns["best_position"] = pa.array(rows["best_position"])  # an expectation where it is tied
+    return pa.table(columns)
 
 
 class _Cells:

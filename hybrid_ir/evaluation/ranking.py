@@ -27,7 +27,8 @@ MAX_SCORES = 1 << 24  # scores held at once: 64 MiB of float32
 
 
 class BestPassages:
-    """The best `depth` passages of each query so far. Of equal scores at the cut, the passage added first stays."""
+    """The best `depth` passages of each query so far. Of equal scores at the cut those of the higher doc_id stay, as
+    trec_eval ranks them, so that what is kept does not depend on the order in which passages come."""
 
     def __init__(self, n_queries: int, depth: int) -> None:
         self._depth = depth
@@ -37,14 +38,17 @@ class BestPassages:
     def add(self, scores_QC: Iterable[np.ndarray], doc_ids: np.ndarray) -> None:
         for i, scores_C in enumerate(scores_QC):
             full = len(self._scores[i]) == self._depth
-            # Strictly better than the last: most passages of a long corpus fail here, before anything is sorted.
-            found = np.flatnonzero(scores_C > self._scores[i][-1]) if full else np.arange(len(scores_C))
+            # As good as the last: most passages of a long corpus fail here, before anything is sorted.
+            found = np.flatnonzero(scores_C >= self._scores[i][-1]) if full else np.arange(len(scores_C))
             if not len(found):
                 continue
             scores = np.concatenate([self._scores[i], scores_C[found]])
-            order = np.argsort(-scores, kind="stable")[: self._depth]
-            self._scores[i] = scores[order]
-            self._doc_ids[i] = np.concatenate([self._doc_ids[i], doc_ids[found]])[order]
+            names = np.concatenate([self._doc_ids[i], doc_ids[found]])
+            if len(scores) > self._depth:  # of the many that a first chunk brings, only those that may stay are sorted
+                least = np.partition(scores, -self._depth)[-self._depth]
+                scores, names = scores[scores >= least], names[scores >= least]
+            order = np.lexsort((names, scores))[::-1][: self._depth]
+            self._scores[i], self._doc_ids[i] = scores[order], names[order]
 
     def run(self, query_ids: Sequence[str]) -> Run:
         """Raises InputError for a passage that stands twice among one query's best."""

@@ -41,13 +41,13 @@ def build_index(
     *,
     seed: int,
     pooling: str = "mean",
-    prefixes: tuple[str, str] | None = None,
+    prefixes: tuple[str | None, str | None] = (None, None),
     progress: Progress = lambda what, done: None,
 ) -> Manifest:
     """Encode the passages with the checkpoint and write the index to `out`. Needs a running Ray.
 
-    `prefixes` (query, passage) serve a checkpoint that declares none. Raises InputError for input that cannot be
-    indexed, for another index or another build at `out`, and when the recall gate fails.
+    `prefixes` (query, passage) replace the checkpoint's own where they are not None. Raises InputError for input that
+    cannot be indexed, for another index or another build at `out`, and when the recall gate fails.
     """
     index = Path(out).absolute()
     build = index / ".build"
@@ -59,9 +59,7 @@ def build_index(
         raise InputError(f"{out} holds something that is not an index, so it is left alone; choose another --out")
     if settings.codec is not None:
         make_codec(settings.codec, 64)
-    model = load_encoder(checkpoint, pooling=pooling)  # type: ignore[arg-type]
-    if prefixes is not None and not any(model.prompts.values()):
-        model.prompts |= {"query": prefixes[0], "document": prefixes[1]}
+    model = load_encoder(checkpoint, pooling=pooling, query_prefix=prefixes[0], passage_prefix=prefixes[1])  # type: ignore[arg-type]
     space = space_of(model)
     here = [fetch(path) for path in passages]
     _claim(build, _inputs(here), space)

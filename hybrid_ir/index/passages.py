@@ -2,7 +2,7 @@
 
 In: JSON lines or Parquet, a folder of them, a store, or an XQuAD-R folder. Out: passages and rejects; passages.arrow.
 A record is {"doc_id": text, "text": text, "language": code} with optional "metadata": {key: text, number or
-true/false}. Rejects never stop the reading and never vanish.
+true/false}. A doc_id may be an integer, and null is absent. Rejects never stop the reading and never vanish.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hybrid_ir.data import lareqa_collection, open_store, parquet_rows, read_lines, record_files, shorten
+from hybrid_ir.data import id_text, lareqa_collection, open_store, parquet_rows, read_lines, record_files, shorten
 from hybrid_ir.languages import language_code
 from hybrid_ir.types import InputError, Rejected, key64, one_line
 
@@ -101,6 +101,10 @@ def _parse(record: Any, where: str) -> IndexedPassage | Rejected:
     if unknown := sorted(record.keys() - set(FIELDS)):
         reason = f"unknown field {', '.join(unknown)[:80]} (metadata goes under 'metadata')"
     metadata = record.get("metadata", {})
+    if isinstance(metadata, dict):
+        metadata = {key: value for key, value in metadata.items() if value is not None}
+    if (doc_id := id_text(record.get("doc_id"))) is not None:
+        record["doc_id"] = doc_id
     for name in FIELDS[:3]:
         value = record.get(name)
         if not isinstance(value, str) or not value.strip():

@@ -15,22 +15,27 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+MOST_LANGUAGES = 1000
+MOST_KEYS = 64
+"""Metadata keys of a request. Pydantic checks neither before it has read every item, so `checks.parse` does."""
+
 Text = Annotated[StrictStr, Field(min_length=1, pattern=r"\S")]
+Languages = Annotated[list[StrictStr], Field(min_length=1, max_length=MOST_LANGUAGES, fail_fast=True)]
 MetadataValue = StrictBool | StrictInt | StrictFloat | StrictStr
 
 
 class SearchRequest(_Message):
     """One query or a list of them, and what may be found."""
 
-    query: Text | Annotated[list[Text], Field(min_length=1)] = Field(
+    query: Text | Annotated[list[Text], Field(min_length=1, fail_fast=True)] = Field(
         description="A text, or a list of texts that are searched with the same settings.",
         examples=["Where does the Rhine end?", ["Where does the Rhine end?", "¿Dónde nace el Ebro?"]],
     )
     k: StrictInt = Field(default=10, ge=1, description="Hits for each query; `serve.max_k` at most.", examples=[10])
-    languages: Annotated[list[StrictStr], Field(min_length=1)] | None = Field(
+    languages: Languages | None = Field(
         default=None, description="Find passages of these languages only; null = all.", examples=[["de", "es"]]
     )
-    metadata: Annotated[dict[StrictStr, MetadataValue], Field(min_length=1)] | None = Field(
+    metadata: Annotated[dict[StrictStr, MetadataValue], Field(min_length=1, max_length=MOST_KEYS)] | None = Field(
         default=None, description="Find passages whose metadata have exactly these values.", examples=[{"year": 2024}]
     )
     policy: Literal["strict", "best_effort"] = Field(
@@ -97,7 +102,7 @@ class SearchResponse(_Message):
 class EmbeddingsRequest(_Message):
     """As OpenAI's, with `input_type`."""
 
-    input: StrictStr | Annotated[list[StrictStr], Field(min_length=1)] = Field(
+    input: StrictStr | Annotated[list[StrictStr], Field(min_length=1, fail_fast=True)] = Field(
         description="A text or a list of texts.", examples=[["Der Rhein mündet in die Nordsee."]]
     )
     model: StrictStr | None = Field(

@@ -50,10 +50,17 @@ class Batcher:
         self._release, self._max_batch, self._observe = release, max_batch, observe
         self._waiting: deque[_Waiting] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._encoding: list[_Waiting] = []
         self._shards = range(len(release.manifest.shards))
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def waited_s(self) -> float:
+        """Seconds that the first of the queries has waited whose encoding has not ended: an encoder that hangs shows
+        here, while no batch comes to its end."""
+        first = next(iter([*self._encoding, *self._waiting]), None)
+        return 0.0 if first is None else time.perf_counter() - first.since
 
     def submit(self, text: str, query: ShardQuery) -> asyncio.Future[Started]:
         """Done once the query is encoded and its searches have begun. Cancel it to leave the queue."""
@@ -75,6 +82,7 @@ class Batcher:
             if not batch:
                 continue
             start = time.perf_counter()
+            self._encoding = batch
             try:
                 vectors = await self._release.encode([item.text for item in batch], "query")
             except Exception as error:  # handed to the requests, which answer with it
@@ -82,10 +90,11 @@ class Batcher:
                     if not item.started.done():
                         item.started.set_exception(error)
                 continue
-            encoded = time.perf_counter()
-            self._observe("batch_size", len(batch), {})
-            self._observe("encode_seconds", encoded - start, {})
-            self._observe("queue_length", len(self._waiting), {})
+            finally:
+                self._encoding = []
+                encoded = time.perf_counter()
+                self._observe("batch_size", len(batch), {})
+                self._observe("encode_duration_seconds", encoded - start, {})
             # While this batch is searched the next is encoded, and no more than that.
             if searching:
                 await asyncio.wait(searching, timeout=STALL_S)
@@ -99,8 +108,8 @@ class Batcher:
 
     async def _search(self, shard: int, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:
         start = time.perf_counter()
-        answer = await self._release.search(shard, vectors, queries)
-        self._observe(
-            "shard_seconds", time.perf_counter() - start, {"shard": self._release.manifest.shards[shard].name}
-        )
-        return answer
+        try:
+            return await self._release.search(shard, vectors, queries)
+        finally:
+            name = self._release.manifest.shards[shard].name
+            self._observe("shard_duration_seconds", time.perf_counter() - start, {"shard": name})

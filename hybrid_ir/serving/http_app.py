@@ -22,7 +22,7 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -30,7 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import hybrid_ir
 from hybrid_ir.config import Serve
 from hybrid_ir.serving import api
-from hybrid_ir.serving.checks import RequestError
+from hybrid_ir.serving.checks import RequestError, parse
 from hybrid_ir.serving.search_service import SearchService
 
 HERE = Path(__file__).parent / "pages"
@@ -87,10 +87,7 @@ def _create_routes(
             body += chunk
             if len(body) > limit:
                 raise RequestError(413, "too_large", f"the body may have {limit} bytes")
-        try:
-            return model.model_validate_json(bytes(body))
-        except ValidationError as error:
-            raise _refusal(error) from None
+        return parse(bytes(body), model, service.settings)
 
     def check_key(request: Request) -> None:
         if not keys:
@@ -207,23 +204,6 @@ def _error(error: RequestError, headers: dict[str, str] | None = None) -> Respon
         headers["WWW-Authenticate"] = "Bearer"
     detail = {"message": error.message, "type": error.type, "param": error.param}
     return _json({"error": detail, **error.body}, error.status, headers)
-
-
-def _refusal(error: ValidationError) -> RequestError:
-    """The first thing that is wrong with a body: 400 if it is not JSON, else 422 with the field's name."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    if first["type"] == "json_invalid":
-        return RequestError(400, "invalid_json", f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
-    # Of a union's branches the last part names the type that was tried, not a field.
-    names = [
-        str(part)
-        for part in first["loc"]
-        if "[" not in str(part) and str(part) not in ("str", "list", "constrained-str")
-    ]
-    param = ".".join(names) or None
-    if first["type"] == "extra_forbidden":
-        return RequestError(422, "invalid_request", f"unknown field {names[-1][:80]!r}", param)
-    return RequestError(422, "invalid_request", f"{param or 'the body'}: {first['msg']}", param)
 
 
 _MEANING = {

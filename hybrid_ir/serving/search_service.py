@@ -94,8 +94,11 @@ class SearchService:
         results = await self._results(serving, started, query.k, deadline, missing)
         late = time.perf_counter() > deadline
         body = search_body(serving.release.manifest, request, results, missing, started, begun)
+        for language in request.languages or ["all"]:
+            self._observe("searches", 1, {"language": language})
+        for n in missing:
+            self._observe("missing_shards", 1, {"shard": serving.release.manifest.shards[n].name})
         if late and missing:
-            self._observe("deadline_exceeded", 1, {})
             raise RequestError(
                 504, "deadline_exceeded", "the deadline passed before every shard had answered", body=body
             )
@@ -106,14 +109,10 @@ class SearchService:
             )
         if len(missing) == len(serving.release.manifest.shards):
             raise RequestError(503, "shards_missing", "no shard answers; ask again")
-        self._observe("request_seconds", time.perf_counter() - begun, {"route": "search"})
-        for language in request.languages or ["all"]:
-            self._observe("requests", 1, {"language": language})
         return body
 
     async def embed(self, request: EmbeddingsRequest) -> tuple[np.ndarray, int, str]:
         """(inputs, D) unit vectors, the tokens that were encoded, and the space id. Raises RequestError."""
-        begun = time.perf_counter()
         serving = self._active
         texts = [request.input] if isinstance(request.input, str) else request.input
         check_texts(texts, "input", self.settings)
@@ -134,7 +133,6 @@ class SearchService:
             raise self._unavailable(error) from error
         finally:
             serving.embedding -= len(texts)
-        self._observe("request_seconds", time.perf_counter() - begun, {"route": "embeddings"})
         return np.concatenate([vectors for vectors, _ in parts]), sum(tokens for _, tokens in parts), space["id"]
 
     def ready(self) -> dict[str, Any]:
@@ -145,10 +143,17 @@ class SearchService:
         """A `Stats` as plain data."""
         return stats_body(self.release, self.previous, self.wanted)
 
+    def waiting(self) -> int:
+        """Texts that wait to be encoded."""
+        return len(self._active.batcher) + self._active.embedding
+
+    def waited_s(self) -> float:
+        """Seconds that the first of the queries has waited to be encoded."""
+        return self._active.batcher.waited_s()
+
     def _check_queue(self, serving: _Serving, count: int) -> None:
         waiting = len(serving.batcher) + serving.embedding
         if waiting and waiting + count > self.settings.max_queue:
-            self._observe("rejected", 1, {})
             raise RequestError(429, "busy", f"{waiting} texts are waiting already; ask again in a second")
 
     def _unavailable(self, error: BaseException | None) -> RequestError:

@@ -20,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.batches import Batch
 from hybrid_ir.config import Experiment
-from hybrid_ir.encoders import Embedder, freeze_unused, load_encoder
+from hybrid_ir.encoders import PAPER_PREFIXES, Embedder, freeze_unused, load_encoder
 from hybrid_ir.training.step import make_optimizer
 
 
@@ -34,16 +34,22 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)
     stale: int = 0
     """Validations since the best one."""
+    owes_validation: bool = False
+    """A stop came in the step of an inline validation, which is to be made up."""
     kinds: dict[str, int] = field(default_factory=dict)
     """Batches of each kind that were trained on."""
     pairs: dict[str, dict[str, int]] = field(default_factory=dict)
     """Kind -> "query-passage" -> rows that were trained on."""
     loss: float | None = None
+    texts: dict[str, list[int]] = field(default_factory=dict)
+    """Language -> texts that were trained on, and how many of them were cut."""
     seconds: float = 0.0
     waited_s: float = 0.0
     """Seconds that steps waited for input; the first batch of each start is counted apart, in `startup_s`."""
     startup_s: float = 0.0
     peak_memory_mb: float = 0.0
+    precision: str = ""
+    """bf16 or fp32: what `auto` meant where it was trained, which the driver's machine cannot tell."""
 
     def count(self, batch: Batch) -> None:
         """One more step, trained on `batch`."""
@@ -52,6 +58,11 @@ class Progress:
         rows = self.pairs.setdefault(batch.kind, {})
         for pair, n in Counter("-".join(pair) for pair in batch.pairs).items():
             rows[pair] = rows.get(pair, 0) + n
+        for side, tokens in enumerate((batch.query_tokens, batch.passage_tokens)):
+            for pair, cut in zip(batch.pairs, tokens.cut.tolist(), strict=True):
+                counts = self.texts.setdefault(pair[side], [0, 0])
+                counts[0] += 1
+                counts[1] += cut
 
     def note_validation(self, measures: dict[str, float], chosen: str) -> bool:
         """Whether the measures of this step are the best so far, by the one named `chosen`."""
@@ -84,7 +95,7 @@ def load_state(experiment: Experiment, model: str, checkpoint: Path | None, best
     freeze_unused(embedder)
     optimizer = make_optimizer(embedder, settings.learning_rate, settings.weight_decay)
     if checkpoint is None:
-        return State(loaded, embedder, optimizer, Progress(), best)
+        return State(loaded, embedder, optimizer, Progress(precision=embedder.precision), best)
     optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location=device, weights_only=True))
     if (checkpoint / "best").is_dir():
         shutil.copytree(checkpoint / "best", best, dirs_exist_ok=True)
@@ -99,7 +110,9 @@ def load_model(experiment: Experiment, name: str, device: torch.device) -> Sente
         pooling=section.pooling,
         query_prefix=section.query_prefix,
         passage_prefix=section.passage_prefix,
+        without_prefixes=PAPER_PREFIXES,
         max_tokens=section.max_tokens,
+        dropout=section.dropout,
         device=str(device),
     )
 

@@ -19,6 +19,8 @@ class Decision:
     """Save a checkpoint to resume from."""
     then: Literal["continue", "stop", "finish"]
     """stop: leave, to be resumed; finish: leave, as the training is over."""
+    owes_validation: bool = False
+    """A stop came where the workers were to validate: a resumed run makes that up before its next step."""
 
     @property
     def log(self) -> bool:
@@ -30,16 +32,20 @@ class Decision:
         return self if patience is None or stale < patience else replace(self, then="finish")
 
 
-def decide(done: int, settings: Train, *, stop: bool, can_validate: bool) -> Decision:
-    """What follows step `done` (the first is 1). `can_validate`: the store has a validation split."""
+def decide(done: int, settings: Train, *, stop: bool, can_validate: bool, overdue: bool = False) -> Decision:
+    """What follows step `done` (the first is 1).
+
+    `can_validate`: the store has a validation split. `overdue`: the last checkpoint is `checkpoint_minutes` old.
+    """
     last = done == settings.steps
     due = can_validate and (last or _is_due(done, settings.evaluate_every))
+    if last:  # also where a stop is wanted: there is no step to resume at
+        return Decision(settings.validation if due else None, True, "finish")
     # Whoever asked for a stop does not wait for the workers' own validation.
-    validate = None if not due or (stop and settings.validation == "inline") else settings.validation
-    save = last or stop or due or _is_due(done, settings.checkpoint_every)
-    if last and not (due and stop):
-        return Decision(validate, save, "finish")
-    return Decision(validate, save, "stop" if stop else "continue")
+    owes = due and stop and settings.validation == "inline"
+    validate = settings.validation if due and not owes else None
+    save = stop or due or overdue or _is_due(done, settings.checkpoint_every)
+    return Decision(validate, save, "stop" if stop else "continue", owes)
 
 
 def _is_due(done: int, every: int | None) -> bool:

@@ -6,13 +6,16 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store
-from hybrid_ir.encoders import PRESETS, create_encoder
+from hybrid_ir.encoders import PRESET_TOKENS, PRESETS, TextReader, create_encoder, dropout_of
 from hybrid_ir.storage import absolute, is_uri, put
+from hybrid_ir.types import InputError
 
 TOKENIZER_TEXTS = 200_000
 
@@ -31,7 +34,7 @@ def initial_model(experiment: Experiment, store: Store, run: Path) -> str:
             _sample_texts(store, TOKENIZER_TEXTS),
             partial,
             vocabulary=section.vocabulary,
-            max_tokens=section.max_tokens,
+            max_tokens=section.max_tokens or PRESET_TOKENS,
             seed=experiment.seed,
         )
         os.replace(partial, folder)
@@ -39,6 +42,29 @@ def initial_model(experiment: Experiment, store: Store, run: Path) -> str:
         put(folder, f"{experiment.out}/initial")
         return f"{experiment.out}/initial"
     return absolute(str(folder))
+
+
+def describe_encoder(experiment: Experiment, model: SentenceTransformer) -> dict[str, Any]:
+    """What was chosen where a setting of `encoder` is null, for the manifest, the card and the console.
+
+    Raises InputError for an encoder that the training cannot use.
+    """
+    section, reader, dropout = experiment.encoder, TextReader.of(model), dropout_of(model)
+    if experiment.batch.positives == "same_text" and not dropout:
+        raise InputError(
+            f"batch.positives=same_text tells the two vectors of a text apart by dropout alone, and {section.name} has "
+            "none: both would be the same; set encoder.dropout, for example to 0.1"
+        )
+    transformer: Any = model[0]
+    return {
+        "name": section.name,
+        "revision": getattr(transformer.config, "_commit_hash", None),
+        "query_prefix": reader.prefixes["query"],
+        "passage_prefix": reader.prefixes["document"],
+        "max_tokens": reader.max_tokens,
+        "max_tokens_asked": section.max_tokens,
+        "dropout": dropout,
+    }
 
 
 def _sample_texts(store: Store, limit: int) -> Iterator[str]:

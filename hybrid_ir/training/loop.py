@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hybrid_ir.batches import Waited
 from hybrid_ir.config import Experiment
 from hybrid_ir.training.checkpoint import State, save_model
-from hybrid_ir.training.decision import decide
+from hybrid_ir.training.decision import Decision, decide
 from hybrid_ir.training.step import LossSettings, backward, learning_rate_at, update
 from hybrid_ir.training.validation import validate
 from hybrid_ir.types import Collection
@@ -50,6 +50,26 @@ def train_steps(
     state.embedder.train()
     loss_settings = LossSettings(**experiment.loss.model_dump())
     first, started = progress.done, time.perf_counter()
+
+    def keep(decision: Decision) -> Decision:
+        """Validate and save as was decided. Returns the same decision, or to finish where patience is at its end."""
+        if decision.validate == "inline":
+            assert collection is not None
+            measures = validate(state.model, collection, experiment.evaluate, rank, workers)
+            recorder.validation(progress.done, measures)
+            if progress.note_validation(measures, settings.early_stopping_measure) and rank == 0:
+                save_model(state.model, state.best)
+            decision = decision.after_validation(progress.stale, settings.patience)
+        progress.finished, progress.owes_validation = decision.then == "finish", decision.owes_validation
+        save(decision.validate == "async")
+        return decision
+
+    # Left in the step of a validation, or in the last one by a version that did not finish it then.
+    if progress.owes_validation or first == settings.steps:
+        left = keep(decide(first, settings, stop=False, can_validate=collection is not None))
+        if left.then != "continue":
+            return
+    saved = time.perf_counter()
     for step in range(first, settings.steps):
         batch = next(feed)
         if step == first:  # the pipeline's start is not the steps' input wait
@@ -60,9 +80,12 @@ def train_steps(
             step, peak=settings.learning_rate, warmup_steps=settings.warmup_steps, steps=settings.steps
         )
         norm = update(state.optimizer, state.embedder, rate, settings.gradient_clip)
-        progress.loss, stop = _agree(loss, recorder.stop_wanted(), workers, device)
+        # The clock of one rank decides for all.
+        overdue = rank == 0 and _is_overdue(saved, settings.checkpoint_minutes)
+        progress.loss, stop, overdue = _agree(loss, recorder.stop_wanted(), overdue, workers, device)
         progress.count(batch)
-        decision = decide(progress.done, settings, stop=stop, can_validate=collection is not None)
+        can_validate = collection is not None
+        decision = decide(progress.done, settings, stop=stop, can_validate=can_validate, overdue=overdue)
         figures = {"loss": progress.loss, "learning_rate": rate, "gradient_norm": norm}
         row = {"step": progress.done, **figures, "kinds": progress.kinds}
         elapsed_s = time.perf_counter() - started
@@ -70,16 +93,9 @@ def train_steps(
         if decision.save:
             progress.seconds += time.perf_counter() - started
             progress.waited_s += feed.seconds
-            if decision.validate == "inline":
-                assert collection is not None
-                measures = validate(state.model, collection, experiment.evaluate, rank, workers)
-                recorder.validation(progress.done, measures)
-                if progress.note_validation(measures, settings.early_stopping_measure) and rank == 0:
-                    save_model(state.model, state.best)
-                decision = decision.after_validation(progress.stale, settings.patience)
-            progress.finished = decision.then == "finish"
-            save(decision.validate == "async")
+            decision = keep(decision)
             feed.seconds, started = 0.0, time.perf_counter()
+            saved = started
             recorder.restart_clock()
         if decision.then != "continue":
             return
@@ -90,10 +106,15 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest(), "big") >> 1
 
 
-def _agree(loss: float, stop: bool, workers: int, device: torch.device) -> tuple[float, bool]:
-    """Mean loss over the ranks, and whether any was told to stop: all leave at one step, or the others would hang."""
+def _is_overdue(saved: float, minutes: float | None) -> bool:
+    return minutes is not None and time.perf_counter() - saved >= 60 * minutes
+
+
+def _agree(loss: float, stop: bool, overdue: bool, workers: int, device: torch.device) -> tuple[float, bool, bool]:
+    """Mean loss over the ranks; whether any was told to stop, and whether any finds a checkpoint overdue. All leave and
+    all save at one step, or the others would hang."""
     if workers == 1:
-        return loss, stop
-    values = torch.tensor([loss / workers, float(stop)], device=device)
+        return loss, stop, overdue
+    values = torch.tensor([loss / workers, float(stop), float(overdue)], device=device)
     dist.all_reduce(values)
-    return float(values[0]), bool(values[1] > 0)
+    return float(values[0]), bool(values[1] > 0), bool(values[2] > 0)

@@ -69,26 +69,50 @@ def contrastive_loss(
             logits, target_b = torch.cat([positives_bB, hard_bB], dim=1), ours
     total = F.cross_entropy(logits, target_b, reduction="sum")
     if symmetric:
-        backward_bB = logits_of(passages_bD, gather_rows(queries_bD, sizes), false_positives_BB.T)
-        total = (total + F.cross_entropy(backward_bB, ours, reduction="sum")) / 2
+        queries_of_passages_bB = logits_of(passages_bD, gather_rows(queries_bD, sizes), false_positives_BB.T)
+        total = (total + F.cross_entropy(queries_of_passages_bB, ours, reduction="sum")) / 2
     # DDP divides the sum of the ranks' gradients by their number. Slices may differ by a row, so this is not 1 / b.
     return total * (len(sizes) / B)
 
 
-def false_positive_mask(passage_ids_BL: Tensor, language_B: Tensor) -> Tensor:
-    """(B, B) bool: passage j (in language_B[j]) is also the passage of group i in that language, i != j.
+def false_positive_mask(passage_ids_BL: Tensor, language_B: Tensor, same_question_BB: Tensor | None = None) -> Tensor:
+    """(B, B) bool: passage j (in language_B[j]) answers query i as well, i != j: it is also the passage of group i in
+    that language, or of a group that asks the same question.
 
     `passage_ids_BL[i, l]` is the id of group i's passage in language l, -1 where it has none: a passage that i's query
-    could have been paired with, had the batch been in that language, is no negative for it.
+    could have been paired with, had the batch been in that language, is no negative for it. `same_question_BB` is what
+    `same_question_mask` returns; None = all questions differ.
     """
-    ids_BB = passage_ids_BL[:, language_B]  # [i, j] = id of i's passage in j's language
-    same = (ids_BB == ids_BB.diagonal()) & (ids_BB >= 0)
-    return same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+    answers_BB = _of_equal_questions(_same_in_its_language(passage_ids_BL, language_B), same_question_BB)
+    return answers_BB & ~torch.eye(len(answers_BB), dtype=torch.bool, device=answers_BB.device)
 
 
-def false_negative_mask(passage_ids_BL: Tensor, negative_ids_B: Tensor, language_B: Tensor) -> Tensor:
-    """(B, B) bool: hard negative j (of that id and language) is the passage of group i in that language."""
-    return passage_ids_BL[:, language_B] == negative_ids_B
+def false_negative_mask(
+    passage_ids_BL: Tensor, negative_ids_B: Tensor, language_B: Tensor, same_question_BB: Tensor | None = None
+) -> Tensor:
+    """(B, B) bool: hard negative j (of that id and language) is the passage of group i, or of a group that asks the
+    same question."""
+    return _of_equal_questions(passage_ids_BL[:, language_B] == negative_ids_B, same_question_BB)
+
+
+def same_question_mask(query_ids_BM: Tensor, language_B: Tensor) -> Tensor:
+    """(B, B) bool: groups i and j ask the same question, in the language that either is asked in. True for i == j.
+
+    `query_ids_BM[i, m]` is the id of group i's question in language m, -1 where it has none.
+    """
+    same_BB = _same_in_its_language(query_ids_BM, language_B)
+    return same_BB | same_BB.T
+
+
+def _same_in_its_language(ids_BL: Tensor, language_B: Tensor) -> Tensor:
+    """(B, B) bool: what row j has in its own language, group i has in that language too. True for i == j."""
+    ids_BB = ids_BL[:, language_B]  # [i, j] = id of what i has in j's language
+    return (ids_BB == ids_BB.diagonal()) & (ids_BB >= 0)
+
+
+def _of_equal_questions(answers_BB: Tensor, same_question_BB: Tensor | None) -> Tensor:
+    """`answers_BB`, where what answers a question answers it in every row that asks it."""
+    return answers_BB if same_question_BB is None else same_question_BB.float() @ answers_BB.float() > 0
 
 
 def gather_rows(local_bD: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,18 @@ from hybrid_ir.batches import Plan, make_ledger
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store
 from hybrid_ir.encoders import load_encoder, model_card
-from hybrid_ir.storage import write_json
+from hybrid_ir.storage import replace_folder, write_json
 from hybrid_ir.training.checkpoint import Progress
 
 
 def publish(
-    experiment: Experiment, store: Store, plan: Plan, run: Path, progress: Progress, checkpoint: Path
+    experiment: Experiment,
+    encoder: dict[str, Any],
+    store: Store,
+    plan: Plan,
+    run: Path,
+    progress: Progress,
+    checkpoint: Path,
 ) -> dict[str, Any]:
     """Write all of it, the encoder in one move, metrics last. `checkpoint` is taken apart and removed."""
     ledger = make_ledger(plan, vars(progress))
@@ -33,6 +38,8 @@ def publish(
         "seconds": progress.seconds,
         "startup_s": progress.startup_s,
         "peak_memory_mb": progress.peak_memory_mb,
+        "precision": progress.precision,
+        "share_cut": {language: cut / texts for language, (texts, cut) in sorted(progress.texts.items())},
     }
     card = model_card(
         name=run.name,
@@ -41,12 +48,12 @@ def publish(
         store=store.manifest,
         ledger=ledger,
         settings=experiment.model_dump(mode="json"),
+        encoder=encoder,
         metrics=metrics,
         dimension=load_encoder(str(kept)).get_embedding_dimension() or 0,
     )
     (kept / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(run / "checkpoint", ignore_errors=True)
-    os.replace(kept, run / "checkpoint")
+    replace_folder(kept, run / "checkpoint")
     shutil.rmtree(checkpoint, ignore_errors=True)
     write_json(run / "metrics.json", metrics)
     return metrics

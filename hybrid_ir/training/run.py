@@ -1,6 +1,6 @@
 """Train. In: a store and an experiment. Out: a run folder. Checks everything first, then launches Ray Train.
 
-    RUN/manifest.json    settings, store hash, versions, state (running, stopped, complete)
+    RUN/manifest.json    settings, what they mean for the encoder, store hash, versions, state (running, ...)
     RUN/initial/         the encoder before training, when a preset made it
     RUN/log.jsonl        a row every half second or so, a row a validation
     RUN/tensorboard/     the same rows for TensorBoard; other trackers have places of their own
@@ -22,17 +22,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import hybrid_ir
-from hybrid_ir.batches import Plan, lexicon_for, plan_for
+from hybrid_ir.batches import Plan, lexicon_for, plan_for, uneven_epochs
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store, open_store
-from hybrid_ir.encoders import resolve_precision
+from hybrid_ir.encoders import TextReader
 from hybrid_ir.storage import fetch, write_json, written
-from hybrid_ir.training.initial_model import initial_model
+from hybrid_ir.training.checkpoint import load_model
+from hybrid_ir.training.initial_model import describe_encoder, initial_model
 from hybrid_ir.training.publish import publish
 from hybrid_ir.training.resources import check_resources
 from hybrid_ir.training.run_folder import is_complete
 from hybrid_ir.training.tracking import check_trackers
+from hybrid_ir.training.validation import check_validation
 from hybrid_ir.types import InputError, Interrupted
 
 Report = Callable[[dict[str, Any]], None]
@@ -49,6 +53,7 @@ def train(experiment: Experiment, resources: dict[str, float], report: Report = 
     lexicon_for(experiment, store, plan)
     check_trackers(experiment.train.trackers)
     check_resources(experiment, resources)
+    check_validation(experiment, store)
     if is_complete(experiment, store):
         return json.loads(Path(fetch(f"{experiment.out}/metrics.json")).read_text(encoding="utf-8"))
     with written(experiment.out, leave=("ray", ".last")) as run:
@@ -63,25 +68,29 @@ def _train(experiment: Experiment, store: Store, plan: Plan, run: Path, report: 
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write the run to {run}: {error.strerror}; choose another out=FOLDER") from error
-    model = initial_model(experiment, store, run)
-    manifest = _manifest(experiment, store)
+    name = initial_model(experiment, store, run)
+    model = load_model(experiment, name, torch.device("cpu"))
+    encoder = describe_encoder(experiment, model)
+    report({"encoder": encoder})
+    if warning := uneven_epochs(plan, experiment.train.steps):
+        report({"warning": warning})
+    manifest = _manifest(experiment, store, encoder)
     write_json(run / "manifest.json", {**manifest, "state": "running"})
-    progress, checkpoint = launch(experiment, store, plan, model, run, report)
+    progress, checkpoint = launch(experiment, store, plan, name, TextReader.of(model), run, report)
     if checkpoint is None or not progress.finished:
         write_json(run / "manifest.json", {**manifest, "state": "stopped", "steps": progress.done})
         raise Interrupted(f"stopped after step {progress.done} of {experiment.train.steps}, saved in {experiment.out}")
-    metrics = publish(experiment, store, plan, run, progress, checkpoint)
+    metrics = publish(experiment, encoder, store, plan, run, progress, checkpoint)
     write_json(run / "manifest.json", {**manifest, "state": "complete", "steps": progress.done})
     return metrics
 
 
-def _manifest(experiment: Experiment, store: Store) -> dict[str, Any]:
-    device = "cuda" if experiment.train.gpus_per_worker else "cpu"
+def _manifest(experiment: Experiment, store: Store, encoder: dict[str, Any]) -> dict[str, Any]:
     libraries = ("ray", "torch", "transformers", "sentence-transformers")
     return {
         "version": hybrid_ir.__version__,
         "settings": experiment.model_dump(mode="json"),
+        "encoder": encoder,
         "store": {"path": experiment.store, "content_hash": store.content_hash},
-        "precision": resolve_precision(experiment.train.precision, device),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
     }

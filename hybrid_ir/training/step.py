@@ -16,7 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_ir.batches import Batch, slice_sizes
 from hybrid_ir.encoders import Embedder, Tokens
-from hybrid_ir.training.loss import contrastive_loss, false_negative_mask, false_positive_mask
+from hybrid_ir.training.loss import (
+    contrastive_loss,
+    false_negative_mask,
+    false_positive_mask,
+    same_question_mask,
+)
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,15 @@ def backward(
     device = module.model.device
     ids_BL = torch.from_numpy(batch.passage_ids_BL).to(device)
     language_B = torch.from_numpy(batch.passage_language_B).to(device)
-    false_positives_BB = false_positive_mask(ids_BL, language_B)
+    same_question_BB = None
+    if batch.repeats_a_question:
+        query_ids_BM = torch.from_numpy(batch.query_ids_BM).to(device)
+        same_question_BB = same_question_mask(query_ids_BM, torch.from_numpy(batch.query_language_B).to(device))
+    false_positives_BB = false_positive_mask(ids_BL, language_B, same_question_BB)
     false_negatives_BB = None
     if batch.negative_ids_B is not None and settings.negatives != "in_batch":
-        false_negatives_BB = false_negative_mask(ids_BL, torch.from_numpy(batch.negative_ids_B).to(device), language_B)
+        negative_ids_B = torch.from_numpy(batch.negative_ids_B).to(device)
+        false_negatives_BB = false_negative_mask(ids_BL, negative_ids_B, language_B, same_question_BB)
 
     def loss_of(vectors: Tensor) -> Tensor:
         return contrastive_loss(

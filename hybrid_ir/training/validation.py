@@ -8,11 +8,38 @@ import numpy as np
 import torch.distributed as dist
 from sentence_transformers import SentenceTransformer
 
-from hybrid_ir.config import Evaluate
+from hybrid_ir.config import Evaluate, Experiment
+from hybrid_ir.data import Store
 from hybrid_ir.encoders import encode
 from hybrid_ir.evaluation import evaluate_collection, with_mean
 from hybrid_ir.measure_names import HEADLINE
-from hybrid_ir.types import Collection
+from hybrid_ir.types import Collection, InputError
+
+
+def check_validation(experiment: Experiment, store: Store) -> None:
+    """Raise InputError for an `early_stopping_measure` that the validation split has no value of: no checkpoint would
+    ever be better than the first."""
+    chosen = experiment.train.early_stopping_measure
+    if not store.manifest["eval"].get("validation"):
+        return
+    collection = store.collection("validation")
+    languages = {q.language for q in collection.queries} & {c.language for c in collection.candidates}
+    answered: dict[str, set[str]] = {}
+    for candidate in collection.candidates:
+        if candidate.language in languages:
+            for group_id in candidate.group_ids:
+                answered.setdefault(group_id, set()).add(candidate.language)
+    found = set()
+    for query in collection.queries:
+        others = answered.get(query.group_id, set()) if query.language in languages else set()
+        found |= {"AP_mono"} if query.language in others else set()
+        found |= {"AP_cross"} if others - {query.language} else set()
+    found |= {"AP_multi", "AP_mean"} if found else set()
+    if chosen not in found:
+        raise InputError(
+            f"train.early_stopping_measure={chosen} has no value on the validation split of {store.path} (languages: "
+            f"{', '.join(sorted(languages)) or 'none in common'}); it has {', '.join(sorted(found)) or 'no measure'}"
+        )
 
 
 def validate(

@@ -17,6 +17,7 @@ import numpy as np
 
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store
+from hybrid_ir.encoders import PRESET_TOKENS
 from hybrid_ir.training import measured_step_s
 
 GPU_FLOPS = 312e12 * 0.35
@@ -53,7 +54,7 @@ def estimate_cost(experiments: Sequence[Experiment], concurrent: int, store: Sto
     tokens = tokens_per_pair(store) if store is not None else ASSUMED_TOKENS
     seconds, gpu_seconds, bases = 0.0, 0.0, set()
     for experiment in experiments:
-        settings, length = experiment.train, min(tokens, 2 * experiment.encoder.max_tokens)
+        settings, length = experiment.train, min(tokens, 2 * (experiment.encoder.max_tokens or PRESET_TOKENS))
         shape = _shape(experiment.encoder.name)
         if shape is None:
             return None

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from hybrid_ir.batches import plan_for
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import open_store
-from hybrid_ir.storage import absolute, fetch, write_json
+from hybrid_ir.storage import absolute, fetch, replace_folder, write_json
 from hybrid_ir.tuning.choice import choose, pareto, point_results
 from hybrid_ir.tuning.points import (
     Namer,
@@ -157,16 +157,20 @@ def _write_trials(path: Path, rows: list[dict[str, Any]]) -> None:
     for split in ("validation", "test"):
         names = dict.fromkeys(name for row in rows for name in row[split])
         columns |= {f"{split}_{name}": [row[split].get(name) for row in rows] for name in names}
-    pq.write_table(pa.table(columns), path)
+    partial = path.with_name(f".{path.name}.partial")
+    pq.write_table(pa.table(columns), partial)
+    os.replace(partial, path)
 
 
 def _publish_choice(rows: list[dict[str, Any]], space: Space, out: str, folder: Path) -> None:
-    """Write choice.json, and copy the chosen point's best checkpoint to best/."""
+    """Write choice.json, and copy the chosen point's best checkpoint to best/, where the last one stays until then."""
     results = point_results(rows)
     chosen = choose(results, space.max_rank_distance)
-    shutil.rmtree(folder / "best", ignore_errors=True)
     if chosen is not None:
-        shutil.copytree(fetch(f"{out}/trials/{chosen.trials[0]}/checkpoint"), folder / "best")
+        partial = folder / ".best.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(fetch(f"{out}/trials/{chosen.trials[0]}/checkpoint"), partial)
+        replace_folder(partial, folder / "best")
     write_json(
         folder / "choice.json",
         {
@@ -176,15 +180,25 @@ def _publish_choice(rows: list[dict[str, Any]], space: Space, out: str, folder: 
             "pareto": [{"point": dict(r.point), **r.validation} for r in pareto(results)],
         },
     )
+    if chosen is None:
+        shutil.rmtree(folder / "best", ignore_errors=True)  # of fewer trials, or of another bound
 
 
 @contextmanager
 def _term_is_interrupt() -> Iterator[None]:
-    """`ray job stop` sends SIGTERM, which Tune does not know: it is to save and leave as on Ctrl-C."""
+    """`ray job stop` sends SIGTERM, which Tune does not know: it is to save and leave as on Ctrl-C.
+
+    Once: `timeout` sends it to the command and to its group, and a second Ctrl-C would have Tune leave without saving.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+
+    def interrupt(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

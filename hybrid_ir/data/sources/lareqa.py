@@ -13,7 +13,7 @@ from typing import Any
 from hybrid_ir.data.find_files import check_folder, files_by_language
 from hybrid_ir.data.groups import connect_documents, queries_of
 from hybrid_ir.data.sources.squad import Question, join_questions, linked_articles, load_squad, questions_of
-from hybrid_ir.types import Candidate, Collection, Group, InputError, Passage, Records
+from hybrid_ir.types import Candidate, Collection, Group, InputError, Passage, Records, Rejected
 
 
 def read_lareqa(folder: str | Path, languages: Sequence[str] | None = None) -> Records:
@@ -21,7 +21,9 @@ def read_lareqa(folder: str | Path, languages: Sequence[str] | None = None) -> R
 
     A document is an article with all that share a question with it.
     """
-    yield from join_questions(_versions(_load_lareqa(folder, languages)))
+    articles, left_out = _load_lareqa(folder, languages)
+    yield from left_out
+    yield from join_questions(_versions(articles))
 
 
 def lareqa_collection(folder: str | Path, name: str, languages: Sequence[str] | None = None) -> Collection:
@@ -29,7 +31,7 @@ def lareqa_collection(folder: str | Path, name: str, languages: Sequence[str] | 
 
     `doc_id`, `group_id` and `document` are those of `read_lareqa`, so a collection can be cut to held-out documents.
     """
-    articles = _load_lareqa(folder, languages)
+    articles, _ = _load_lareqa(folder, languages)
     versions = _versions(articles)
     groups = [record for record in join_questions(versions) if isinstance(record, Group)]
     answered_by: dict[str, list[str]] = {}
@@ -51,16 +53,18 @@ def lareqa_collection(folder: str | Path, name: str, languages: Sequence[str] | 
     return Collection(name, queries_of(groups), candidates)
 
 
-def _load_lareqa(folder: str | Path, languages: Sequence[str] | None) -> dict[str, list[dict[str, Any]]]:
+def _load_lareqa(
+    folder: str | Path, languages: Sequence[str] | None
+) -> tuple[dict[str, list[dict[str, Any]]], list[Rejected]]:
     tagged = [(path.stem, path) for path in sorted(check_folder(folder).glob("*.json"))]
-    files = files_by_language(tagged, languages, folder)
+    files, left_out = files_by_language(tagged, languages, folder)
     articles = {code: load_squad(path) for code, path in files.items()}
     for code, data in articles.items():
         if not all("sentences" in paragraph for article in data for paragraph in article["paragraphs"]):
             raise InputError(
                 f"{files[code]} has paragraphs without sentences; LAReQA's files have them, plain SQuAD's do not"
             )
-    return articles
+    return articles, left_out
 
 
 def _versions(articles: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Question]]:

@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hybrid_ir.data.find_files import resolve_files
+from hybrid_ir.data.find_files import resolve_files, the_file
 from hybrid_ir.data.groups import checked_group, connect_documents
 from hybrid_ir.data.read_files import read_tsv, sift_json_lines
 from hybrid_ir.languages import language_codes
@@ -24,8 +24,8 @@ def read_miracl(root: str | Path, languages: Sequence[str], split: str, corpus_r
     The corpus is read once a language, and only judged passages are kept: at most some tens of MB.
     """
     for code in language_codes(languages):
-        topics = resolve_files(root, f"*topics.miracl-v1.0-{code}-{split}.tsv")[0]
-        qrels = resolve_files(root, f"*qrels.miracl-v1.0-{code}-{split}.tsv")[0]
+        topics = the_file(root, f"*topics.miracl-v1.0-{code}-{split}.tsv")
+        qrels = the_file(root, f"*qrels.miracl-v1.0-{code}-{split}.tsv")
         corpus = resolve_files(corpus_root, f"*miracl-corpus-v1.0-{code}/docs-*.jsonl*")
         judged: dict[str, tuple[list[str], list[str]]] = {}
         for where, fields in read_tsv(qrels, 4):

@@ -12,13 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid_ir.data.find_files import resolve_files
+from hybrid_ir.data.find_files import the_file
 from hybrid_ir.data.groups import checked_group, connect_documents
 from hybrid_ir.data.read_files import read_tsv
-from hybrid_ir.languages import language_codes, language_name
+from hybrid_ir.languages import upstream_names
 from hybrid_ir.types import InputError, Passage, Records, Rejected
 
 TRIPLES_AT_ONCE = 1024
+# As the hub's data/google/collections and data/google/queries/train spell them.
+NAMES = {
+    "ar": "arabic", "de": "german", "en": "english", "es": "spanish", "fr": "french", "hi": "hindi", "id": "indonesian",
+    "it": "italian", "ja": "japanese", "nl": "dutch", "pt": "portuguese", "ru": "russian", "vi": "vietnamese",
+    "zh": "chinese",
+}  # fmt: skip
 
 
 def read_mmarco(root: str | Path, languages: Sequence[str], limit: int | None = None) -> Records:
@@ -29,12 +35,10 @@ def read_mmarco(root: str | Path, languages: Sequence[str], limit: int | None = 
     for all). Texts stay on disk, memory-mapped by `datasets` (whose cache takes 3 to 6 GB a language); memory holds
     16 bytes of index a passage, 140 MB a language.
     """
-    names = {code: language_name(code).lower() for code in language_codes(languages)}
-    triples = resolve_files(root, "data/triples.train.ids.small.tsv")[0]
-    collections = {c: resolve_files(root, f"data/google/collections/{n}_collection.tsv")[0] for c, n in names.items()}
-    questions = {
-        c: resolve_files(root, f"data/google/queries/train/{n}_queries.train.tsv")[0] for c, n in names.items()
-    }
+    names = upstream_names("mMARCO", NAMES, languages)
+    triples = the_file(root, "data/triples.train.ids.small.tsv")
+    collections = {c: the_file(root, f"data/google/collections/{n}_collection.tsv") for c, n in names.items()}
+    questions = {c: the_file(root, f"data/google/queries/train/{n}_queries.train.tsv") for c, n in names.items()}
 
     def rows() -> Iterator[tuple[str, list[str]]]:
         return islice(read_tsv(triples, 3), limit)

@@ -13,14 +13,19 @@ from hybrid_ir.data.find_files import resolve_files
 from hybrid_ir.data.groups import checked_group
 from hybrid_ir.data.read_files import sift_json_lines
 from hybrid_ir.data.sources.miracl import article_of, title_and_text
-from hybrid_ir.languages import language_codes, language_name
+from hybrid_ir.languages import upstream_names
 from hybrid_ir.types import Passage, Records, Rejected
+
+# As the hub's folders are called; CLDR's name of `bn` is Bangla.
+NAMES = {
+    "ar": "arabic", "bn": "bengali", "en": "english", "fi": "finnish", "id": "indonesian", "ja": "japanese",
+    "ko": "korean", "ru": "russian", "sw": "swahili", "te": "telugu", "th": "thai",
+}  # fmt: skip
 
 
 def read_mr_tydi(root: str | Path, languages: Sequence[str], split: str) -> Records:
     """One monolingual group a question, of its first positive and negative. A document is the positive's article."""
-    for code in language_codes(languages):
-        name = language_name(code).lower()
+    for code, name in upstream_names("Mr. TyDi", NAMES, languages).items():
         for path in resolve_files(root, f"*mrtydi-v1.1-{name}/{split}.jsonl*"):
             for where, record in sift_json_lines(path):
                 if isinstance(record, Rejected):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ir.data.find_files import record_files
-from hybrid_ir.data.groups import checked_group, passage_id, shorten
+from hybrid_ir.data.groups import checked_group, id_text, passage_id, shorten
 from hybrid_ir.data.read_files import parquet_rows, read_lines
-from hybrid_ir.languages import language_code
+from hybrid_ir.languages import form_order, language_code, written_form
 from hybrid_ir.types import InputError, Passage, Records, Rejected
 
 WIDE_FIELDS = frozenset({"group_id", "document", "queries", "passages", "negatives"})
@@ -26,6 +26,8 @@ def read_records(path: str | Path) -> Records:
     A record is {"queries": {language: text}, "passages": {language: text or {"doc_id":, "text":}}}, with optional
     "negatives" like passages, "group_id" (default: file and line) and "document" (default: the group_id); or, in one
     language, {"language":, "query":, "passage":} with optional "negative", "group_id" and "document". Null is absent.
+    An id may be an integer. Of two forms of a language, such as zh-CN and zh-TW, the usual one is read and the other
+    rejected. `prepare` joins records of one group_id.
     """
     root = Path(path)
     for file in record_files(root):
@@ -35,15 +37,13 @@ def read_records(path: str | Path) -> Records:
             if isinstance(record, str) and not record.strip():
                 continue
             try:
-                group_id, document, queries, passages, negatives = _parse_record(record, where)
+                yield from _read_record(record, where)
             except InputError as error:
                 yield Rejected(where, str(error), shorten(record))
-            else:
-                yield from checked_group(where, group_id, document, queries, passages, negatives)
 
 
-def _parse_record(record: Any, where: str) -> tuple[str, str, dict[str, str], dict[str, Passage], dict[str, Passage]]:
-    """Group id, document, queries, passages, negatives. Raises InputError with the reason to reject the record."""
+def _read_record(record: Any, where: str) -> Records:
+    """Its group. Raises InputError with the reason to reject it."""
     if isinstance(record, str):
         try:
             record = json.loads(record)
@@ -62,31 +62,53 @@ def _parse_record(record: Any, where: str) -> tuple[str, str, dict[str, str], di
                 if not isinstance(record.get("language"), str):
                     raise InputError("language is missing or not a string")
                 record[plural] = {record["language"]: record[name]}
-    group_id = record.get("group_id", where)
-    document = record.get("document", group_id)
+    group_id = id_text(record.get("group_id", where))
+    document = id_text(record.get("document", group_id))
     for name, value in (("group_id", group_id), ("document", document)):
-        if not isinstance(value, str):
-            raise InputError(f"{name} must be a string")
-    queries = {code: p.text for code, p in _parse_texts("queries", record).items()}
-    return group_id, document, queries, _parse_texts("passages", record), _parse_texts("negatives", record)
+        if value is None:
+            raise InputError(f"{name} must be a string or an integer")
+    queries, passages, negatives = (_parse_texts(field, record) for field in ("queries", "passages", "negatives"))
+    forms = {}
+    for code in {*queries, *passages}:
+        asked, answered, wrong = queries.get(code, {}), passages.get(code, {}), negatives.get(code, {})
+        # A form that has both halves, the usual one of those; zh-CN and zh, in which nothing else is, are a pair too.
+        both = sorted(asked.keys() & answered.keys(), key=form_order)[:1]
+        chosen = [sorted(half, key=lambda f: (f not in both, form_order(f)))[:1] for half in (asked, answered, wrong)]
+        for half, of_code, keep in zip((queries, passages, negatives), (asked, answered, wrong), chosen, strict=True):
+            half[code] = {form: of_code[form] for form in keep}
+        forms[code] = "".join((*chosen[0], *chosen[1])[:1])
+        for other in sorted({*asked, *answered}.difference(*chosen)):
+            yield Rejected(where, "one language left out: another form of it is read", other)
+    yield from checked_group(
+        where,
+        group_id or "",
+        document or "",
+        {code: passage.text for code, of_code in queries.items() for passage in of_code.values()},
+        {code: passage for code, of_code in passages.items() for passage in of_code.values()},
+        {code: passage for code, of_code in negatives.items() for passage in of_code.values()},
+        {code: form for code, form in forms.items() if form != code},
+    )
 
 
-def _parse_texts(field: str, record: Mapping[str, Any]) -> dict[str, Passage]:
+def _parse_texts(field: str, record: Mapping[str, Any]) -> dict[str, dict[str, Passage]]:
+    """By language, the text of each form of it."""
     texts = record.get(field, {})
     if not isinstance(texts, dict):
         raise InputError(f"{field} must map languages to texts")
-    parsed: dict[str, Passage] = {}
+    parsed: dict[str, dict[str, Passage]] = {}
     for tag, value in texts.items():
         if value is None:
             continue
-        code = language_code(tag)
-        if code in parsed:
+        code, form = language_code(tag), written_form(tag)
+        if form in parsed.get(code, {}):
             raise InputError(f"{field} has two texts for one language")
-        if isinstance(value, dict) and field != "queries" and value.keys() == {"doc_id", "text"}:
-            doc_id, text = value["doc_id"], value["text"]
-        else:
-            doc_id, text = passage_id(code, value) if isinstance(value, str) else None, value
-        if not isinstance(doc_id, str) or not isinstance(text, str):
+        text, doc_id = value, None
+        if isinstance(value, dict) and field != "queries" and value.keys() <= {"doc_id", "text"}:
+            text, doc_id = value.get("text"), value.get("doc_id")
+            if text is None and doc_id is None:
+                continue  # a struct of Parquet with nothing in it
+        doc_id = passage_id(code, text) if doc_id is None and isinstance(text, str) else id_text(doc_id)
+        if doc_id is None or not isinstance(text, str):
             raise InputError(f"{field} has something that is neither a text nor (for a passage) a doc_id with a text")
-        parsed[code] = Passage(doc_id, text)
+        parsed.setdefault(code, {})[form] = Passage(doc_id, text)
     return parsed

@@ -1,6 +1,6 @@
 """SQuADShifts (English): questions on paragraphs of Wikipedia, the New York Times, Reddit and Amazon.
 
-In: a folder of `{subset}_v1.0.json` or of Parquet in folders by subset, or `hub:OWNER/NAME`.
+In: a folder of `{subset}_v1.0.json` or of Parquet in folders by subset, or `hub:OWNER/NAME@REVISION`.
 Out: a stream of `Group | Rejected`.
 """
 
@@ -18,15 +18,11 @@ from hybrid_ir.types import InputError, Passage, Records
 
 
 def read_squadshifts(root: str | Path, subsets: Sequence[str] = ("new_wiki", "nyt", "reddit", "amazon")) -> Records:
-    """A question and its paragraph. A document is an article where the subset names more than one, else a paragraph.
-
-    The hub's own repository holds only a script: of it, the hub's Parquet conversion is read.
-    """
-    where_to = f"{root}@refs/convert/parquet" if str(root).startswith("hub:") and "@" not in str(root) else root
+    """A question and its paragraph. A document is an article where the subset names more than one, else a paragraph."""
     for subset in subsets:
         # Upstream names one file differently from its subset: amazon_reviews_v1.0.json.
         patterns = (f"*{subset}_v1.0.json*", f"*{subset}_reviews_v1.0.json*", f"*{subset}/*.parquet")
-        rows = [row for path in resolve_files(where_to, *patterns) for row in _read_questions(path)]
+        rows = [row for path in resolve_files(root, *patterns) for row in _read_questions(path)]
         titled = len({row["title"] for row in rows}) > 1
         for row in rows:
             doc_id = passage_id("en", row["context"] or "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hybrid_ir.data.find_files import check_folder, files_by_language
+from hybrid_ir.data.find_files import LanguageFiles, check_folder, files_by_language
 from hybrid_ir.data.groups import shorten
 from hybrid_ir.data.sources.parallel_lines import read_parallel_lines
 from hybrid_ir.languages import language_code
@@ -20,8 +20,10 @@ def read_tatoeba(folder: str | Path, languages: Sequence[str] | None = None) -> 
 
     A document is an English sentence: one that occurs in several files is one document, and one passage.
     """
-    for code, path, english_path in tatoeba_files(folder, languages):
-        for record in read_parallel_lines({code: path, "en": english_path}, None):
+    files, left_out = tatoeba_files(folder, languages)
+    yield from left_out
+    for code, path in files.items():
+        for record in read_parallel_lines({code: path, "en": path.with_suffix(".eng")}, None):
             if isinstance(record, Rejected):
                 yield record
             elif "en" not in record.passages:
@@ -31,9 +33,17 @@ def read_tatoeba(folder: str | Path, languages: Sequence[str] | None = None) -> 
                 yield Group(f"{code}/{record.group_id}", document, record.queries, record.passages)
 
 
-def tatoeba_files(folder: str | Path, languages: Sequence[str] | None = None) -> list[tuple[str, Path, Path]]:
-    """(language, its file, the English file) of each `tatoeba.{xxx}-eng` pair of the folder, sorted by language."""
+def tatoeba_files(folder: str | Path, languages: Sequence[str] | None = None) -> LanguageFiles:
+    """The file of each language's side of a `tatoeba.{xxx}-eng` pair; its English side is beside it, as `.eng`.
+
+    Of the 112 codes of upstream's own folder CLDR has no name for six (ber, cbk, max, orv, swg, tzl), and kzj is the
+    old code of dtp, which is there too.
+    """
     paths = [path for path in sorted(check_folder(folder).glob("tatoeba.*-eng.*")) if path.suffix != ".eng"]
-    found = [(path.name.split(".")[1].removesuffix("-eng"), path) for path in paths]
+    found = {path.name.split(".")[1].removesuffix("-eng"): path for path in paths}
+    old = found.pop("kzj", None) if "dtp" in found else None
     wanted = None if languages is None else [code for code in languages if language_code(code) != "en"]
-    return [(c, path, path.with_suffix(".eng")) for c, path in files_by_language(found, wanted, folder).items()]
+    files, left_out = files_by_language(found.items(), wanted, folder)
+    if old and wanted is None:
+        left_out.append(Rejected(old.name, "left out: its language has another file, under its new code", "kzj"))
+    return LanguageFiles(files, left_out)

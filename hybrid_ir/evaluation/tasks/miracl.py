@@ -43,7 +43,7 @@ def load_miracl(
         found = resolve_files(root, f"*{prefix}*-{split}.tsv")
         tagged = [(path.name.removeprefix(prefix).removesuffix(f"-{split}.tsv"), path) for path in found]
         wanted = languages if kind == "topics" else list(files["topics"])
-        files[kind] = files_by_language(tagged, wanted, f"the {kind} of {root}")
+        files[kind] = files_by_language(tagged, wanted, f"the {kind} of {root}").files
     tests = {}
     for code, path in files["topics"].items():
         topics = _read_topics(path)

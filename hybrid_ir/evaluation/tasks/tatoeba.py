@@ -29,9 +29,13 @@ class Pair(NamedTuple):
 
 
 def load_tatoeba(folder: str, languages: Sequence[str] | None = None) -> dict[str, tuple[list[Pair], int]]:
-    """By language, the pairs of `tatoeba.{xxx}-eng.{xxx,eng}` and how many were left out, as one side is empty."""
+    """By language, the pairs of `tatoeba.{xxx}-eng.{xxx,eng}` and how many were left out, as one side is empty.
+
+    Without `languages`, files whose code no known language has are passed over.
+    """
     pairs = {}
-    for code, path, english_path in tatoeba_files(folder, languages):
+    for code, path in tatoeba_files(folder, languages).files.items():
+        english_path = path.with_suffix(".eng")
         sides = [[checked_text(f"{p}:{n}", line.strip()) for n, line in read_lines(p)] for p in (path, english_path)]
         if len(sides[0]) != len(sides[1]):
             raise InputError(
@@ -69,5 +73,7 @@ def nearest_is_own(queries_ND: np.ndarray, passages_ND: np.ndarray) -> np.ndarra
     """1.0 where row i's highest dot product is with passage i, else 0.0; of equal ones the first passage counts."""
     if queries_ND.shape != passages_ND.shape or not (np.isfinite(queries_ND).all() and np.isfinite(passages_ND).all()):
         raise InputError(f"need finite vectors of one shape, got {queries_ND.shape} and {passages_ND.shape}")
-    nearest = (queries_ND @ passages_ND.T).argmax(axis=1)
-    return (nearest == np.arange(len(queries_ND))).astype(float)
+    scores_NN = queries_ND @ passages_ND.T
+    nearest_NN = scores_NN == scores_NN.max(axis=1, keepdims=True)
+    # Of several that are nearest any may come first.
+    return nearest_NN.diagonal() / nearest_NN.sum(axis=1)

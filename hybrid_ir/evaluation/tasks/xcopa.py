@@ -1,18 +1,19 @@
 """XCOPA: which of two sentences is the cause or effect of a premise; accuracy of taking the nearer one.
 
-In: the questions of each language, JSON lines in the upstream layout. Out: a `TaskResult`.
+In: the questions of each language, in upstream's JSON lines or the hub's Parquet. Out: a `TaskResult`.
 
 Shape legend: `N` questions, `D` dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hybrid_ir.data import checked_text, files_by_language, read_json_lines, resolve_files
+from hybrid_ir.data import checked_text, files_by_language, parquet_rows, read_json_lines, resolve_files
 from hybrid_ir.evaluation.ranking import Encode
 from hybrid_ir.evaluation.tasks.result import TaskResult, per_query_table, task_counts
 from hybrid_ir.types import InputError
@@ -30,14 +31,23 @@ class Choice(NamedTuple):
 
 
 def load_xcopa(root: str, *, split: str = "test", languages: Sequence[str] | None = None) -> dict[str, list[Choice]]:
-    """The questions of `{split}.{language}.jsonl`, by language (None = all). The splits are test and val."""
-    files = resolve_files(root, f"{split}.*.jsonl", f"*/{split}.*.jsonl")
-    by_language = files_by_language([(path.name.split(".")[1], path) for path in files], languages, root)
+    """The questions of each language (None = all), by code. The splits are test and val.
+
+    `root` is a folder of `{split}.{language}.jsonl` (upstream's `data`), or has the hub's Parquet: a folder a language,
+    where val is called validation. The hub's `translation-{language}` are English translations made by machine, and no
+    part of the test. Raises InputError for two files of one language: a clone of upstream's repository has such
+    translations under the same names, in `data-gmt` beside `data`.
+    """
+    hub_split = {"val": "validation"}.get(split, split)
+    names = [f"{split}.*.jsonl", f"*/{split}.*.jsonl", f"*/{hub_split}-*.parquet", f"*/{hub_split}/*.parquet"]
+    tagged = []
+    for path in resolve_files(root, *names):
+        folder = path.parent.parent if path.parent.name == hub_split else path.parent
+        if path.suffix == ".jsonl" or not folder.name.startswith("translation-"):
+            tagged.append((path.name.split(".")[1] if path.suffix == ".jsonl" else folder.name, path))
     tests = {}
-    for code, path in by_language.items():
-        tests[code] = [
-            _read_choice(where, record, f"{code}/{n}") for n, (where, record) in enumerate(read_json_lines(path))
-        ]
+    for code, path in files_by_language(tagged, languages, root).files.items():
+        tests[code] = [_read_choice(where, row, f"{code}/{n}") for n, (where, row) in enumerate(_rows(path))]
         if not tests[code]:
             raise InputError(f"{path} is empty; copy it again")
     return tests
@@ -68,7 +78,14 @@ def chosen_right(scores_N2: np.ndarray, label_N: np.ndarray) -> np.ndarray:
     return np.where(own == other, 0.5, (own > other).astype(float))
 
 
-def _read_choice(where: str, record: Mapping[str, Any], query_id: str) -> Choice:
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.suffix == ".jsonl":
+        return read_json_lines(path)
+    return ((f"{path}:{number}", row) for number, row in parquet_rows(path))
+
+
+def _read_choice(where: str, record: Any, query_id: str) -> Choice:
+    record = record if isinstance(record, dict) else {}
     texts = [record.get(key) for key in ("premise", "choice1", "choice2")]
     if not all(isinstance(text, str) and text.strip() for text in texts) or record.get("label") not in (0, 1):
         raise InputError(

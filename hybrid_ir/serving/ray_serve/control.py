@@ -51,8 +51,9 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
     if checkpoint is not None and not Path(checkpoint).is_dir():
         raise InputError(f"no encoder at {checkpoint}; leave --checkpoint out to use the index's own")
     joined = bool(os.environ.get("RAY_ADDRESS"))
-    # A cluster has its ports from where it was started.
-    with nullcontext({}) if joined else own_ports() as ports, _environment(ports), ray_session(verbose):
+    ports = nullcontext({}) if joined else own_ports()  # a cluster has its ports from where it was started
+    # Not shielded: Serve tells the proxies that it starts to leave by SIGTERM.
+    with ports as own, _environment(own), ray_session(verbose, shielded=False):
         from ray import serve
         from ray.exceptions import RayActorError
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import ray
 import ray.exceptions
 from ray import serve
-from ray.util import metrics
 from starlette.types import ASGIApp
 
 from hybrid_ir.config import Serve
 from hybrid_ir.serving.http_app import create_app
+from hybrid_ir.serving.measured import measured
 from hybrid_ir.serving.ray_serve.distributed_release import DistributedRelease
+from hybrid_ir.serving.ray_serve.gateway_metrics import GatewayMetrics
 from hybrid_ir.serving.ray_serve.registry import Spec, State, registry, release_key, retire
 from hybrid_ir.serving.release import Release
 from hybrid_ir.serving.search_service import SearchService
@@ -29,7 +29,6 @@ from hybrid_ir.types import InputError, one_line
 log = logging.getLogger("ray.serve")
 FIRST_ANSWERS_S = 10
 """A gateway waits so long for the shards and the encoder of a release that it has just turned to."""
-MILLISECONDS = [m / 1000 for m in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)]
 
 
 class Gateway:
@@ -71,15 +70,15 @@ class Gateway:
             wanted = state["active"]
         if not restarted:
             self._forget(await self._in_thread(retire, state))
-        totals = Metrics()
-        self._service = SearchService(release, self._settings, totals.observe)
-        self._flushing = asyncio.get_running_loop().create_task(totals.flush_for_ever())
+        self._metrics = GatewayMetrics()
+        self._service = SearchService(release, self._settings, self._metrics.observe)
+        self._refreshing = asyncio.get_running_loop().create_task(self._metrics.refresh_for_ever(self._service))
         self._loaded: dict[str, str | None] = {release.key: None}
         self._number = -1
         self._watching = asyncio.get_running_loop().create_task(self._watch(state))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return create_app(self._service, self._keys)
+        return measured(create_app(self._service, self._keys), self._metrics.observe)
 
     async def check_health(self) -> None:
         """Serve starts another gateway in place of one whose encoder or shards are stuck in its own process."""
@@ -161,56 +160,3 @@ def _check_interface(settings: Serve, keys: Sequence[str]) -> None:
     from ray.serve.context import _get_global_client
 
     check_public(_get_global_client().http_config.host, settings, keys)  # type: ignore[union-attr]
-
-
-class Metrics:
-    """Adds up what the service observes and hands it to Ray once a second: one of Ray's own observations takes as
-    long as a tenth of a search.
-
-    A histogram is kept as Prometheus keeps it: counters `_bucket` (label `le`), `_sum` and `_count`.
-    """
-
-    HISTOGRAMS: ClassVar = {
-        "request_seconds": (MILLISECONDS, ("route",)),
-        "encode_seconds": (MILLISECONDS, ()),
-        "shard_seconds": (MILLISECONDS, ("shard",)),
-        "batch_size": ((1, 2, 4, 8, 16, 32, 64), ()),
-    }
-    COUNTERS: ClassVar = {"requests": ("language",), "rejected": (), "deadline_exceeded": ()}
-
-    def __init__(self) -> None:
-        self._counters = {
-            name: metrics.Counter(f"hybrid_ir_{name}", tag_keys=labels)
-            for name, labels in [
-                *self.COUNTERS.items(),
-                *((f"{n}_bucket", (*labels, "le")) for n, (_, labels) in self.HISTOGRAMS.items()),
-                *((f"{n}_{part}", labels) for n, (_, labels) in self.HISTOGRAMS.items() for part in ("sum", "count")),
-            ]
-        }
-        self._queue = metrics.Gauge("hybrid_ir_queue_length", "Queries that wait")
-        self._sums: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
-        self._length = 0.0
-
-    def observe(self, name: str, value: float, labels: dict[str, str]) -> None:
-        if name == "queue_length":
-            self._length = value
-            return
-        tags = tuple(labels.items())
-        if name not in self.HISTOGRAMS:
-            self._sums[name, tags] += value  # type: ignore[assignment]
-            return
-        for bound in self.HISTOGRAMS[name][0]:
-            if value <= bound:
-                self._sums[f"{name}_bucket", (*tags, ("le", str(bound)))] += 1
-        self._sums[f"{name}_bucket", (*tags, ("le", "+Inf"))] += 1
-        self._sums[f"{name}_sum", tags] += value  # type: ignore[assignment]
-        self._sums[f"{name}_count", tags] += 1
-
-    async def flush_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(1)
-            sums, self._sums = self._sums, Counter()
-            for (name, tags), value in sums.items():
-                if value > 0:
-                    self._counters[name].inc(value, dict(tags))
-            self._queue.set(self._length)

@@ -14,6 +14,7 @@ import ray
 from hybrid_ir.batches import Plan
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store
+from hybrid_ir.encoders import TextReader
 
 LOG_EVERY_S = 0.5
 
@@ -27,7 +28,7 @@ class Assignment:
     plan: Plan
     model: str
     """Folder or hub name of the encoder to start from."""
-    tokenizer: Any
+    reader: TextReader
     monitor: Any
     """Handle of the actor that takes rows for the log and answers whether to stop (a `Monitor`)."""
 
@@ -60,9 +61,12 @@ class Recorder:
         self._stop = False
         self._pairs = 0
         self._elapsed_s = self._waited_s = 0.0
+        self._now_s = self._waiting_s = 0.0
 
     def restart_clock(self) -> None:
-        self._elapsed_s = self._waited_s = 0.0
+        """The clock starts at zero again. Steps since the last row stay in the next one, with their seconds."""
+        self._elapsed_s, self._waited_s = self._elapsed_s - self._now_s, self._waited_s - self._waiting_s
+        self._now_s = self._waiting_s = 0.0
 
     def stop_wanted(self) -> bool:
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
@@ -75,6 +79,7 @@ class Recorder:
         if self._monitor is None:
             return
         self._pairs += pairs
+        self._now_s, self._waiting_s = elapsed_s, waited_s
         # The clock is the training's own: a checkpoint or a validation between two rows is not theirs.
         if not at_once and elapsed_s - self._elapsed_s < LOG_EVERY_S:
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from ray.train.torch import TorchTrainer
 from hybrid_ir.batches import Plan
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store
-from hybrid_ir.encoders import load_encoder
+from hybrid_ir.encoders import TextReader
 from hybrid_ir.measure_names import HEADLINE
 from hybrid_ir.reports import read_log
 from hybrid_ir.storage import absolute, open_filesystem
@@ -37,14 +38,14 @@ def launch(
     store: Store,
     plan: Plan,
     model: str,
+    reader: TextReader,
     run: Path,
     report: Callable[[dict[str, Any]], None],
 ) -> tuple[Progress, Path | None]:
     """Train, and return progress and folder of the last checkpoint; no folder if it was stopped before the first."""
-    settings, section = experiment.train, experiment.encoder
-    tokenizer = load_encoder(model, pooling=section.pooling, max_tokens=section.max_tokens).tokenizer
+    settings = experiment.train
     monitor: Any = ray.remote(Monitor).options(num_cpus=0).remote()
-    trainer = _trainer(Assignment(_anywhere(experiment), store, plan, model, tokenizer, monitor))
+    trainer = _trainer(Assignment(_anywhere(experiment), store, plan, model, reader, monitor))
     outcome: list[Any] = []
 
     def fit() -> None:
@@ -58,6 +59,14 @@ def launch(
     asynchronous, chosen_by = settings.validation == "async", settings.early_stopping_measure
     running, asked, stale = True, False, False
     with stop_signals() as stop_wanted, open_log(run, experiment) as write:
+
+        def drained() -> list[dict[str, Any]]:
+            """Rows that have come, all of them in the log: `report` may raise at the first."""
+            rows = ray.get(monitor.drain.remote())
+            for row in rows:
+                write(row)
+            return rows
+
         thread.start()
         try:
             while running:
@@ -67,17 +76,19 @@ def launch(
                     asked = True
                     report({"stopping": True})
                     ray.get(monitor.stop.remote())
-                for row in ray.get(monitor.drain.remote()):
-                    write(row)
+                for row in drained():
                     report(row)
-                    # The workers do not wait to learn that they stopped getting better, so we tell them.
+                    # The workers do not wait to learn that they stopped getting better, so we tell them. What an
+                    # attempt that was rolled back had measured at later steps is not this one's.
                     if asynchronous and chosen_by in row and not (asked or stale):
-                        stale = is_stale(read_log(run / "log.jsonl") or [], chosen_by, settings.patience)
+                        rows = [each for each in read_log(run / "log.jsonl") or [] if each["step"] <= row["step"]]
+                        stale = is_stale(rows, chosen_by, settings.patience)
                         if stale:
                             ray.get(monitor.stop.remote())
-        except BaseException:  # a sweep ends a trial from within `report`: its workers must not outlive it
+        except Exception:  # a sweep ends a trial from within `report`: its workers must not outlive it
             ray.get(monitor.stop.remote())
             thread.join()
+            drained()
             raise
     result = outcome[0]
     if isinstance(result, BaseException):
@@ -95,13 +106,20 @@ def launch(
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Context in which the first SIGINT or SIGTERM sets the event, and a second raises KeyboardInterrupt."""
-    event = threading.Event()
+    """Context in which the first SIGINT or SIGTERM sets the event, and one that comes later raises KeyboardInterrupt.
+
+    What follows within a second is the first again: `timeout` sends SIGTERM to its command and then to the group that
+    the command is in.
+    """
+    event, first = threading.Event(), 0.0
 
     def handle(number: int, frame: Any) -> None:
-        if event.is_set():
+        nonlocal first
+        if not event.is_set():
+            first = time.monotonic()
+            event.set()
+        elif time.monotonic() - first > 1:
             raise KeyboardInterrupt
-        event.set()
 
     before = {}
     if threading.current_thread() is threading.main_thread():

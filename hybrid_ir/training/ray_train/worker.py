@@ -71,7 +71,7 @@ def _report(state: State, rank: int, measure: bool) -> None:
 
 def _feed(given: Assignment, start: int, rank: int, workers: int) -> Iterator[Batch]:
     settings = given.experiment.train
-    make_builder = partial(builder_for, given.experiment, given.store, given.plan, given.tokenizer)
+    make_builder = partial(builder_for, given.experiment, given.store, given.plan, given.reader)
     if settings.feed == "in_process":
         return in_process_feed(make_builder(), start, settings.steps)
     name = [f"hybrid-ir-chunks-{uuid.uuid4().hex}"]

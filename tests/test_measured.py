@@ -1,0 +1,104 @@
+"""What metrics are told of requests, of a queue that stands still, and of shards: without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hybrid_ir.index.query import ShardQuery
+from hybrid_ir.serving.batcher import Batcher
+from hybrid_ir.serving.measured import measured
+
+
+async def ask(path: str, answer: Any) -> list[tuple[str, dict[str, str]]]:
+    """What is observed of one request to an app whose body is `answer(send)`."""
+    seen: list[tuple[str, float, dict[str, str]]] = []
+
+    async def app(scope, receive, send):
+        await answer(send)
+
+    async def send(message):
+        pass
+
+    try:
+        await measured(app, lambda *observed: seen.append(observed))({"type": "http", "path": path}, None, send)  # type: ignore[arg-type]
+    except RuntimeError:
+        seen.append(("raised", 0, {}))
+    assert all(value >= 0 for _, value, _ in seen)
+    return [(name, labels) for name, _, labels in seen]
+
+
+def status(code: int) -> Any:
+    async def answer(send):
+        await send({"type": "http.response.start", "status": code})
+        await send({"type": "http.response.body", "body": b""})
+
+    return answer
+
+
+@pytest.mark.parametrize("code", [200, 422, 429, 500, 503, 504])
+def test_every_answer_is_counted_and_timed_by_its_status(code: int):
+    labels = {"route": "search", "code": str(code)}
+    assert asyncio.run(ask("/search", status(code))) == [("requests", labels), ("request_duration_seconds", labels)]
+
+
+def test_paths_that_callers_make_up_are_one_label_and_health_checks_are_left_out():
+    async def all_of_them():
+        return [await ask(path, status(404)) for path in ("/a", "/b?c", "/search/x", "/healthz", "/readyz")]
+
+    made_up = {"route": "other", "code": "404"}
+    *others, health, ready = asyncio.run(all_of_them())
+    assert others == [[("requests", made_up), ("request_duration_seconds", made_up)]] * 3
+    assert health == ready == []
+
+
+def test_a_request_that_is_never_answered_is_counted_too():
+    async def leave(send):
+        raise RuntimeError("the client left")
+
+    seen = asyncio.run(ask("/v1/embeddings", leave))
+    assert seen[0] == ("requests", {"route": "embeddings", "code": "499"})
+    assert seen[-1] == ("raised", {})
+
+
+class HangingRelease:
+    """An encoder that answers when it is let go; a shard that fails."""
+
+    manifest = SimpleNamespace(shards=[SimpleNamespace(name="000")])
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+
+    async def encode(self, texts, role):
+        await self.go.wait()
+        return np.zeros((len(texts), 2), np.float32)
+
+    async def search(self, shard, vectors, queries):
+        raise RuntimeError("down")
+
+
+def test_a_queue_behind_an_encoder_that_hangs_grows_older_and_a_failing_shard_is_timed():
+    async def run():
+        seen: Counter[str] = Counter()
+        release = HangingRelease()
+        batcher = Batcher(release, 4, lambda name, value, labels: seen.update([name]))  # type: ignore[arg-type]
+        assert batcher.waited_s() == 0
+        futures = [batcher.submit(f"query {i}", ShardQuery(3)) for i in range(6)]
+        await asyncio.sleep(0.05)
+        first = batcher.waited_s()
+        await asyncio.sleep(0.05)
+        assert batcher.waited_s() > first >= 0.04
+        assert len(batcher) == 2
+        release.go.set()
+        started = await asyncio.gather(*futures)
+        await asyncio.gather(*(task for one in started for task in one.tasks), return_exceptions=True)
+        assert batcher.waited_s() == 0
+        return seen
+
+    seen = asyncio.run(run())
+    assert seen["batch_size"] == seen["encode_duration_seconds"] == seen["shard_duration_seconds"] == 2

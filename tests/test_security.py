@@ -1,0 +1,72 @@
+"""What an attacker may send, and what it costs: each test is a claim of docs/security.md."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from indices import sample_passages, write_served_index
+from starlette.testclient import TestClient
+
+from hybrid_ir.config.experiment import Serve
+from hybrid_ir.serving.api import EmbeddingsRequest, ErrorResponse, SearchRequest
+from hybrid_ir.serving.checks import RequestError, parse
+from hybrid_ir.serving.http_app import create_app
+from hybrid_ir.serving.local_release import LocalRelease
+from hybrid_ir.serving.search_service import SearchService
+
+LOCAL = "http://127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("security") / "index"
+    write_served_index(folder, sample_passages())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def http(folder):
+    with TestClient(create_app(SearchService(LocalRelease(str(folder)), Serve())), base_url=LOCAL) as client:
+        yield client
+
+
+# Requests
+
+MANY = 150_000
+HUGE = {
+    "a list of numbers": b'{"query": [' + b"1, " * MANY + b"1]}",
+    "a list of lists": b'{"query": [' + b"[], " * MANY + b"1]}",
+    "inputs that are numbers": b'{"input": [' + b"1, " * MANY + b"1]}",
+    "languages": b'{"query": "a", "languages": [' + b"1, " * MANY + b"1]}",
+    "metadata": b'{"query": "a", "metadata": {' + b", ".join(b'"%d": []' % n for n in range(MANY)) + b"}}",
+    "unknown fields": b"{" + b", ".join(b'"%d": 1' % n for n in range(MANY)) + b"}",
+    "a list as a number": b'{"query": "a", "k": [' + b"1, " * MANY + b"1]}",
+    "a list as a choice": b'{"query": "a", "policy": [' + b"1, " * MANY + b"1]}",
+    "a list as a metadata value": b'{"query": "a", "metadata": {"year": [' + b"1, " * MANY + b"1]}}",
+    "a body that is a list": b"[" + b"1, " * MANY + b"1]",
+    "a long number": b'{"query": "a", "k": ' + b"9" * MANY + b"}",
+    "depth": b'{"query": ' + b"[" * MANY,
+    "objects in objects": b'{"query":' * (MANY // 9),
+}
+
+
+@pytest.mark.parametrize("body", HUGE.values(), ids=HUGE)
+def test_the_first_error_ends_the_reading_of_a_body(body):
+    """Ten thousand errors that are gathered are ten megabytes: what is refused costs little more than its JSON."""
+    model = EmbeddingsRequest if b'"input"' in body[:20] else SearchRequest
+    tracemalloc.start()
+    with pytest.raises(RequestError) as refused:
+        parse(body, model, Serve(max_queries=MANY * 2))  # even where the operator allows as many
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert refused.value.status in (400, 422)
+    assert len(refused.value.message) < 300
+    assert most < 25e6 + len(body)
+
+
+@pytest.mark.parametrize("body", HUGE.values(), ids=HUGE)
+def test_a_huge_body_is_refused_in_the_documented_shape(http, body):
+    answer = http.post("/v1/embeddings" if b'"input"' in body[:20] else "/search", content=body)
+    assert answer.status_code in (400, 422)
+    assert ErrorResponse.model_validate_json(answer.content).error.message

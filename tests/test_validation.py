@@ -1,0 +1,56 @@
+"""What chooses a checkpoint must have a value on the store's validation split: checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from training_store import groups
+
+from hybrid_ir.config.loading import load_experiment
+from hybrid_ir.data.inputs import Input
+from hybrid_ir.data.prepare import prepare
+from hybrid_ir.data.store import Store, open_store
+from hybrid_ir.training.validation import check_validation
+from hybrid_ir.types import Group, InputError
+
+
+def store_of(path: Path, languages: list[list[str]], validation: float = 0.1) -> Store:
+    """Groups whose languages alternate between the lists given."""
+
+    def only(group: Group, kept: list[str]) -> Group:
+        queries, passages = ({x: texts[x] for x in kept} for texts in (group.queries, group.passages))
+        return replace(group, queries=queries, passages=passages)
+
+    made = [only(group, languages[i % len(languages)]) for i, group in enumerate(groups(100))]
+    inputs = [Input("houses", lambda: iter(made))]
+    prepare(inputs, str(path), seed=0, validation_fraction=validation, test_fraction=0.1, settings={})
+    return open_store(str(path))
+
+
+def check(store: Store, measure: str) -> None:
+    check_validation(load_experiment(None, [f"train.early_stopping_measure={measure}"]), store)
+
+
+def test_ap_cross_of_one_language_is_refused(tmp_path: Path):
+    store = store_of(tmp_path / "store", [["en"]])
+    with pytest.raises(InputError, match=r"AP_cross has no value .*languages: en.*AP_mean, AP_mono, AP_multi"):
+        check(store, "AP_cross")
+    for measure in ("AP_mono", "AP_multi", "AP_mean"):
+        check(store, measure)
+
+
+def test_ap_cross_of_two_languages_without_a_group_in_both_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"AP_cross has no value"):
+        check(store_of(tmp_path / "store", [["en"], ["de"]]), "AP_cross")
+
+
+def test_parallel_languages_have_all_measures(tmp_path: Path):
+    store = store_of(tmp_path / "store", [["en", "de"], ["es"]])
+    for measure in ("AP_mono", "AP_cross", "AP_multi", "AP_mean"):
+        check(store, measure)
+
+
+def test_without_a_validation_split_nothing_is_chosen(tmp_path: Path):
+    check(store_of(tmp_path / "store", [["en"]], validation=0.0), "AP_cross")
