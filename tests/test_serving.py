@@ -122,11 +122,11 @@ def test_a_swap_and_its_rollback_under_load_fail_nothing_and_mix_nothing(request
         wait_until(lambda: load.statuses[200] > 10)
         swapped = service.command("swap", "--index", str(new), "serve.cpus_per_replica=0.1")
         assert swapped.returncode == 0, swapped.stdout + swapped.stderr
-        wait_until(lambda: service.client.stats()["index"] == str(new))
+        assert service.client.stats()["index"] == str(new)  # the command ends when it serves, and not before
         assert service.client.stats()["previous_index"] == str(old)
         back = service.command("rollback")
         assert back.returncode == 0, back.stdout + back.stderr
-        wait_until(lambda: service.client.stats()["index"] == str(old))
+        assert service.client.stats()["index"] == str(old)
     assert set(load.statuses) == {200}
     # Two spaces, each with the passages of its own release only.
     assert {hits for _, hits in load.releases} == {frozenset({"old"}), frozenset({"new"})}
@@ -138,15 +138,27 @@ def test_a_release_that_cannot_be_served_is_refused_and_the_old_one_stays(local,
     broken = tmp_path / "broken"
     write_served_index(broken, labelled("broken"), seed=2)
     path = broken / "shards" / "000" / "passages.arrow"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    content = path.read_bytes()
+    damaged = bytearray(content)
+    damaged[len(content) // 2] ^= 1
     with Load(local.url, threads=2) as load:
+        path.write_bytes(damaged)
         refused = local.command("swap", "--index", str(broken))
-    assert refused.returncode == 2
+        path.unlink()  # its storage is gone
+        lost = local.command("swap", "--index", str(broken))
+    assert (refused.returncode, lost.returncode) == (2, 2)
     assert "passages.arrow is corrupt: its checksum" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert "passages.arrow" in lost.stderr
+    for said in (refused.stderr, lost.stderr):
+        assert "cannot be served: gateway " in said
+        assert "Traceback" not in said
     assert set(load.statuses) == {200}
+    assert local.client.stats()["index"] == str(indices[0])
+    # Mended, the same command goes on.
+    path.write_bytes(content)
+    assert local.command("swap", "--index", str(broken)).returncode == 0
+    assert local.client.stats()["index"] == str(broken)
+    assert local.command("rollback").returncode == 0
     assert local.client.stats()["index"] == str(indices[0])
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from hybrid_ir.serving.ray_serve.machine_ports import own_ports, refuse_used_por
 from hybrid_ir.types import InputError, one_line
 
 APP = "hybrid-ir"
-LOST_S = 20
-"""Ray Serve's controller is silent for so long only if Ray is gone: one that died is back in a few seconds."""
+LOST_S = 60
+"""The controller of a Ray that was joined is silent for so long only if that is gone. Our own Ray is seen to end."""
 ENDING_S = 30
 """Longest that a Ray which is gone may hold up the end."""
 
@@ -65,9 +65,10 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
 
         check_public(settings.host, settings, api_keys(settings))
         app = build_app(index, settings, checkpoint)
+        ray_processes = _own_ray()
         try:
             try:
-                with _watched():
+                with _watched(ray_processes):
                     serve.start(
                         http_options={"host": settings.host, "port": settings.port, "request_timeout_s": None},
                         logging_config=None if verbose else QUIET,
@@ -78,16 +79,13 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
                 raise ServiceLost(f"the HTTP proxy of Ray Serve did not start: {one_line(error)}") from error
             except RuntimeError as error:
                 raise refusal(error, APP) from error
-            with _watched():
+            with _watched(ray_processes):
                 yield f"http://{settings.host if settings.host != '0.0.0.0' else '127.0.0.1'}:{settings.port}"
-        except ServiceLost:
-            raise  # and nobody is left to be told
-        except BaseException:
-            _within(ENDING_S, lambda: serve.delete(APP))
-            raise
-        else:
+        finally:
             # Lets requests in flight end. A Ray of our own ends with the session; one that was joined may serve others.
-            _within(ENDING_S, lambda: serve.delete(APP))
+            # One that is gone, by a SIGTERM to all of us perhaps, is told nothing.
+            if not _ended(ray_processes):
+                _within(ENDING_S, lambda: serve.delete(APP))
 
 
 def wait_for_stop() -> None:
@@ -112,16 +110,24 @@ def refusal(error: RuntimeError, app: str) -> Exception:
     return InputError(said[-1]) if said else error
 
 
+def _own_ray() -> list[psutil.Process]:
+    """The two processes of a Ray that this one started, without which there is none; nothing if it joined one."""
+    return [each for each in psutil.Process().children() if each.name() in ("gcs_server", "raylet")]
+
+
+def _ended(processes: Sequence[psutil.Process]) -> bool:
+    return any(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in processes)
+
+
 @contextmanager
-def _watched() -> Iterator[None]:
-    """Raises ServiceLost, in the block, once Serve's controller has been silent for `LOST_S`.
+def _watched(ray_processes: Sequence[psutil.Process]) -> Iterator[None]:
+    """Raises ServiceLost, in the block, once Ray has ended: its processes, or what was joined is silent for `LOST_S`.
 
     Whoever waits for a Ray that is gone waits for ever, so the block is interrupted as by Ctrl-C. That and SIGTERM are
     heard also in a process that a script started in the background, where they are ignored.
     """
     ended, lost = threading.Event(), threading.Event()
     answered = [time.monotonic()]
-    own = [each for each in psutil.Process().children() if each.name() in ("gcs_server", "raylet")]
 
     def ask() -> None:
         from ray import serve
@@ -137,14 +143,15 @@ def _watched() -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(1):
-            gone = any(each.status() == psutil.STATUS_ZOMBIE for each in own)
-            if gone or time.monotonic() - answered[0] > LOST_S:
+            silent = not ray_processes and time.monotonic() - answered[0] > LOST_S
+            if silent or _ended(ray_processes):
                 lost.set()
                 return os.kill(os.getpid(), signal.SIGINT)
 
     before = {s: signal.signal(s, signal.default_int_handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    for target in (ask, watch):
-        threading.Thread(target=target, daemon=True).start()
+    threads = [threading.Thread(target=each, daemon=True) for each in ((watch,) if ray_processes else (watch, ask))]
+    for thread in threads:
+        thread.start()
     try:
         yield
     except KeyboardInterrupt:
@@ -154,6 +161,8 @@ def _watched() -> Iterator[None]:
         ended.set()
         for number, handler in before.items():
             signal.signal(number, handler)
+        for thread in threads:  # who asks a Ray that this process has left ends the process
+            thread.join(10)
     if lost.is_set():
         raise ServiceLost("Ray, which the service runs on, has ended")
 
