@@ -72,7 +72,9 @@ class Coverage(_Message):
     """How much of the index answered."""
 
     complete: bool = Field(description="Every shard that was needed answered.", examples=[True])
-    shards: int = Field(description="Shards that answered.", examples=[2])
+    shards: int = Field(
+        description="Shards that answered, or hold none of the languages and were not asked.", examples=[2]
+    )
     shards_total: int = Field(description="Shards of the index.", examples=[2])
     shards_missing: list[str] = Field(description="Names of those that did not.", examples=[[]])
     languages_missing: list[str] = Field(
