@@ -153,6 +153,11 @@ def test_what_is_not_json_or_too_large_is_refused(http):
     search(http)
 
 
+def test_a_text_of_invisible_space_is_empty(http):
+    assert http.post("/search", json={"query": "\u200b\ufeff"}).status_code == 422
+    assert http.post("/v1/embeddings", json={"input": ["a", "\u200b "]}).status_code == 422
+
+
 def test_other_routes_and_methods_have_the_same_shape_of_error(http):
     for answer, status in ((http.get("/nothing"), 404), (http.get("/search"), 405), (http.put("/search"), 405)):
         assert answer.status_code == status
