@@ -53,7 +53,8 @@ def _other_encoding(start: bytes) -> str:
 
 
 def read_tsv(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
-    """(file:line, up to so many fields) of each line of a tab-separated file, unquoted. The last keeps its tabs."""
+    """(file:line, up to so many fields) of each line of a tab-separated file, unquoted. The last keeps its tabs: who is
+    to notice a column too many asks for one field more than there should be."""
     for number, line in read_lines(path):
         yield f"{path.name}:{number}", line.split("\t", fields - 1)
 
