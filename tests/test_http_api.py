@@ -211,6 +211,13 @@ def test_openais_own_client_gets_the_encoders_vectors_as_floats_and_as_base64(fo
     assert answer.usage.prompt_tokens > 0
 
 
+def test_answers_say_which_texts_were_longer_than_the_encoder_reads(http):
+    texts = ["river", "river number 7 is long " * 20, "The river."]
+    assert [one["cut"] for one in search(http, texts)["results"]] == [False, True, False]
+    data = http.post("/v1/embeddings", json={"input": texts}).json()["data"]
+    assert [row["cut"] for row in data] == [False, True, False]
+
+
 def test_embeddings_refuse_another_model_and_other_dimensions(http, folder):
     def ask(**body):
         return http.post("/v1/embeddings", json={"input": "a", **body})
@@ -322,6 +329,7 @@ def test_a_deadline_answers_504_with_what_was_found(unsteady):
     assert content.error.type == "deadline_exceeded"
     assert content.coverage.shards_missing == ["001"]
     assert len(content.results[0].hits) == release.manifest.shards[0].rows
+    assert content.results[0].cut is False
 
 
 def test_a_shard_that_is_gone_fails_strict_and_shows_in_best_effort(unsteady):

@@ -13,6 +13,7 @@ import pytest
 from hybrid_ir.index.query import ShardQuery
 from hybrid_ir.serving.batcher import Batcher
 from hybrid_ir.serving.measured import measured
+from hybrid_ir.serving.release import Encoded
 
 
 async def ask(path: str, answer: Any) -> list[tuple[str, dict[str, str]]]:
@@ -76,7 +77,7 @@ class HangingRelease:
 
     async def encode(self, texts, role):
         await self.go.wait()
-        return np.zeros((len(texts), 2), np.float32)
+        return Encoded(np.zeros((len(texts), 2), np.float32), 0, np.zeros(len(texts), bool))
 
     async def search(self, shard, vectors, queries):
         raise RuntimeError("down")

@@ -39,6 +39,8 @@ class Started:
 
     searches: dict[int, tuple[asyncio.Task[ShardAnswer], int]]
     """Number of a shard -> the search that answers for it, and which of that search's queries this one is."""
+    cut: bool
+    """Whether the query was longer than the encoder reads."""
     queue_s: float
     encode_s: float
 
@@ -84,7 +86,7 @@ class Batcher:
             start = time.perf_counter()
             self._encoding = batch
             try:
-                vectors = await self._release.encode([item.text for item in batch], "query")
+                encoding = await self._release.encode([item.text for item in batch], "query")
             except Exception as error:  # handed to the requests, which answer with it
                 for item in batch:
                     if not item.started.done():
@@ -101,7 +103,7 @@ class Batcher:
             # Those who left while their batch was encoded are not searched for.
             left = [place for place, item in enumerate(batch) if item.started.done()]
             batch = [item for item in batch if not item.started.done()]
-            vectors = np.delete(vectors, left, axis=0) if left else vectors
+            vectors, cut = (np.delete(a, left, axis=0) if left else a for a in (encoding.vectors, encoding.cut))
             places = [self._shards_of(item.query) for item in batch]
             searches: list[dict[int, tuple[asyncio.Task[ShardAnswer], int]]] = [{} for _ in batch]
             searching = []
@@ -114,8 +116,8 @@ class Batcher:
                 searching.append(task)
                 for number, place in enumerate(members):
                     searches[place][shard] = task, number
-            for item, mine in zip(batch, searches, strict=True):
-                item.started.set_result(Started(mine, start - item.since, encoded - start))
+            for item, mine, was_cut in zip(batch, searches, cut.tolist(), strict=True):
+                item.started.set_result(Started(mine, was_cut, start - item.since, encoded - start))
 
     def _shards_of(self, query: ShardQuery) -> tuple[int, ...]:
         return needed_shards(self._release.manifest, query.languages)

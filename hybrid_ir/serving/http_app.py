@@ -133,17 +133,20 @@ def _create_routes(
     async def embeddings(request: Request) -> Response:
         """Unit vectors of texts, in the index's space; compatible with OpenAI's client."""
         wanted = await read(request, api.EmbeddingsRequest)
-        vectors, tokens, space_id = await _while_connected(request, service.embed(wanted))
+        encoded, space_id = await _while_connected(request, service.embed(wanted))
         if wanted.encoding_format == "base64":
-            rows: list[Any] = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
+            rows: list[Any] = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in encoded.vectors]
         else:
-            rows = vectors.tolist()
+            rows = encoded.vectors.tolist()
         return _json(
             {
                 "object": "list",
-                "data": [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)],
+                "data": [
+                    {"object": "embedding", "index": i, "embedding": row, "cut": cut}
+                    for i, (row, cut) in enumerate(zip(rows, encoded.cut.tolist(), strict=True))
+                ],
                 "model": space_id,
-                "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+                "usage": {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens},
                 "space_id": space_id,
             }
         )

@@ -19,7 +19,7 @@ from hybrid_ir.serving.answers import ready_body, search_body, stats_body
 from hybrid_ir.serving.api import EmbeddingsRequest, SearchRequest
 from hybrid_ir.serving.batcher import Batcher, Observe, Started, needed_shards
 from hybrid_ir.serving.checks import RequestError, check_model, check_texts, shard_query
-from hybrid_ir.serving.release import Release, ShardDown
+from hybrid_ir.serving.release import Encoded, Release, ShardDown
 
 
 class _Serving:
@@ -106,8 +106,8 @@ class SearchService:
             raise RequestError(503, "shards_missing", "no shard with these languages answers; ask again")
         return body
 
-    async def embed(self, request: EmbeddingsRequest) -> tuple[np.ndarray, int, str]:
-        """(inputs, D) unit vectors, the tokens that were encoded, and the space id. Raises RequestError."""
+    async def embed(self, request: EmbeddingsRequest) -> tuple[Encoded, str]:
+        """The inputs encoded, and the space id. Raises RequestError."""
         serving = self._active
         texts = [request.input] if isinstance(request.input, str) else request.input
         check_texts(texts, "input", self.settings)
@@ -119,7 +119,7 @@ class SearchService:
         try:
             async with asyncio.timeout(self.settings.deadline_ms / 1000):
                 parts = [
-                    await serving.release.embed(texts[i : i + self.settings.max_batch], role)
+                    await serving.release.encode(texts[i : i + self.settings.max_batch], role)
                     for i in range(0, len(texts), self.settings.max_batch)
                 ]
         except TimeoutError:
@@ -128,7 +128,8 @@ class SearchService:
             raise self._unavailable(error) from error
         finally:
             serving.embedding -= len(texts)
-        return np.concatenate([vectors for vectors, _ in parts]), sum(tokens for _, tokens in parts), space["id"]
+        vectors, tokens, cut = zip(*parts, strict=True)
+        return Encoded(np.concatenate(vectors), sum(tokens), np.concatenate(cut)), space["id"]
 
     def ready(self) -> dict[str, Any]:
         """A `Ready` as plain data."""
