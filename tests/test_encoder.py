@@ -438,6 +438,24 @@ def test_a_name_that_is_not_a_model_is_refused(name: str, monkeypatch: pytest.Mo
     assert repr(name) in str(caught.value)
 
 
+@pytest.mark.parametrize(("maker", "module"), [("xlm_roberta", "."), ("labse", "2_Dense")])
+def test_weights_of_a_folder_that_are_a_pickle_are_refused_unread(maker: str, module: str, tmp_path: Path):
+    """Reading it would make a file."""
+
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    MAKERS[maker](tmp_path / "model")
+    weights = tmp_path / "model" / module / "model.safetensors"
+    torch.save(Bomb(), weights.with_name("pytorch_model.bin"))
+    load_encoder(str(tmp_path / "model"))  # safetensors is beside it, and is what is read
+    weights.unlink()
+    with pytest.raises(InputError, match=r"pytorch_model\.bin is a pickle, .* save the model as safetensors"):
+        load_encoder(str(tmp_path / "model"))
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_folder_or_file_that_is_not_a_model_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("text")
     for name in (tmp_path, tmp_path / "file"):

@@ -58,6 +58,11 @@ def load_encoder(
         name, _, revision = name.partition("@")
     if Path(name).exists() and not any((Path(name) / f).is_file() for f in ("modules.json", "config.json")):
         raise InputError(f"{name!r} is not a model: it has neither modules.json nor config.json")
+    if pickled := _pickled(Path(name)):
+        raise InputError(
+            f"{pickled} is a pickle, which may run anything when it is read, and no safetensors file is beside it; "
+            "save the model as safetensors (`save_pretrained` does) and give that folder"
+        )
     try:
         if is_sentence_transformer_model(name, revision=revision):
             model = SentenceTransformer(name, device=device, revision=revision)
@@ -91,6 +96,16 @@ def load_encoder(
     longest = _positions(model[0])
     model.max_seq_length = max_tokens if longest is None else min(max_tokens, longest)
     return model
+
+
+def _pickled(folder: Path) -> Path | None:
+    """Weights of a model in a folder that are a pickle and nothing else. (Where both are, safetensors is read.)"""
+    for module in (folder, *sorted(folder.glob("[0-9]*_*"))):
+        if not any(module.glob("*.safetensors")):
+            found = next(iter(sorted(module.glob("pytorch_model*.bin"))), None)
+            if found is not None:
+                return found
+    return None
 
 
 def _fault(model: SentenceTransformer) -> str | None:
