@@ -55,8 +55,8 @@ def autoscaling(path: Path, port: int, *, node_cpus: int, most_nodes: int) -> di
 
 
 @contextmanager
-def started(log: Path, *options: str, **variables: str) -> Iterator[None]:
-    """A node, by `ray start` with these options and variables."""
+def started(log: Path, *options: str, **variables: str) -> Iterator[subprocess.Popen]:
+    """A node, by `ray start` with these options and variables; the process that all of its others are children of."""
     command = [
         str(BIN / "ray"), "start", "--block", "--disable-usage-stats",
         # Its default is the same for every Ray of a machine, and an agent that cannot listen takes no job.
@@ -72,10 +72,16 @@ def started(log: Path, *options: str, **variables: str) -> Iterator[None]:
             assert process.poll() is None, said
             assert time.monotonic() < deadline, said
             time.sleep(0.2)
-        yield
+        yield process
     finally:
         # At once: told to terminate, a node takes half a minute to drain.
+        kill_node(process)
+        process.wait(timeout=60)
+
+
+def kill_node(process: subprocess.Popen) -> None:
+    """As when its machine loses power."""
+    with suppress(psutil.NoSuchProcess):
         for each in (*psutil.Process(process.pid).children(recursive=True), process):
             with suppress(psutil.NoSuchProcess):
                 each.kill()
-        process.wait(timeout=60)
