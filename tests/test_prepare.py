@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 from collections import Counter
@@ -276,6 +278,41 @@ def test_a_prepare_that_is_killed_at_any_moment_leaves_a_whole_store_and_goes_on
     assert done.returncode == 0, done.stderr
     assert "stood: new old" in done.stdout
     assert not list(tmp_path.glob("hybrid-ir-prepare-*")), "what was scattered on the disk is gone too"
+
+
+@pytest.mark.parametrize("limit", [100, 3000, 9000])
+def test_a_place_that_takes_no_more_is_said_in_a_sentence_and_leaves_the_old_store(tmp_path, limit):
+    """A limit of the system on the size of a file is where writing fails: early, or after some files."""
+    write_store(tmp_path / "s", [make_group(n) for n in range(40)])
+    whole = {p: p.read_bytes() for p in (tmp_path / "s").rglob("*") if p.is_file()}
+    rows = [{"queries": {"en": f"Q{n}?"}, "passages": {"en": f"P{n * 7919}."}} for n in range(3000)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = [f"prepare.sources=[{{kind: records, path: {tmp_path}/mine.jsonl}}]", f"store={tmp_path}/s"]
+    command = [sys.executable, "-m", "hybrid_ir.cli", "prepare", *words]
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, preexec_fn=limited)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: cannot write the store at {tmp_path}/s (")
+    assert "File too large" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert {p: p.read_bytes() for p in (tmp_path / "s").rglob("*") if p.is_file()} == whole
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.jsonl", "s"]
+
+
+def test_a_full_disk_is_said_as_one_and_leaves_the_old_store(tmp_path, monkeypatch):
+    manifest = write_store(tmp_path / "s", [make_group(n) for n in range(40)])
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_store(tmp_path / "s", [make_group(n) for n in range(20)])
+    assert open_store(str(tmp_path / "s")).manifest == manifest
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
 def test_a_link_to_a_store_still_leads_to_it(tmp_path):

@@ -124,6 +124,17 @@ def test_a_parquet_row_that_is_not_utf_8_is_rejected_alone(tmp_path):
     assert [r.where for r in rejected] == ["a.parquet:1"]
 
 
+def test_a_map_with_a_language_twice_is_rejected_alone(tmp_path):
+    text_of = pa.map_(pa.string(), pa.string())
+    both = {half: pa.array([[("en", "a"), ("en", "b")], [("en", "c")]], text_of) for half in ("queries", "passages")}
+    pq.write_table(pa.table(both), tmp_path / "a.parquet")
+    groups, rejected = parted(read_records(tmp_path / "a.parquet"))
+    assert [g.queries for g in groups] == [{"en": "c"}]
+    assert [(r.where, r.record) for r in rejected] == [
+        ("a.parquet:1", "a row that is not UTF-8, or a map with a key twice")
+    ]
+
+
 def test_a_corrupt_parquet_file_is_named(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"language": ["en"], "query": ["Q"], "passage": ["P"]}), path)

@@ -204,6 +204,25 @@ def test_a_store_at_a_uri_is_whole_until_a_new_one_is_complete(bucket):
     assert open_store(uri).collection("test").queries
 
 
+def test_storage_that_is_lost_while_a_store_is_prepared_is_said_and_the_same_command_goes_on(bucket):
+    import boto3
+
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="lost")
+    groups = [make_group(n) for n in range(60)]
+
+    def records():
+        yield from groups
+        for entry in client.list_objects_v2(Bucket="lost").get("Contents", []):
+            client.delete_object(Bucket="lost", Key=entry["Key"])
+        client.delete_bucket(Bucket="lost")
+
+    with pytest.raises(InputError, match=r"cannot write the store at s3://lost/a \(.*\); .*the same command makes"):
+        prepare([Input("tiny", records)], "s3://lost/a", seed=1, validation_fraction=0, test_fraction=0.2, settings={})
+    client.create_bucket(Bucket="lost")
+    assert write_store("s3://lost/a", groups) == open_store("s3://lost/a").manifest
+
+
 def test_a_store_at_a_uri_of_the_older_layout_is_replaced(bucket, tmp_path):
     write_store(tmp_path / "old", [make_group(n) for n in range(60)])
     put(tmp_path / "old", f"{bucket}/older")

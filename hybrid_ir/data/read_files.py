@@ -80,7 +80,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(row number from 1, row). A row that is not UTF-8 comes as a string, as if it were JSON that does not parse."""
+    """(row number from 1, row). A row that is not UTF-8, or with a key of a map twice, comes as a string, as if it were
+    JSON that does not parse."""
     number = 0
     try:
         with pq.ParquetFile(path) as file:
@@ -88,9 +89,9 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 for i in range(batch.num_rows):
                     number += 1
                     try:
-                        row = batch.slice(i, 1).to_pylist(maps_as_pydicts="lossy")[0]
-                    except UnicodeDecodeError:
-                        row = "a row that is not UTF-8"
+                        row = batch.slice(i, 1).to_pylist(maps_as_pydicts="strict")[0]
+                    except (UnicodeDecodeError, KeyError):
+                        row = "a row that is not UTF-8, or a map with a key twice"
                     yield number, row
     except FileNotFoundError:
         raise InputError(f"no file {path}; found {listing(path.parent)} in its folder") from None

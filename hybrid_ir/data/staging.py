@@ -6,6 +6,7 @@ next. Until then the old store is whole and can be read, and so it stays if the 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from hybrid_ir.storage import open_filesystem, replace_folder
-from hybrid_ir.types import InputError
+from hybrid_ir.types import InputError, one_line
 
 
 @contextmanager
@@ -28,8 +29,23 @@ def staged(path: str) -> Iterator[tuple[str, str]]:
     A local store is written beside its place and moved there whole: its folder is "", `path` itself. An object store
     moves nothing, so there every store has a folder of its own name below `path`, which its manifest gives. The
     manifest is put at `path` in one step, and then what it does not name is deleted. Raises InputError where `path` is
-    a file, holds something that is not a store, is read-only, or is being written by another process.
+    a file, holds something that is not a store, is being written by another process, or cannot be written to, at the
+    beginning or later. A full disk is an OSError.
     """
+    try:
+        with _staged(path) as place:
+            yield place
+    except OSError as error:
+        if any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT)):
+            raise
+        raise InputError(
+            f"cannot write the store at {path} ({one_line(error)}); what was there is as it was, and when the place "
+            "can be written to the same command makes the store"
+        ) from error
+
+
+@contextmanager
+def _staged(path: str) -> Iterator[tuple[str, str]]:
     filesystem, inner = open_filesystem(path)
     occupied = filesystem.get_file_info(inner)
     if occupied.type == fs.FileType.File:
@@ -50,7 +66,8 @@ def staged(path: str) -> Iterator[tuple[str, str]]:
         with filesystem.open_input_stream(f"{inner}/{folder}/manifest.json") as stream:
             manifest = stream.read()
     except BaseException:
-        filesystem.delete_dir_contents(f"{inner}/{folder}", missing_dir_ok=True)
+        with suppress(OSError):  # the storage is lost: the next one removes it
+            filesystem.delete_dir_contents(f"{inner}/{folder}", missing_dir_ok=True)
         raise
     # Whoever is stopped from here on deletes nothing: this manifest may be there already.
     with filesystem.open_output_stream(f"{inner}/manifest.json") as stream:
