@@ -29,7 +29,7 @@ from hybrid_ir.index.passages import IndexedPassage, write_passages
 from hybrid_ir.index.query import ShardQuery, is_flat, merge
 from hybrid_ir.index.recall import recall_gate
 from hybrid_ir.index.shard import Shard
-from hybrid_ir.index.writing import cut_shards, make_manifest, open_shards, publish, write_shard
+from hybrid_ir.index.writing import cut_shards, make_manifest, open_shards, publish, write_one_shard
 
 D = 384
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "sw")
@@ -81,7 +81,7 @@ def build(folder: Path, count: int, shards: int) -> dict[str, float]:
     lap("train")
     parts = cut_shards(fragments.row_languages(), LANGUAGES, shards, "language", 0)
     entries = [
-        write_shard(folder, f"{n:03d}", part, 0, fragments, faiss.deserialize_index(empty), codec, ())
+        write_one_shard(folder, f"{n:03d}", part, 0, fragments, faiss.deserialize_index(empty), codec, ())
         for n, part in enumerate(parts)
     ]
     lap("shards")

@@ -68,7 +68,7 @@ def language_code(tag: str) -> str:
         primary = (match[2] or match[1]).lower()
         code = get_global("language_aliases").get(primary, primary).partition("_")[0]
     if code in _NOT_LANGUAGES or code not in Locale("en").languages:
-        raise InputError(f"unknown language {tag!r}; use an ISO 639 code such as en, zh or yue")
+        raise InputError(f"unknown language {tag[:40]!r}; use an ISO 639 code such as en, zh or yue")
     return code
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,18 @@ def written(path: str, leave: Sequence[str] = ()) -> Iterator[Path]:
     Put back however the context ends (a stopped training leaves what it saved), what is not there any more removed.
     `leave` names what others write at its top: neither fetched nor touched.
     """
+    with written_in_steps(path, leave) as (folder, _):
+        yield folder
+
+
+@contextmanager
+def written_in_steps(path: str, leave: Sequence[str] = ()) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """As `written`, and a function that puts back what was written so far: what a killed process is to leave.
+
+    The function raises InputError where the place cannot be written to, and may be called again.
+    """
     if not is_uri(path):
-        yield Path(path)
+        yield Path(path), lambda: None
         return
     filesystem, inner = open_filesystem(path)
     try:
@@ -90,17 +100,24 @@ def written(path: str, leave: Sequence[str] = ()) -> Iterator[Path]:
     there = {n: f for n, f in _files(filesystem, inner, path).items() if n.partition("/")[0] not in leave}
     _copy(filesystem, inner, there, folder, path)
     before = _times(folder, leave)
-    try:
-        yield folder
-    except (InputError, Interrupted) as error:
-        raise type(error)(str(error).replace(str(folder), path)) from error
-    finally:
+
+    def put_back() -> None:
+        nonlocal before
+        now = _times(folder, leave)
         try:
-            _put_back(filesystem, inner, folder, before, _times(folder, leave))
+            _put_back(filesystem, inner, folder, before, now)
         except (OSError, pa.ArrowException) as error:
             raise InputError(
                 f"cannot write to {path}: {one_line(error)}; what was to go there is in {folder}"
             ) from error
+        before = now
+
+    try:
+        yield folder, put_back
+    except (InputError, Interrupted) as error:
+        raise type(error)(str(error).replace(str(folder), path)) from error
+    finally:
+        put_back()
         shutil.rmtree(scratch)
 
 

@@ -18,7 +18,7 @@ from hybrid_ir.index.fragments import FRAGMENT_ROWS, Fragments, save_array
 from hybrid_ir.index.passages import IndexedPassage, write_passages
 from hybrid_ir.index.query import ShardQuery, is_flat, merge
 from hybrid_ir.index.shard import Shard
-from hybrid_ir.index.writing import cut_shards, make_manifest, open_shards, publish, write_shard
+from hybrid_ir.index.writing import cut_shards, make_manifest, open_shards, publish, write_one_shard
 
 SPACE = {"id": "0" * 16, "dimension": 0, "max_tokens": 32, "prefixes": {"query": "", "document": ""}, "parts": {}}
 
@@ -60,7 +60,7 @@ def write_index(
     empty = faiss.serialize_index(trained)
     parts = cut_shards(fragments.row_languages(), fragments.languages, shards, sharding, seed)
     entries = [
-        write_shard(folder, f"{n:03d}", part, 0, fragments, faiss.deserialize_index(empty), codec, fragments.keys)
+        write_one_shard(folder, f"{n:03d}", part, 0, fragments, faiss.deserialize_index(empty), codec, fragments.keys)
         for n, part in enumerate(parts)
     ]
     manifest = make_manifest(
@@ -106,7 +106,7 @@ def write_served_index(
     empty = faiss.serialize_index(trained)
     parts = cut_shards(fragments.row_languages(), fragments.languages, shards, sharding, seed)
     entries = [
-        write_shard(folder, f"{n:03d}", part, 0, fragments, faiss.deserialize_index(empty), codec, fragments.keys)
+        write_one_shard(folder, f"{n:03d}", part, 0, fragments, faiss.deserialize_index(empty), codec, fragments.keys)
         for n, part in enumerate(parts)
     ]
     shutil.rmtree(folder / "fragments")

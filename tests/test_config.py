@@ -220,7 +220,7 @@ def test_a_config_is_frozen():
 FREE_ON_RESUME = {
     "out", "store", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.threads_per_worker",
     "train.feed", "train.data_actors", "train.cpus_per_data_actor", "train.max_failures", "train.checkpoint_every",
-    "train.checkpoint_minutes",
+    "train.checkpoint_minutes", "train.checkpoints_kept", "train.micro_batch_tokens", "loss.cached",
     "train.trackers", "train.compile", "train.cpus_per_validation", "train.gpus_per_validation",
     "evaluate.precision", "evaluate.token_budget", "evaluate.bootstrap_rounds",
 }  # fmt: skip

@@ -153,6 +153,11 @@ def test_what_is_not_json_or_too_large_is_refused(http):
     search(http)
 
 
+def test_a_text_of_invisible_space_is_empty(http):
+    assert http.post("/search", json={"query": "\u200b\ufeff"}).status_code == 422
+    assert http.post("/v1/embeddings", json={"input": ["a", "\u200b "]}).status_code == 422
+
+
 def test_other_routes_and_methods_have_the_same_shape_of_error(http):
     for answer, status in ((http.get("/nothing"), 404), (http.get("/search"), 405), (http.put("/search"), 405)):
         assert answer.status_code == status
@@ -204,6 +209,13 @@ def test_openais_own_client_gets_the_encoders_vectors_as_floats_and_as_base64(fo
                 np.asarray(vectors), expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=off
             )
     assert answer.usage.prompt_tokens > 0
+
+
+def test_answers_say_which_texts_were_longer_than_the_encoder_reads(http):
+    texts = ["river", "river number 7 is long " * 20, "The river."]
+    assert [one["cut"] for one in search(http, texts)["results"]] == [False, True, False]
+    data = http.post("/v1/embeddings", json={"input": texts}).json()["data"]
+    assert [row["cut"] for row in data] == [False, True, False]
 
 
 def test_embeddings_refuse_another_model_and_other_dimensions(http, folder):
@@ -263,14 +275,14 @@ def test_the_document_needs_no_service_and_every_route_status_body_and_field_has
 
 
 class Unsteady(LocalRelease):
-    """A LocalRelease: `delays` and `gone` name shards by number, `gate` holds encoding back, `batches` counts its
-    sizes.
+    """A LocalRelease: `delays` and `gone` name shards by number, `gate` holds encoding back, `batches` has its sizes,
+    `asked` the shards that were searched and for how many queries.
     """
 
     def __init__(self, index):
         super().__init__(index)
         self.delays, self.gone, self.encoder_gone, self.broken = {}, set(), False, False
-        self.gate, self.batches = None, []
+        self.gate, self.batches, self.asked = None, [], []
 
     async def encode(self, texts, role):
         self.batches.append(len(texts))
@@ -282,7 +294,14 @@ class Unsteady(LocalRelease):
             raise ZeroDivisionError("a defect")
         return await super().encode(texts, role)
 
+    async def embed(self, texts, role):
+        if self.gate is not None:
+            await self.gate.wait()
+        self.batches.append(len(texts))
+        return await super().embed(texts, role)
+
     async def search(self, shard, vectors, queries):
+        self.asked.append((shard, len(queries)))
         await asyncio.sleep(self.delays.get(shard, 0))
         if shard in self.gone:
             raise ShardDown(f"shard {shard}")
@@ -310,6 +329,7 @@ def test_a_deadline_answers_504_with_what_was_found(unsteady):
     assert content.error.type == "deadline_exceeded"
     assert content.coverage.shards_missing == ["001"]
     assert len(content.results[0].hits) == release.manifest.shards[0].rows
+    assert content.results[0].cut is False
 
 
 def test_a_shard_that_is_gone_fails_strict_and_shows_in_best_effort(unsteady):
@@ -384,6 +404,110 @@ def test_requests_that_come_together_are_encoded_together_and_a_full_queue_says_
     assert {answer.status_code for answer in answers} == {200}
     assert release.batches[:3] == [1, 4, 4]  # max_batch is 4
     assert after.status_code == 200
+
+
+def test_a_query_waits_only_for_the_shards_that_hold_its_languages(unsteady):
+    """Arabic is in one shard: the other may hang, and is not even asked."""
+    release, http = unsteady
+    shards = [set(shard.languages) for shard in release.manifest.shards]
+    for n, slow in enumerate(shards):
+        (elsewhere,) = [1 - n]
+        release.delays, release.asked = {n: 30}, []
+        answer = search(http, "river", languages=sorted(shards[elsewhere] - slow)[:1], k=3)
+        assert len(ids(answer)) == 3
+        assert answer["coverage"]["complete"]
+        assert release.asked == [(elsewhere, 1)]
+
+
+def test_queries_of_one_batch_are_each_searched_in_their_own_shards(folder):
+    release = Unsteady(str(folder))
+    languages = [["ar"], ["en"], ["th"], None]
+
+    async def ask(client, wanted):
+        answer = await client.post("/search", json={"query": "river number 7", "k": 30, "languages": wanted})
+        return ids(answer.json())
+
+    async def requests(client):
+        alone = [await ask(client, wanted) for wanted in languages]
+        release.gate = asyncio.Event()
+        first = asyncio.create_task(ask(client, None))
+        await asyncio.sleep(0.1)
+        release.batches.clear()
+        together = [asyncio.create_task(ask(client, wanted)) for wanted in languages]
+        await asyncio.sleep(0.1)
+        release.gate.set()
+        await first
+        return alone, await asyncio.gather(*together)
+
+    alone, together = concurrently(create_app(SearchService(release, SETTINGS)), requests)
+    assert release.batches == [4]
+    assert together == alone
+
+
+def hanging_up(app, path, body):
+    """Asks and hangs up: a task that ends when the app has nothing more to do for the request, and its answer."""
+    messages, sent = [{"type": "http.request", "body": body}], []
+    hung_up = asyncio.Event()
+
+    async def receive():
+        if messages:
+            return messages.pop()
+        await hung_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1")]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+    return asyncio.create_task(app(scope, receive, send)), hung_up, sent
+
+
+@pytest.mark.parametrize("path", ["/search", "/v1/embeddings"])
+def test_a_client_that_hangs_up_leaves_the_queue_and_is_not_encoded_for(folder, path):
+    release = Unsteady(str(folder))
+    service = SearchService(release, SETTINGS)
+    app = create_app(service)
+    body = b'{"query": ["a", "b", "c", "d", "e"]}' if path == "/search" else b'{"input": ["a", "b", "c", "d", "e"]}'
+
+    async def run():
+        release.gate = asyncio.Event()
+        first, _, _ = hanging_up(app, "/search", b'{"query": "the encoder is busy with this one"}')
+        await asyncio.sleep(0.1)
+        second, hung_up, sent = hanging_up(app, path, body)
+        await asyncio.sleep(0.1)
+        assert service.waiting == 5
+        hung_up.set()
+        await asyncio.wait_for(second, 5)
+        assert service.waiting == 0
+        release.gate.set()
+        await first
+        return sent
+
+    assert asyncio.run(run()) == []
+    assert release.batches == [1]
+
+
+@pytest.mark.parametrize("path", ["/search", "/v1/embeddings"])
+def test_a_client_that_leaves_while_it_sends_is_no_error_of_ours(folder, path, caplog):
+    app = create_app(SearchService(Unsteady(str(folder)), SETTINGS))
+    sent = []
+
+    async def run():
+        messages = [{"type": "http.request", "body": b'{"que', "more_body": True}, {"type": "http.disconnect"}]
+
+        async def receive():
+            return messages.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"host", b"127.0.0.1")]
+        await app({"type": "http", "method": "POST", "path": path, "headers": headers}, receive, send)
+
+    asyncio.run(run())
+    assert sent == []
+    assert not caplog.records
 
 
 def test_a_swap_under_load_mixes_nothing_and_its_rollback_is_immediate(tmp_path):

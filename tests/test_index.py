@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from checkpoints import make_preset
+from checkpoints import make_preset, make_xlm_roberta
 from indices import sample_passages, search, unit, write_index, write_served_index
 from readers import CASES, needs_cases
 
@@ -153,6 +153,18 @@ def test_a_codec_that_cannot_be_sharded_is_refused(codec, said):
         make_codec(codec, 16)
 
 
+def test_a_codec_is_checked_at_the_dimension_of_the_encoder(tmp_path):
+    """PQ48 cuts 48 dimensions into parts, and 64 it does not."""
+    from hybrid_ir.index.build import build_index
+
+    checkpoint = make_xlm_roberta(tmp_path / "encoder", hidden=48)
+    nothing = [str(tmp_path / "none.jsonl")]
+    with pytest.raises(InputError, match="no passages at"):
+        build_index(str(checkpoint), nothing, str(tmp_path / "o"), Index(codec="IVF4096,PQ48"), seed=0)
+    with pytest.raises(InputError, match=r"'IVF4,PQ64' is not one of faiss' for 48 dimensions"):
+        build_index(str(checkpoint), nothing, str(tmp_path / "o"), Index(codec="IVF4,PQ64"), seed=0)
+
+
 def test_the_training_sample_holds_small_languages():
     languages = np.asarray([0] * 99_000 + [1] * 900 + [2] * 100)
     sample = stratified_sample(languages, 1000, 256, seed=0)
@@ -285,7 +297,7 @@ def test_a_build_goes_on_where_it_was_killed_and_can_be_verified_and_extended(tm
     out = tmp_path / "index"
     # What a kill leaves: passages cut into fragments, the first of them encoded.
     model = load_encoder(str(checkpoint))
-    _claim(out / ".build", _inputs([str(path)]), space_of(model))
+    _claim(out / ".build", _inputs([str(path)]), space_of(model), 0, "auto")
     fragments = ingest([str(path)], out / ".build")
     _EncodeFragment(str(checkpoint), fragments, settings)({"fragment": np.asarray([0])})
     vectors = fragments.path(0) / "vectors.npy"
@@ -299,6 +311,10 @@ def test_a_build_goes_on_where_it_was_killed_and_can_be_verified_and_extended(tm
         build_index(
             str(checkpoint), [str(write_jsonl(tmp_path / "x.jsonl", [as_record(first[0])]))], str(out), settings, seed=0
         )
+    with pytest.raises(InputError, match="unfinished build with seed=0, not 1"):
+        build_index(str(checkpoint), [str(path)], str(out), settings, seed=1)
+    with pytest.raises(InputError, match=r"unfinished build with index\.precision=auto, not bf16"):
+        build_index(str(checkpoint), [str(path)], str(out), settings.model_copy(update={"precision": "bf16"}), seed=0)
     seen = []
     manifest = build_index(
         str(checkpoint), [str(path)], str(out), settings, seed=0, progress=lambda what, n: seen.append((what, n))

@@ -13,6 +13,7 @@ import pytest
 from hybrid_ir.index.query import ShardQuery
 from hybrid_ir.serving.batcher import Batcher
 from hybrid_ir.serving.measured import measured
+from hybrid_ir.serving.release import Encoded
 
 
 async def ask(path: str, answer: Any) -> list[tuple[str, dict[str, str]]]:
@@ -69,14 +70,14 @@ def test_a_request_that_is_never_answered_is_counted_too():
 class HangingRelease:
     """An encoder that answers when it is let go; a shard that fails."""
 
-    manifest = SimpleNamespace(shards=[SimpleNamespace(name="000")])
+    manifest = SimpleNamespace(shards=[SimpleNamespace(name="000", languages={"en": (0, 1)})])
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
 
     async def encode(self, texts, role):
         await self.go.wait()
-        return np.zeros((len(texts), 2), np.float32)
+        return Encoded(np.zeros((len(texts), 2), np.float32), 0, np.zeros(len(texts), bool))
 
     async def search(self, shard, vectors, queries):
         raise RuntimeError("down")
@@ -96,7 +97,8 @@ def test_a_queue_behind_an_encoder_that_hangs_grows_older_and_a_failing_shard_is
         assert len(batcher) == 2
         release.go.set()
         started = await asyncio.gather(*futures)
-        await asyncio.gather(*(task for one in started for task in one.tasks), return_exceptions=True)
+        searches = {task for one in started for task, _ in one.searches.values()}
+        await asyncio.gather(*searches, return_exceptions=True)
         assert batcher.waited_s() == 0
         return seen
 

@@ -9,9 +9,11 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from typed_commands import OURS_AND_RAYS, parse, split
 
+from hybrid_ir.cli.app import app
 from hybrid_ir.cluster.capacity import parse_request
 from hybrid_ir.config.experiment import Experiment
 from hybrid_ir.config.loading import load_experiment, parse_experiment
@@ -53,6 +55,36 @@ def test_most_pages_have_commands_and_every_block_says_its_language():
     for page, text in TEXTS.items():
         opened = re.findall(r"^```(\w*)\n", text, re.M)[::2]
         assert set(opened) <= {"bash", "python", "json", "yaml", "text", *([""] if page == "README.md" else [])}, page
+
+
+def said_in_the_source():
+    """(file, words) of every `hybrid-ir ...` in a text of the package; what is filled in is X."""
+    for file in sorted((ROOT / "hybrid_ir").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            texts = []
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts = [node.value]
+            elif isinstance(node, ast.JoinedStr):
+                texts = ["".join(p.value if isinstance(p, ast.Constant) else "X" for p in node.values)]
+            for said in re.findall(r"\bhybrid-ir ((?:[a-z]|--)[^`'\";:,)\n]*)", " ".join(texts)):
+                yield file.name, tuple(said.split())
+
+
+def test_every_command_that_a_message_names_is_one():
+    """A message such as "run: hybrid-ir index add --index X" can be typed: its words and its options exist."""
+    found = set(said_in_the_source())
+    assert len(found) > 8
+    for file, words in sorted(found):
+        command = typer.main.get_command(app)
+        words = list(words)
+        while getattr(command, "commands", None) and words and words[0] in command.commands:
+            command = command.commands[words.pop(0)]
+        if command.name == "index" and words and words[0].startswith("-"):
+            command = command.commands["build"]
+        known = {name for each in command.params for name in each.opts} | {"--help"}
+        named = {word.rstrip(".") for word in words if word.startswith("--")}
+        assert named <= known, (file, words)
+        assert command.name not in (None, "root", "hybrid-ir"), (file, words)
 
 
 @pytest.mark.parametrize(("page", "argv"), TOLD, ids=[f"{page}: {' '.join(argv)[:60]}" for page, argv in TOLD])

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -256,6 +260,22 @@ def test_what_a_killed_prepare_left_is_removed_and_two_at_once_are_refused(tmp_p
 
     prepare([Input("a", records)], str(tmp_path / "s"), seed=0, validation_fraction=0, test_fraction=0.2, settings={})
     assert open_store(str(tmp_path / "s")).manifest["groups"]["train"] == 32
+
+
+def test_a_prepare_that_is_killed_at_any_moment_leaves_a_whole_store_and_goes_on(tmp_path):
+    """`killed_prepares.py` says what is checked. Here at moments by chance, and at the first and the last."""
+    chance = random.Random(0)
+    shares = [0.0, 0.999, *(chance.random() for _ in range(8)), *(chance.uniform(0.9, 1) for _ in range(4))]
+    for name, numbers in {"old": range(60), "new": range(5, 90)}.items():
+        good = [{"group_id": n, "queries": {"en": f"Q{n}?"}, "passages": {"en": f"P{n // 2}."}} for n in numbers]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join([*map(json.dumps, good), "{not json"]))
+    program = [sys.executable, str(Path(__file__).with_name("killed_prepares.py")), str(tmp_path), *map(str, shares)]
+    done = subprocess.run(
+        program, capture_output=True, text=True, timeout=200, env=os.environ | {"TMPDIR": str(tmp_path)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "stood: new old" in done.stdout
+    assert not list(tmp_path.glob("hybrid-ir-prepare-*")), "what was scattered on the disk is gone too"
 
 
 def test_a_link_to_a_store_still_leads_to_it(tmp_path):

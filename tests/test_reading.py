@@ -200,6 +200,43 @@ def test_texts_that_are_cut_are_told_from_those_that_just_fit(folders: dict[str,
     assert both[1:].cut.tolist() == [False, False, False]
 
 
+LONG_TEXTS = [
+    (" ".join(TEXTS) + " ") * 60,
+    "什么河流最长" * 1500,
+    "x" * 9000,
+    ("x" * 101 + " ") * 90,  # a word is one token, so that the beginning is not enough
+    "a" + " " * 9000 + "b",
+    "The end. \n\n" * 800,
+    "a\u0301" * 4000,
+    "👩‍👩‍👧‍👦" * 1200,
+    "abc " * 7 + "\u200b" * 9000,  # fits, although it is long
+]
+
+
+class Watched:
+    """A tokenizer that keeps the lengths of the texts it is given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.lengths = tokenizer, []
+
+    def __call__(self, texts: list[str], **how: Any) -> Any:
+        self.lengths += map(len, texts)
+        return self.tokenizer(texts, **how)
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_of_a_long_text_the_beginning_is_read_and_gives_the_tokens_of_the_whole(folders: dict[str, Path], name: str):
+    tokenizer = load_encoder(str(folders[name])).tokenizer
+    for most in (3, 8, 40):
+        tokens = tokenize(tokenizer, LONG_TEXTS, "query: ", most)
+        whole = tokenizer(["query: " + text for text in LONG_TEXTS], truncation=True, max_length=most)
+        assert [ids.tolist() for ids in tokens] == whole["input_ids"]
+        assert tokens.cut.tolist() == [bool(encoding.overflowing) for encoding in whole.encodings]
+    watched = Watched(tokenizer)
+    tokenize(watched, LONG_TEXTS[:1] * 3, "query: ", 40)
+    assert max(watched.lengths) <= 2 * 16 * 40 < len(LONG_TEXTS[0])
+
+
 def test_encode_says_which_texts_were_cut(folders: dict[str, Path]):
     model = load_encoder(str(folders["bert"]))
     texts = ["a", " ".join(TEXTS), "b"]

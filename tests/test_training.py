@@ -68,6 +68,8 @@ def test_a_run_leaves_a_checkpoint_ledger_measures_log_and_manifest(unbroken):
     assert any((unbroken / "tensorboard").iterdir())
     card = (unbroken / "checkpoint" / "README.md").read_text(encoding="utf-8")
     assert "cross_lingual | 0.5000 | 0.5000" in card
+    assert not (unbroken / "ray").exists(), "a finished run needs no checkpoints"
+    assert not (unbroken / ".last").exists()
 
 
 def test_the_checkpoint_loads_in_sentence_transformers_and_gives_identical_vectors(unbroken):
@@ -126,9 +128,7 @@ def test_a_training_at_a_uri_with_validation_beside_it_measures_the_same_checkpo
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"run written to {out}" in done.stdout
     filesystem, inner = open_filesystem(out)
-    assert filesystem.get_file_info(f"{inner}/ray/train").type == fs.FileType.Directory, (
-        "Ray keeps its checkpoints there"
-    )
+    assert filesystem.get_file_info(f"{inner}/ray").type == fs.FileType.NotFound, "a finished run needs no checkpoints"
     run = Path(fetch(out))
 
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

@@ -133,6 +133,8 @@ def _print_hits(query: str, response: dict[str, Any]) -> None:
             Text(f"{hit['position']:>3}  {hit['score']:.3f}  {hit['language']}  {hit['text']}"),
             Text(hit["doc_id"], style="dim"),
         )
+    if response["results"][0]["cut"]:
+        out.print("the query is longer than the encoder reads: only its beginning was searched for")
     if not coverage["complete"]:
         missing = ", ".join(coverage["languages_missing"])
         out.print(

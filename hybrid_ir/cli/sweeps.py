@@ -136,7 +136,7 @@ def _run(
     from hybrid_ir.cli.terminal import console
     from hybrid_ir.cluster import cluster_for_trials, ray_session
     from hybrid_ir.encoders import quiet_libraries
-    from hybrid_ir.storage import written
+    from hybrid_ir.storage import written_in_steps
     from hybrid_ir.tuning import check_trials, choose, claim, list_trials, point_results, sweep
 
     terminal = console()
@@ -145,8 +145,9 @@ def _run(
     if not verbose:
         quiet_libraries()
     begun = time.perf_counter()
-    with written(out, leave=("ray", "trials")) as folder:
+    with written_in_steps(out, leave=("ray", "trials")) as (folder, put_back):
         claim(base, space, folder)
+        put_back()  # before anything is trained: a sweep whose machine dies goes on
         with ray_session(verbose) as resources:
             resources, most = cluster_for_trials(base, resources, at_a_time, wait_for_nodes, terminal.print)
             terminal.print(_cost_line(base, space, trials, most))

@@ -102,7 +102,7 @@ class Loss(Section):
     negatives: Literal["in_batch", "in_batch_and_hard", "triplet"] = setting("in_batch", on_resume="keep")
     """in_batch: other rows' positives; in_batch_and_hard: and every row's hard negative; triplet: hard negatives
     only (Eq. 1 as printed). The last two need a store whose groups have `negatives`."""
-    cached: bool = setting(False, on_resume="keep")
+    cached: bool = setting(False, on_resume="free")
     """Gradient cache: memory of one micro-batch whatever the batch, for a second forward pass; false = none."""
 
 
@@ -120,7 +120,7 @@ class Train(Section):
     precision: Precision = setting("auto", on_resume="keep")
     """bf16: autocast of the transformer; weights, optimiser, pooling and loss stay in float32. fp32: no autocast.
     auto: bf16 where it is faster."""
-    micro_batch_tokens: int | None = setting(None, on_resume="keep", ge=16)
+    micro_batch_tokens: int | None = setting(None, on_resume="free", ge=16)
     """Padded tokens a forward pass holds; the slice is sorted by length and cut by this. Null = 1024 on a CPU
     (measured: a fifth faster than 4096), 32768 on a GPU."""
     compile: bool = setting(False, on_resume="free")
@@ -158,8 +158,10 @@ class Train(Section):
     end."""
     checkpoint_minutes: float | None = setting(5.0, on_resume="free", gt=0)
     """Save a resumable checkpoint when the last one is this old, whatever a step takes; null = never for its age."""
+    checkpoints_kept: int = setting(2, on_resume="free", ge=1)
+    """Resumable checkpoints that stay while the run goes on: the newest, and older ones for where it is damaged."""
     max_failures: int = setting(3, on_resume="free", ge=0)
-    """Restarts of the worker group (a lost node, a killed worker) before giving up; 0 = none."""
+    """Restarts after a lost node or a killed process before giving up; 0 = none. Other failures are said at once."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = setting(("tensorboard",), on_resume="free")
     """Where rows of the log go besides log.jsonl; [] = nowhere. mlflow and wandb read their environment variables."""
 

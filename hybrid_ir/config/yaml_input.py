@@ -58,7 +58,7 @@ def _value(text: str, what: str) -> Any:
         try:
             is_text = tag == "tag:yaml.org,2002:str"
             return text if is_text else _Loader("").construct_object(yaml.ScalarNode(tag, stripped))
-        except ValueError as error:  # a number of 5000 digits
+        except ValueError as error:
             raise InputError(f"{what} is not readable YAML: {one_line(error)}") from error
     return _load(stripped, what, whole=True)
 
@@ -108,6 +108,8 @@ class _Loader(yaml.SafeLoader):
 
 def _integer(loader: _Loader, node: Any) -> int:
     text = loader.construct_scalar(node)
+    if len(text) > 40:  # Python prints no integer of more than 4300 digits, and nothing here is so large
+        raise ValueError(f"an integer of {len(text)} digits")
     return int(text, 8 if "o" in text else 16 if "x" in text else 10)
 
 

@@ -16,6 +16,10 @@ from .lexicon import (
     code_switch as code_switch,
     read_lexicon as read_lexicon,
 )
+from .manifest import (
+    files_root as files_root,
+    is_store as is_store,
+)
 from .prepare import prepare_experiment as prepare_experiment
 from .read_files import (
     checked_text as checked_text,
@@ -32,7 +36,5 @@ from .store import (
     ROWS_PER_BLOCK as ROWS_PER_BLOCK,
     Partition as Partition,
     Store as Store,
-    files_root as files_root,
-    is_store as is_store,
     open_store as open_store,
 )

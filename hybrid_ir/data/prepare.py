@@ -22,10 +22,11 @@ import hybrid_ir
 from hybrid_ir.config import Experiment
 from hybrid_ir.data.held_out import held_out_collection
 from hybrid_ir.data.inputs import Input, inputs_for
+from hybrid_ir.data.manifest import FORMAT
 from hybrid_ir.data.shuffle import Scattered, scatter, shuffled
 from hybrid_ir.data.splits import Signature, Split, assign_splits, partition_signatures, signature_of
 from hybrid_ir.data.staging import staged
-from hybrid_ir.data.store import FORMAT, PartitionWriter, write_collection
+from hybrid_ir.data.store import PartitionWriter, write_collection
 from hybrid_ir.storage import open_filesystem
 from hybrid_ir.types import Group, InputError
 
@@ -61,7 +62,11 @@ def prepare(
     A store appears whole or not at all, and an old one at `path` can be read until then. Raises InputError when a
     source yields no good group, when nothing is left to train on, or when `path` holds something that is not a store.
     """
-    with staged(path) as (root, folder), tempfile.TemporaryDirectory(prefix="hybrid-ir-prepare-") as scratch:
+    # Beside a local store: there is room, and what a killed process leaves there is removed by the next.
+    with (
+        staged(path) as (root, folder),
+        tempfile.TemporaryDirectory(prefix="hybrid-ir-prepare-", dir=None if folder else root) as scratch,
+    ):
         scattered = scatter(inputs, Path(scratch), root, progress)
         split_of = assign_splits(scattered.documents.items(), seed, validation_fraction, test_fraction)
         manifest = _write(inputs, scattered, split_of, root, seed) | {"folder": folder, "settings": settings}

@@ -53,7 +53,8 @@ def _other_encoding(start: bytes) -> str:
 
 
 def read_tsv(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
-    """(file:line, up to so many fields) of each line of a tab-separated file, unquoted. The last keeps its tabs."""
+    """(file:line, up to so many fields) of each line of a tab-separated file, unquoted. The last keeps its tabs: who is
+    to notice a column too many asks for one field more than there should be."""
     for number, line in read_lines(path):
         yield f"{path.name}:{number}", line.split("\t", fields - 1)
 
@@ -93,7 +94,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
                     yield number, row
     except FileNotFoundError:
         raise InputError(f"no file {path}; found {listing(path.parent)} in its folder") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name of a column that is not UTF-8
         raise InputError(f"{path} cannot be read after row {number} ({one_line(error)}); write it again") from error
 
 

@@ -14,7 +14,6 @@ STORE is a folder or any URI that pyarrow's filesystems open (s3://, gs://, file
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +25,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from hybrid_ir.data.manifest import files_root, read_manifest
 from hybrid_ir.storage import is_uri, open_filesystem
 from hybrid_ir.types import Candidate, Collection, Group, InputError, Query, one_line
 
-FORMAT = 1
 ROWS_PER_BLOCK = 1024
 """Rows of a Parquet row group. A permutation deals a block's rows together, so that reads stay nearly sequential.
 (A power of 4, so that the Feistel network below needs no walking within a block.)"""
@@ -135,17 +134,6 @@ class Store:
         return self._files[key]
 
 
-def files_root(path: str, manifest: Mapping[str, Any]) -> str:
-    """Where the files of a store at `path` are: there, or in the folder that its manifest names."""
-    return "/".join([path.rstrip("/"), *filter(None, [manifest.get("folder")])])
-
-
-def is_store(path: str) -> bool:
-    """Whether a manifest is at `path`, be it of a damaged store."""
-    filesystem, inner = open_filesystem(path)
-    return filesystem.get_file_info(f"{inner}/manifest.json").is_file
-
-
 def open_store(path: str) -> Store:
     """Read the manifest, and check that every file it names is there with its size.
 
@@ -153,23 +141,11 @@ def open_store(path: str) -> Store:
     """
     if not is_uri(path):
         path = str(Path(path).absolute())  # workers that the store is sent to stand in another working directory
-    filesystem, inner = open_filesystem(path)
-    try:
-        manifest = json.loads(filesystem.open_input_stream(f"{inner}/manifest.json").read())
-    except FileNotFoundError:
-        raise InputError(f"no store at {path} (it has no manifest.json); run: hybrid-ir prepare store={path}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}/manifest.json cannot be read ({one_line(error)}); prepare the store again") from error
-    if not isinstance(manifest, dict) or "partitions" not in manifest:
-        raise InputError(
-            f"{path} is not a store: its manifest.json lists no partitions; choose a folder that prepare wrote"
-        )
-    if manifest.get("format") != FORMAT:
-        found = manifest.get("format")
-        raise InputError(f"{path} is a store of format {found}, this version reads {FORMAT}; prepare it again")
+    manifest = read_manifest(path)
+    filesystem, inner = open_filesystem(files_root(path, manifest))
     for partition in manifest["partitions"]:
         for file in partition["files"]:
-            info = filesystem.get_file_info(f"{files_root(inner, manifest)}/{file['path']}")
+            info = filesystem.get_file_info(f"{inner}/{file['path']}")
             name = f"{files_root(path, manifest)}/{file['path']}"
             if info.type == fs.FileType.NotFound:
                 raise InputError(f"{name} is missing; prepare the store again")

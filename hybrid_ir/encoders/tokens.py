@@ -110,15 +110,41 @@ class TextReader:
 def tokenize(tokenizer: Any, texts: Sequence[str], prefix: str, max_tokens: int) -> Tokens:
     """Token ids of `prefix + text`, cut to `max_tokens` with special tokens in place.
 
-    The same ids as `SentenceTransformer.encode(text, prompt=prefix)` feeds to the model.
+    The same ids as `SentenceTransformer.encode(text, prompt=prefix)` feeds to the model. Of a long text only the
+    beginning is read, because a tokenizer cuts last: where that beginning has more tokens than are wanted, what follows
+    cannot change them, for a tokenizer that reads word by word. A beginning that has fewer is read again as a whole.
+    (A single word of more than 16 characters a token is cut within. So far behind the last token that is kept, no
+    tokenizer that we know of looks.)
     """
     if not texts:
         return Tokens.of([])
     prefixed = [prefix + text for text in texts]
+    beginnings = [_beginning(text, CHARACTERS_OF_A_TOKEN * max_tokens) for text in prefixed]
+    rows, cut = _read(tokenizer, beginnings, max_tokens)
+    if again := [i for i, text in enumerate(prefixed) if len(beginnings[i]) < len(text) and not cut[i]]:
+        for i, row, was_cut in zip(again, *_read(tokenizer, [prefixed[i] for i in again], max_tokens), strict=True):
+            rows[i], cut[i] = row, was_cut
+    return Tokens.of(rows, cut)
+
+
+CHARACTERS_OF_A_TOKEN = 16
+"""No piece of SentencePiece is longer by default, and the mean of any language is far below."""
+
+
+def _beginning(text: str, enough: int) -> str:
+    """The text up to a space behind `enough` characters, or up to twice as many where there is none."""
+    if len(text) <= 2 * enough:
+        return text
+    space = text.find(" ", enough, 2 * enough)
+    return text[: 2 * enough if space < 0 else space]
+
+
+def _read(tokenizer: Any, texts: list[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
+    """Ids of each text, and whether it had more of them."""
     read = tokenizer(
-        prefixed, truncation=True, max_length=max_tokens, return_attention_mask=False, return_token_type_ids=False
+        texts, truncation=True, max_length=max_tokens, return_attention_mask=False, return_token_type_ids=False
     )
     if read.encodings is not None:
-        return Tokens.of(read["input_ids"], [bool(encoding.overflowing) for encoding in read.encodings])
+        return read["input_ids"], [bool(encoding.overflowing) for encoding in read.encodings]
     # A tokenizer written in Python does not say whether it cut. A text that filled all its tokens may just have fitted.
-    return Tokens.of(read["input_ids"], [len(ids) > max_tokens for ids in tokenizer(prefixed)["input_ids"]])
+    return read["input_ids"], [len(ids) > max_tokens for ids in tokenizer(texts)["input_ids"]]

@@ -2,5 +2,11 @@ from .build import add_passages as add_passages, build_index as build_index, ver
 from .codec import ROWS_PER_SHARD as ROWS_PER_SHARD, default_codec as default_codec
 from .folder import Manifest as Manifest, check_files as check_files, read_manifest as read_manifest
 from .passages import IndexedPassage as IndexedPassage, canonical as canonical, passages_at as passages_at
-from .query import Found as Found, ShardQuery as ShardQuery, is_flat as is_flat, merge as merge
+from .query import (
+    Found as Found,
+    Hit as Hit,
+    ShardQuery as ShardQuery,
+    is_flat as is_flat,
+    merge as merge,
+)
 from .shard import Shard as Shard, open_shard as open_shard

@@ -53,16 +53,17 @@ def build_index(
     build = index / ".build"
     if (index / "manifest.json").exists():
         raise InputError(
-            f"{out} is an index already; choose another --out, or add to it: hybrid-ir index-add --index {out}"
+            f"{out} is an index already; choose another --out, or add to it: "
+            f"hybrid-ir index add --index {out} --passages ..."
         )
     if index.is_dir() and any(index.iterdir()) and not build.is_dir():
         raise InputError(f"{out} holds something that is not an index, so it is left alone; choose another --out")
-    if settings.codec is not None:
-        make_codec(settings.codec, 64)
     model = load_encoder(checkpoint, pooling=pooling, query_prefix=prefixes[0], passage_prefix=prefixes[1])  # type: ignore[arg-type]
     space = space_of(model)
+    if settings.codec is not None:
+        make_codec(settings.codec, space["dimension"])
     here = [fetch(path) for path in passages]
-    _claim(build, _inputs(here), space)
+    _claim(build, _inputs(here), space, seed, settings.precision)
     fragments = ingest(here, build, progress=progress)
     if not (index / "encoder").is_dir():
         # Saved, renamed, and loaded from there by the actors: what is served is what encoded.
@@ -85,7 +86,7 @@ def build_index(
         faiss.write_index(trained, str(index / "codec.faiss"))
     names = [f"{n:03d}" for n in range(count)]
     parts = cut_shards(fragments.row_languages(), fragments.languages, count, settings.sharding, seed)
-    entries = write_shards(index, fragments, names, parts, 0, trained, codec, settings, progress)
+    entries = write_shards(index, fragments, names, parts, 0, trained, codec, settings, seed, progress)
     os.replace(build / "rejected.jsonl", index / "rejected.jsonl")
     manifest = _gate_and_publish(
         index,
@@ -122,7 +123,7 @@ def add_passages(
     check_space(str(index), old.space, old.probes, model)
     build = index / ".build"
     here = [fetch(path) for path in passages]
-    _claim(build, _inputs(here), old.space)
+    _claim(build, _inputs(here), old.space, seed, settings.precision)
     known: set[str] = set()
     first_id = 0
     for shard in old.shards:
@@ -137,7 +138,7 @@ def add_passages(
         trained = faiss.read_index(str(index / "codec.faiss"))
     (part,) = cut_shards(fragments.row_languages(), fragments.languages, 1, "language", seed)
     name = f"{max(int(shard.name) for shard in old.shards) + 1:03d}"
-    entries = write_shards(index, fragments, [name], [part], first_id, trained, old.codec, settings, progress)
+    entries = write_shards(index, fragments, [name], [part], first_id, trained, old.codec, settings, seed, progress)
     with (index / "rejected.jsonl").open("ab") as rejects:
         rejects.write((build / "rejected.jsonl").read_bytes())
     reasons = dict(old.rejected)
@@ -206,9 +207,9 @@ def _inputs(passages: Sequence[str]) -> list[Any]:
     return files
 
 
-def _claim(build: Path, inputs: list[Any], space: dict[str, Any]) -> None:
+def _claim(build: Path, inputs: list[Any], space: dict[str, Any], seed: int, precision: str) -> None:
     """Start a build folder, or find that it holds the same build. Raises InputError if it is another's."""
-    wanted = {"space": space, "inputs": inputs}
+    wanted = {"space": space, "inputs": inputs, "seed": seed, "precision": precision}
     marker = build / "build.json"
     if not marker.is_file():
         build.mkdir(parents=True, exist_ok=True)
@@ -219,6 +220,10 @@ def _claim(build: Path, inputs: list[Any], space: dict[str, Any]) -> None:
         what = f"with another encoder (it differs in {difference(found['space'], space)})"
     elif found["inputs"] != json.loads(json.dumps(inputs)):
         what = "of other passages, or they have changed since"
+    elif found.get("seed") != seed:
+        what = f"with seed={found.get('seed')}, not {seed}"
+    elif found.get("precision") != precision:
+        what = f"with index.precision={found.get('precision')}, not {precision}"
     else:
         return
     raise InputError(f"{build} holds an unfinished build {what}; delete it, or choose another --out")

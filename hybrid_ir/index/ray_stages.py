@@ -23,7 +23,7 @@ from hybrid_ir.encoders import encode, load_encoder
 from hybrid_ir.index.folder import ShardEntry
 from hybrid_ir.index.fragments import Fragments, save_array
 from hybrid_ir.index.passages import PassageTable
-from hybrid_ir.index.writing import write_shard
+from hybrid_ir.index.writing import write_one_shard
 from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError
 
@@ -81,22 +81,24 @@ def write_shards(
     trained: Any,
     codec: str,
     settings: Index,
+    seed: int,
     progress: Progress,
 ) -> list[ShardEntry]:
     """Write every shard that an earlier try has not, in parallel. A task holds its shard and all rows' languages."""
     empty = ray.put(faiss.serialize_index(trained))
     build = index / ".build"
-    plan = {"codec": codec, "shards": len(names), "sharding": settings.sharding, "first_id": first_id}
-    write = [{"number": n} for n, name in enumerate(names) if _written(build / f"shard-{name}.json", plan) is None]
+    # A shard that was written for another cut or codec is written again.
+    cut = {"codec": codec, "shards": len(names), "sharding": settings.sharding, "first_id": first_id, "seed": seed}
+    write = [{"number": n} for n, name in enumerate(names) if _written(build / f"shard-{name}.json", cut) is None]
     ids = {each["number"]: ray.put(parts[each["number"]]) for each in write}
 
     def write_one(rows: Any) -> Any:
         sizes = []
         for n in map(int, rows["number"]):
             index_of_shard, part = faiss.deserialize_index(ray.get(empty)), ray.get(ids[n])
-            entry = write_shard(index, names[n], part, first_id, fragments, index_of_shard, codec, fragments.keys)
+            entry = write_one_shard(index, names[n], part, first_id, fragments, index_of_shard, codec, fragments.keys)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            done = {"plan": plan, "entry": entry.model_dump(mode="json"), "peak_memory_mb": round(peak)}
+            done = {"cut": cut, "entry": entry.model_dump(mode="json"), "peak_memory_mb": round(peak)}
             write_json(build / f"shard-{names[n]}.json", done)
             sizes.append(len(part))
         return {"rows": np.asarray(sizes)}
@@ -115,15 +117,15 @@ def write_shards(
         for row in _rows(dataset):
             done += row["rows"]
             progress("shards", done)
-    entries = [_written(build / f"shard-{name}.json", plan) for name in names]
+    entries = [_written(build / f"shard-{name}.json", cut) for name in names]
     return [entry for entry in entries if entry is not None]
 
 
-def _written(marker: Path, plan: dict[str, Any]) -> ShardEntry | None:
+def _written(marker: Path, cut: dict[str, Any]) -> ShardEntry | None:
     if not marker.is_file():
         return None
     content = json.loads(marker.read_text(encoding="utf-8"))
-    return ShardEntry.model_validate(content["entry"]) if content["plan"] == plan else None
+    return ShardEntry.model_validate(content["entry"]) if content.get("cut") == cut else None
 
 
 def _dataset(items: list[dict[str, int]]) -> ray.data.Dataset:

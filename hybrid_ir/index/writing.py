@@ -39,7 +39,7 @@ def cut_shards(
     return np.array_split(order, shards)
 
 
-def write_shard(
+def write_one_shard(
     index: Path,
     name: str,
     ids: np.ndarray,
@@ -54,16 +54,16 @@ def write_shard(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     flat = is_flat(codec)
-    store = None if flat else np.lib.format.open_memmap(
+    kept = None if flat else np.lib.format.open_memmap(
         folder / "vectors.f16.npy", mode="w+", dtype=np.float16, shape=(len(ids), trained.d)
     )  # fmt: skip
     for start in range(0, len(ids), BLOCK):
         vectors = fragments.vectors(ids[start : start + BLOCK])
         trained.add(vectors)
-        if store is not None:
-            store[start : start + BLOCK] = vectors
-    if store is not None:
-        store.flush()
+        if kept is not None:
+            kept[start : start + BLOCK] = vectors
+    if kept is not None:
+        kept.flush()
     faiss.write_index(trained, str(folder / "vectors.faiss"))
     np.save(folder / "ids.npy", ids.astype(np.int64) + first_id)
     write_passages(folder / "passages.arrow", fragments.passages(ids), keys)

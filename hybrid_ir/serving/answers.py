@@ -42,9 +42,10 @@ def search_body(
                         "metadata": passage.metadata,
                     }
                     for position, (passage, score) in enumerate(hits, start=1)
-                ]
+                ],
+                "cut": None if one is None else one.cut,
             }
-            for hits in results
+            for hits, one in zip(results, started, strict=True)
         ],
         "coverage": {
             "complete": not missing,

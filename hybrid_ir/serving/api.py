@@ -66,13 +66,20 @@ class QueryResult(_Message):
     """What was found for one query."""
 
     hits: list[Hit] = Field(description="At most k, best first; of equal scores the passage indexed first.")
+    cut: bool | None = Field(
+        description="Whether the query was longer than the encoder reads, so that only its beginning was searched for; "
+        "null where it was not encoded before the deadline.",
+        examples=[False],
+    )
 
 
 class Coverage(_Message):
     """How much of the index answered."""
 
     complete: bool = Field(description="Every shard that was needed answered.", examples=[True])
-    shards: int = Field(description="Shards that answered.", examples=[2])
+    shards: int = Field(
+        description="Shards that answered, or hold none of the languages and were not asked.", examples=[2]
+    )
     shards_total: int = Field(description="Shards of the index.", examples=[2])
     shards_missing: list[str] = Field(description="Names of those that did not.", examples=[[]])
     languages_missing: list[str] = Field(
@@ -129,6 +136,10 @@ class Embedding(_Message):
     index: int = Field(description="Place of the text in the input, from 0.", examples=[0])
     embedding: list[float] | str = Field(
         description="Of unit length; base64 if that was asked for.", examples=[[0.12, -0.05]]
+    )
+    cut: bool = Field(
+        description="Whether the text was longer than the encoder reads, so that the vector is of its beginning alone.",
+        examples=[False],
     )
 
 

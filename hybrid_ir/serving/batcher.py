@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
-from hybrid_ir.index import ShardQuery
+from hybrid_ir.index import Manifest, ShardQuery
 from hybrid_ir.serving.release import Release, ShardAnswer
 
 Observe = Callable[[str, float, dict[str, str]], None]
@@ -35,10 +35,12 @@ class _Waiting:
 
 @dataclass(slots=True)
 class Started:
-    """A query whose batch is on its way through the shards: `tasks[s]` answers for its `place`-th query."""
+    """A query whose batch is on its way through the shards that it needs."""
 
-    tasks: list[asyncio.Task[ShardAnswer]]
-    place: int
+    searches: dict[int, tuple[asyncio.Task[ShardAnswer], int]]
+    """Number of a shard -> the search that answers for it, and which of that search's queries this one is."""
+    cut: bool
+    """Whether the query was longer than the encoder reads."""
     queue_s: float
     encode_s: float
 
@@ -48,10 +50,10 @@ class Batcher:
 
     def __init__(self, release: Release, max_batch: int, observe: Observe) -> None:
         self._release, self._max_batch, self._observe = release, max_batch, observe
-        self._waiting: deque[_Waiting] = deque()
+        # Those that wait, in their order. One that is cancelled leaves at once, also while the encoder hangs.
+        self._waiting: dict[asyncio.Future[Started], _Waiting] = {}
         self._worker: asyncio.Task[None] | None = None
         self._encoding: list[_Waiting] = []
-        self._shards = range(len(release.manifest.shards))
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -59,32 +61,32 @@ class Batcher:
     def waited_s(self) -> float:
         """Seconds that the first of the queries has waited whose encoding has not ended: an encoder that hangs shows
         here, while no batch comes to its end."""
-        first = next(iter([*self._encoding, *self._waiting]), None)
+        first = next(iter([*self._encoding, *self._waiting.values()]), None)
         return 0.0 if first is None else time.perf_counter() - first.since
 
     def submit(self, text: str, query: ShardQuery) -> asyncio.Future[Started]:
         """Done once the query is encoded and its searches have begun. Cancel it to leave the queue."""
         loop = asyncio.get_running_loop()
-        item = _Waiting(text, query, loop.create_future(), time.perf_counter())
-        self._waiting.append(item)
+        started: asyncio.Future[Started] = loop.create_future()
+        self._waiting[started] = _Waiting(text, query, started, time.perf_counter())
+        started.add_done_callback(lambda one: self._waiting.pop(one, None))
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
-        return item.started
+        return started
 
     async def _work(self) -> None:
         searching: list[asyncio.Task[ShardAnswer]] = []
         while self._waiting:
-            batch: list[_Waiting] = []
-            while self._waiting and len(batch) < self._max_batch:
-                item = self._waiting.popleft()
-                if not item.started.cancelled():
-                    batch.append(item)
-            if not batch:
+            batch = [item for item in islice(self._waiting.values(), self._max_batch) if not item.started.cancelled()]
+            for item in batch:
+                del self._waiting[item.started]
+            if not batch:  # all of them are cancelled, and about to leave
+                await asyncio.sleep(0)
                 continue
             start = time.perf_counter()
             self._encoding = batch
             try:
-                vectors = await self._release.encode([item.text for item in batch], "query")
+                encoding = await self._release.encode([item.text for item in batch], "query")
             except Exception as error:  # handed to the requests, which answer with it
                 for item in batch:
                     if not item.started.done():
@@ -98,13 +100,27 @@ class Batcher:
             # While this batch is searched the next is encoded, and no more than that.
             if searching:
                 await asyncio.wait(searching, timeout=STALL_S)
-            queries = [item.query for item in batch]
-            searching = [asyncio.create_task(self._search(n, vectors, queries)) for n in self._shards]
-            for task in searching:  # a request that has left asks for no result, and its error is no news
+            # Those who left while their batch was encoded are not searched for.
+            left = [place for place, item in enumerate(batch) if item.started.done()]
+            batch = [item for item in batch if not item.started.done()]
+            vectors, cut = (np.delete(a, left, axis=0) if left else a for a in (encoding.vectors, encoding.cut))
+            places = [self._shards_of(item.query) for item in batch]
+            searches: list[dict[int, tuple[asyncio.Task[ShardAnswer], int]]] = [{} for _ in batch]
+            searching = []
+            for shard in sorted({n for shards in places for n in shards}):
+                members = [place for place, shards in enumerate(places) if shard in shards]
+                rows = vectors if len(members) == len(batch) else vectors[members]
+                task = asyncio.create_task(self._search(shard, rows, [batch[place].query for place in members]))
+                # A request that has left asks for no result, and its error is no news.
                 task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            for place, item in enumerate(batch):
-                if not item.started.done():
-                    item.started.set_result(Started(searching, place, start - item.since, encoded - start))
+                searching.append(task)
+                for number, place in enumerate(members):
+                    searches[place][shard] = task, number
+            for item, mine, was_cut in zip(batch, searches, cut.tolist(), strict=True):
+                item.started.set_result(Started(mine, was_cut, start - item.since, encoded - start))
+
+    def _shards_of(self, query: ShardQuery) -> tuple[int, ...]:
+        return needed_shards(self._release.manifest, query.languages)
 
     async def _search(self, shard: int, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:
         start = time.perf_counter()
@@ -113,3 +129,9 @@ class Batcher:
         finally:
             name = self._release.manifest.shards[shard].name
             self._observe("shard_duration_seconds", time.perf_counter() - start, {"shard": name})
+
+
+def needed_shards(manifest: Manifest, languages: tuple[str, ...] | None) -> tuple[int, ...]:
+    """Numbers of the shards that hold passages of any of the languages; None = of all."""
+    shards = enumerate(manifest.shards)
+    return tuple(n for n, one in shards if languages is None or not one.languages.keys().isdisjoint(languages))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from hybrid_ir.config import Serve
+from hybrid_ir.encoders import OUTER_SPACE
 from hybrid_ir.index import Manifest, ShardQuery, canonical
 from hybrid_ir.serving.api import MOST_KEYS, MOST_LANGUAGES, EmbeddingsRequest, SearchRequest
 
@@ -94,7 +95,7 @@ def shard_query(request: SearchRequest, manifest: Manifest, settings: Serve) -> 
 def check_texts(texts: Sequence[str], param: str, settings: Serve) -> None:
     """Raises RequestError for a text that is empty or too long. `param` is the field they came in."""
     for text in texts:
-        if not text.strip():
+        if not text.strip(OUTER_SPACE):
             raise RequestError(422, "invalid_request", f"{param} is empty", param)
         if len(text) > settings.max_characters:
             raise RequestError(

@@ -6,13 +6,14 @@ own path costs more than a search does.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import hybrid_ir
@@ -37,23 +39,28 @@ HERE = Path(__file__).parent / "pages"
 OPEN_TO_ALL = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
 DEFECT = RequestError(500, "internal_error", "a defect of the service; its log says more")
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 log = logging.getLogger("ray.serve")
 
 
 def create_app(service: SearchService, api_keys: tuple[str, ...] = ()) -> ASGIApp:
     """The ASGI app. With `api_keys`, every route but `OPEN_TO_ALL` asks for one of them."""
-    app, search = _create_routes(service, api_keys)
+    app, answers = _create_routes(service, api_keys)
 
     async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
-        # FastAPI's layers cost as much as a search's own Python. Past them, a fifth more searches a second (measured).
-        if scope["type"] != "http" or scope["path"] != "/search" or scope["method"] != "POST":
+        # What searches and encodes is called directly: FastAPI's layers cost as much as a search's own Python. Past
+        # them, a fifth more searches a second (measured).
+        answer = answers.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if answer is None:
             return await app(scope, receive, send)
         try:
-            response = await search(Request(scope, receive))
+            response = await answer(Request(scope, receive))
+        except ClientDisconnect:
+            return  # nobody is there to be answered
         except RequestError as error:
             response = _error(error)
         except Exception:  # a defect of ours: FastAPI, which is passed by, would also log it and answer 500
-            log.exception("a search failed")
+            log.exception("a request failed")
             response = _error(DEFECT)
         await response(scope, receive, send)
 
@@ -68,8 +75,8 @@ def openapi() -> dict[str, Any]:
 
 def _create_routes(
     service: SearchService, api_keys: tuple[str, ...]
-) -> tuple[FastAPI, Callable[[Request], Awaitable[Response]]]:
-    """The routes, and the handler of /search."""
+) -> tuple[FastAPI, dict[str, Callable[[Request], Awaitable[Response]]]]:
+    """The routes, and the handlers of those that search and encode, by path."""
     app = FastAPI(title="Hybrid IR", version=hybrid_ir.__version__, docs_url=None, redoc_url=None)
     page = (HERE / "page.html").read_text(encoding="utf-8")
     created = int(time.time())
@@ -116,7 +123,8 @@ def _create_routes(
     )
     async def search(request: Request) -> Response:
         """The passages nearest to each query, best first."""
-        return _json(await service.search(await read(request, api.SearchRequest)))
+        wanted = await read(request, api.SearchRequest)
+        return _json(await _while_connected(request, service.search(wanted)))
 
     @app.post(
         "/v1/embeddings",
@@ -125,17 +133,20 @@ def _create_routes(
     async def embeddings(request: Request) -> Response:
         """Unit vectors of texts, in the index's space; compatible with OpenAI's client."""
         wanted = await read(request, api.EmbeddingsRequest)
-        vectors, tokens, space_id = await service.embed(wanted)
+        encoded, space_id = await _while_connected(request, service.embed(wanted))
         if wanted.encoding_format == "base64":
-            rows: list[Any] = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
+            rows: list[Any] = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in encoded.vectors]
         else:
-            rows = vectors.tolist()
+            rows = encoded.vectors.tolist()
         return _json(
             {
                 "object": "list",
-                "data": [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)],
+                "data": [
+                    {"object": "embedding", "index": i, "embedding": row, "cut": cut}
+                    for i, (row, cut) in enumerate(zip(rows, encoded.cut.tolist(), strict=True))
+                ],
                 "model": space_id,
-                "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+                "usage": {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens},
                 "space_id": space_id,
             }
         )
@@ -189,7 +200,27 @@ def _create_routes(
         )
 
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    return app, search
+    return app, {"/search": search, "/v1/embeddings": embeddings}
+
+
+async def _while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:
+    """What `answer` gives. Raises ClientDisconnect, and ends `answer`, when the client hangs up before."""
+    working = asyncio.create_task(answer)
+    # The body has been read, so the next message that the server has is the hang-up.
+    leaving = asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

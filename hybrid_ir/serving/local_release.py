@@ -13,7 +13,7 @@ import numpy as np
 from hybrid_ir.index import IndexedPassage, Shard, ShardQuery, check_files, open_shard, read_manifest
 from hybrid_ir.serving.one_thread import OneThread
 from hybrid_ir.serving.query_encoder import QueryEncoder
-from hybrid_ir.serving.release import ShardAnswer
+from hybrid_ir.serving.release import Encoded, ShardAnswer
 from hybrid_ir.storage import absolute
 
 
@@ -33,11 +33,8 @@ class LocalRelease:
         self._searching = OneThread(faiss.omp_set_num_threads, threads)
         self._encoder = self._encoding.wait_for(QueryEncoder, self.index, self.manifest, checkpoint, threads)
 
-    async def encode(self, texts: Sequence[str], role: str) -> np.ndarray:
+    async def encode(self, texts: Sequence[str], role: str) -> Encoded:
         return await self._encoding.run(self._encoder, texts, role)
-
-    async def embed(self, texts: Sequence[str], role: str) -> tuple[np.ndarray, int]:
-        return await self._encoding.run(self._encoder.embed, texts, role)
 
     async def search(self, shard: int, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:
         return await self._searching.run(self._shards[shard].search, vectors, queries), {}

@@ -1,18 +1,18 @@
 """The encoder as a service uses it: checked against the index, and made for small batches.
 
-In: texts and their role. Out: unit vectors, and how many tokens were encoded.
+In: texts and their role. Out: unit vectors, how many tokens were encoded, and which texts were longer than it reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.encoders import Embedder, TextReader, best_device, check_space, load_encoder
 from hybrid_ir.index import Manifest
+from hybrid_ir.serving.release import Encoded
 
 
 class QueryEncoder:
@@ -29,11 +29,8 @@ class QueryEncoder:
         # with 512 tokens, 287 with 4096).
         self._embedder = Embedder(self._model, precision="auto", micro_batch_tokens=512)
 
-    def __call__(self, texts: Sequence[str], role: str) -> np.ndarray:
-        return self.embed(texts, role)[0]
-
     @torch.inference_mode()
-    def embed(self, texts: Sequence[str], role: str) -> tuple[np.ndarray, int]:
-        """(Q, D) vectors, and the tokens encoded, prefix included."""
+    def __call__(self, texts: Sequence[str], role: str) -> Encoded:
+        """`role` is query or document."""
         tokens = self._reader.read(texts, role)
-        return self._embedder(tokens).cpu().numpy(), len(tokens.flat)
+        return Encoded(self._embedder(tokens).cpu().numpy(), len(tokens.flat), tokens.cut)

@@ -7,7 +7,7 @@ In: texts, vectors and rows. Out: vectors, candidates and passages. `LocalReleas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,6 +22,17 @@ class Stuck(Exception):
     """What computes has been at one thing for longer than anybody waits."""
 
 
+class Encoded(NamedTuple):
+    """Q texts as the encoder read them."""
+
+    vectors: np.ndarray
+    """(Q, D) float32, unit length."""
+    tokens: int
+    """Of all texts, prefixes included."""
+    cut: np.ndarray
+    """(Q,) bool: whether the text was longer than the encoder reads."""
+
+
 class Release(Protocol):
     """What the service needs of an index and its encoder. Q queries, D dimensions."""
 
@@ -31,12 +42,8 @@ class Release(Protocol):
     manifest: Manifest
     placement: str
 
-    async def encode(self, texts: Sequence[str], role: str) -> np.ndarray:
-        """(Q, D) float32 unit vectors; `role` is query or document. Raises ShardDown."""
-        ...
-
-    async def embed(self, texts: Sequence[str], role: str) -> tuple[np.ndarray, int]:
-        """As `encode`, with the number of tokens that were encoded."""
+    async def encode(self, texts: Sequence[str], role: str) -> Encoded:
+        """`role` is query or document. Raises ShardDown."""
         ...
 
     async def search(self, shard: int, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from hybrid_ir.config import Serve
-from hybrid_ir.index import IndexedPassage, is_flat, merge
+from hybrid_ir.index import Found, Hit, IndexedPassage, ShardQuery, is_flat, merge
 from hybrid_ir.serving.answers import ready_body, search_body, stats_body
 from hybrid_ir.serving.api import EmbeddingsRequest, SearchRequest
-from hybrid_ir.serving.batcher import Batcher, Observe, Started
+from hybrid_ir.serving.batcher import Batcher, Observe, Started, needed_shards
 from hybrid_ir.serving.checks import RequestError, check_model, check_texts, shard_query
-from hybrid_ir.serving.release import Release, ShardAnswer, ShardDown
+from hybrid_ir.serving.release import Encoded, Release, ShardDown
 
 
 class _Serving:
@@ -30,6 +30,10 @@ class _Serving:
         self.batcher = Batcher(release, settings.max_batch, observe)
         self.embedding = 0  # inputs of /v1/embeddings that wait
         self.lossy = not is_flat(release.manifest.codec)
+
+    @property
+    def waiting(self) -> int:
+        return len(self.batcher) + self.embedding
 
 
 class SearchService:
@@ -76,21 +80,12 @@ class SearchService:
         check_texts(texts, "query", self.settings)
         self._check_queue(serving, len(texts))
         deadline = begun + min(request.deadline_ms or self.settings.deadline_ms, self.settings.deadline_ms) / 1000
-        futures = [serving.batcher.submit(text, query) for text in texts]
-        await asyncio.wait(futures, timeout=deadline - time.perf_counter())
-        started: list[Started | None] = []
-        for future in futures:
-            if not future.done():
-                future.cancel()
-                started.append(None)
-            elif future.exception() is not None:
-                raise self._unavailable(future.exception())
-            else:
-                started.append(future.result())
-        tasks = {task for one in started if one is not None for task in one.tasks}
+        started = await self._start(serving, texts, query, deadline)
+        tasks = {task for one in started if one is not None for task, _ in one.searches.values()}
         if tasks:
             await asyncio.wait(tasks, timeout=max(0.0, deadline - time.perf_counter()))
-        missing = self._missing(serving, started, query.languages)
+        needed = needed_shards(serving.release.manifest, query.languages)
+        missing = self._missing(needed, started)
         results = await self._results(serving, started, query.k, deadline, missing)
         late = time.perf_counter() > deadline
         body = search_body(serving.release.manifest, request, results, missing, started, begun)
@@ -107,12 +102,12 @@ class SearchService:
             raise RequestError(
                 503, "shards_missing", f"shards {', '.join(names)} do not answer; ask again, or with policy best_effort"
             )
-        if len(missing) == len(serving.release.manifest.shards):
-            raise RequestError(503, "shards_missing", "no shard answers; ask again")
+        if len(missing) == len(needed):
+            raise RequestError(503, "shards_missing", "no shard with these languages answers; ask again")
         return body
 
-    async def embed(self, request: EmbeddingsRequest) -> tuple[np.ndarray, int, str]:
-        """(inputs, D) unit vectors, the tokens that were encoded, and the space id. Raises RequestError."""
+    async def embed(self, request: EmbeddingsRequest) -> tuple[Encoded, str]:
+        """The inputs encoded, and the space id. Raises RequestError."""
         serving = self._active
         texts = [request.input] if isinstance(request.input, str) else request.input
         check_texts(texts, "input", self.settings)
@@ -124,7 +119,7 @@ class SearchService:
         try:
             async with asyncio.timeout(self.settings.deadline_ms / 1000):
                 parts = [
-                    await serving.release.embed(texts[i : i + self.settings.max_batch], role)
+                    await serving.release.encode(texts[i : i + self.settings.max_batch], role)
                     for i in range(0, len(texts), self.settings.max_batch)
                 ]
         except TimeoutError:
@@ -133,7 +128,8 @@ class SearchService:
             raise self._unavailable(error) from error
         finally:
             serving.embedding -= len(texts)
-        return np.concatenate([vectors for vectors, _ in parts]), sum(tokens for _, tokens in parts), space["id"]
+        vectors, tokens, cut = zip(*parts, strict=True)
+        return Encoded(np.concatenate(vectors), sum(tokens), np.concatenate(cut)), space["id"]
 
     def ready(self) -> dict[str, Any]:
         """A `Ready` as plain data."""
@@ -143,16 +139,17 @@ class SearchService:
         """A `Stats` as plain data."""
         return stats_body(self.release, self.previous, self.wanted)
 
-    def waiting(self) -> int:
-        """Texts that wait to be encoded."""
-        return len(self._active.batcher) + self._active.embedding
-
     def waited_s(self) -> float:
         """Seconds that the first of the queries has waited to be encoded."""
         return self._active.batcher.waited_s()
 
+    @property
+    def waiting(self) -> int:
+        """Texts that are not encoded yet."""
+        return self._active.waiting
+
     def _check_queue(self, serving: _Serving, count: int) -> None:
-        waiting = len(serving.batcher) + serving.embedding
+        waiting = serving.waiting
         if waiting and waiting + count > self.settings.max_queue:
             raise RequestError(429, "busy", f"{waiting} texts are waiting already; ask again in a second")
 
@@ -162,18 +159,32 @@ class SearchService:
         assert error is not None
         raise error
 
-    def _missing(
-        self, serving: _Serving, started: Sequence[Started | None], languages: tuple[str, ...] | None
-    ) -> set[int]:
-        """Shards that have not answered every query of the request; one that holds none of its languages need not."""
+    async def _start(
+        self, serving: _Serving, texts: Sequence[str], query: ShardQuery, deadline: float
+    ) -> list[Started | None]:
+        """The searches of each text; None for one that was not encoded before the deadline. Raises RequestError.
+
+        Whatever ends this, a hang-up of the client too, takes what still waits out of the queue.
+        """
+        futures = [serving.batcher.submit(text, query) for text in texts]
+        try:
+            await asyncio.wait(futures, timeout=deadline - time.perf_counter())
+            for future in futures:
+                if future.done() and future.exception() is not None:
+                    raise self._unavailable(future.exception())
+            return [future.result() if future.done() else None for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _missing(self, needed: Sequence[int], started: Sequence[Started | None]) -> set[int]:
+        """Of the shards that a request needs, those that have not answered every query of it."""
         missing: set[int] = set()
-        for n, shard in enumerate(serving.release.manifest.shards):
-            if languages is not None and not shard.languages.keys() & set(languages):
-                continue
+        for n in needed:
             for one in started:
-                if one is None or not one.tasks[n].done():
+                if one is None or not (task := one.searches[n][0]).done():
                     missing.add(n)
-                elif (error := one.tasks[n].exception()) is not None:
+                elif (error := task.exception()) is not None:
                     if not isinstance(error, ShardDown):
                         raise error
                     missing.add(n)
@@ -183,17 +194,16 @@ class SearchService:
         self, serving: _Serving, started: Sequence[Started | None], k: int, deadline: float, missing: set[int]
     ) -> list[list[tuple[IndexedPassage, float]]]:
         """(passage, score) of the hits of each query. A shard whose passages cannot be read joins `missing`."""
-        parts = [None if one is None else [_result(task) for task in one.tasks] for one in started]
-        merged = [
-            [] if one is None or row is None
-            else merge([None if part is None else part[0][one.place] for part in row], k, serving.lossy)
-            for one, row in zip(started, parts, strict=True)
-        ]  # fmt: skip
         passages: dict[tuple[int, int], IndexedPassage] = {}
-        for row in parts:
-            for n, part in enumerate(row or ()):
-                if part is not None:
-                    passages.update({(n, key): value for key, value in part[1].items()})
+        merged: list[list[Hit]] = []
+        for one in started:
+            parts: list[Found | None] = [None] * len(serving.release.manifest.shards)
+            for n, (task, place) in ({} if one is None else one.searches).items():
+                if task.done() and task.exception() is None:  # `_missing` has seen the others
+                    found, texts = task.result()
+                    parts[n] = found[place]
+                    passages.update({(n, row): passage for row, passage in texts.items()})
+            merged.append(merge(parts, k, serving.lossy))
         unread: dict[int, list[int]] = {}
         for hits in merged:
             for hit in hits:
@@ -204,17 +214,12 @@ class SearchService:
                 async with asyncio.timeout_at(
                     asyncio.get_running_loop().time() + max(0.05, deadline - time.perf_counter())
                 ):
-                    texts = await serving.release.read(n, rows)
+                    read = await serving.release.read(n, rows)
             except (TimeoutError, ShardDown):
                 missing.add(n)
                 continue
-            passages.update({(n, row): text for row, text in zip(rows, texts, strict=True)})
+            passages.update({(n, row): text for row, text in zip(rows, read, strict=True)})
         return [
             [(passages[hit.shard, hit.row], hit.score) for hit in hits if (hit.shard, hit.row) in passages]
             for hits in merged
         ]
-
-
-def _result(task: asyncio.Task[ShardAnswer]) -> ShardAnswer | None:
-    """What a shard answered; None if it has not, or is down (which `_missing` has seen)."""
-    return task.result() if task.done() and task.exception() is None else None

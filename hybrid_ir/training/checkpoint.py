@@ -1,13 +1,16 @@
 """Checkpoints to resume from. In: such a folder, or an encoder to start from. Out: a State, and the folder again.
 
-encoder/        the weights, a sentence-transformers folder
-best/           the encoder of the best inline validation, once there was one
-optimizer.pt    AdamW's state
-progress.json   Progress
+encoder/                the weights, a sentence-transformers folder
+best/                   the encoder of the best inline validation, once there was one
+optimizer.safetensors   AdamW's state: number of the parameter and name of the value, as in 0.exp_avg
+progress.json           Progress
+
+None of it is a pickle, which would run what whoever wrote it wants.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import shutil
@@ -15,7 +18,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.batches import Batch
@@ -40,6 +45,8 @@ class Progress:
     """Batches of each kind that were trained on."""
     pairs: dict[str, dict[str, int]] = field(default_factory=dict)
     """Kind -> "query-passage" -> rows that were trained on."""
+    batches_hash: str = ""
+    """Of every batch that was trained on, in order: its step, its kind, and the passages and questions of each row."""
     loss: float | None = None
     texts: dict[str, list[int]] = field(default_factory=dict)
     """Language -> texts that were trained on, and how many of them were cut."""
@@ -58,6 +65,9 @@ class Progress:
         rows = self.pairs.setdefault(batch.kind, {})
         for pair, n in Counter("-".join(pair) for pair in batch.pairs).items():
             rows[pair] = rows.get(pair, 0) + n
+        said = f"{self.batches_hash}{batch.step}{batch.kind}{batch.pairs}".encode()
+        ids = (np.ascontiguousarray(ids).tobytes() for ids in (batch.passage_ids_BL, batch.query_ids_BM))
+        self.batches_hash = hashlib.blake2b(b"".join((said, *ids)), digest_size=16).hexdigest()
         for side, tokens in enumerate((batch.query_tokens, batch.passage_tokens)):
             for pair, cut in zip(batch.pairs, tokens.cut.tolist(), strict=True):
                 counts = self.texts.setdefault(pair[side], [0, 0])
@@ -96,7 +106,7 @@ def load_state(experiment: Experiment, model: str, checkpoint: Path | None, best
     optimizer = make_optimizer(embedder, settings.learning_rate, settings.weight_decay)
     if checkpoint is None:
         return State(loaded, embedder, optimizer, Progress(precision=embedder.precision), best)
-    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location=device, weights_only=True))
+    _load_optimizer(optimizer, checkpoint / "optimizer.safetensors", device)
     if (checkpoint / "best").is_dir():
         shutil.copytree(checkpoint / "best", best, dirs_exist_ok=True)
     return State(loaded, embedder, optimizer, read_progress(checkpoint), best)
@@ -125,9 +135,22 @@ def save_state(state: State, checkpoint: Path) -> None:
     save_model(state.model, checkpoint / "encoder")
     if any(state.best.iterdir()):
         shutil.copytree(state.best, checkpoint / "best")
-    torch.save(state.optimizer.state_dict(), checkpoint / "optimizer.pt")
+    values = {
+        f"{number}.{name}": value
+        for number, each in state.optimizer.state_dict()["state"].items()
+        for name, value in each.items()
+    }
+    save_file(values, checkpoint / "optimizer.safetensors")
     state.progress.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     (checkpoint / "progress.json").write_text(json.dumps(vars(state.progress)), encoding="utf-8")
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, file: Path, device: torch.device) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in load_file(file, device=str(device)).items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def save_model(model: SentenceTransformer, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,17 @@ from sentence_transformers import SentenceTransformer
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store
 from hybrid_ir.encoders import PRESET_TOKENS, PRESETS, TextReader, create_encoder, dropout_of
-from hybrid_ir.storage import absolute, is_uri, put
+from hybrid_ir.storage import absolute, is_uri
 from hybrid_ir.types import InputError
 
 TOKENIZER_TEXTS = 200_000
 
 
-def initial_model(experiment: Experiment, store: Store, run: Path) -> str:
-    """Folder, URI or hub name of the encoder to start from; a preset is made once and kept in RUN/initial."""
+def initial_model(experiment: Experiment, store: Store, run: Path, put_back: Callable[[], None]) -> str:
+    """Folder, URI or hub name of the encoder to start from; a preset is made once and kept in RUN/initial.
+
+    `put_back` has what `run` holds written to where it belongs.
+    """
     section = experiment.encoder
     if section.name not in PRESETS:
         return absolute(section.name) if Path(section.name).exists() else section.name
@@ -39,7 +42,7 @@ def initial_model(experiment: Experiment, store: Store, run: Path) -> str:
         )
         os.replace(partial, folder)
     if is_uri(experiment.out):
-        put(folder, f"{experiment.out}/initial")
+        put_back()
         return f"{experiment.out}/initial"
     return absolute(str(folder))
 

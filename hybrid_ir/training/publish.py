@@ -23,15 +23,16 @@ def publish(
     progress: Progress,
     checkpoint: Path,
 ) -> dict[str, Any]:
-    """Write all of it, the encoder in one move, metrics last. `checkpoint` is taken apart and removed."""
+    """Write all of it, the encoder in one move, metrics last. `checkpoint` has the encoder, and is removed."""
     ledger = make_ledger(plan, vars(progress))
     write_json(run / "ledger.json", ledger)
-    kept = checkpoint / "best" if (checkpoint / "best").is_dir() else checkpoint / "encoder"
+    kept = checkpoint / "encoder"
     seconds = max(progress.seconds, 1e-9)
     metrics = {
         "validation": progress.best,
         "best_step": progress.best_step or progress.done,
         "steps": progress.done,
+        "batches_hash": progress.batches_hash,
         "loss": progress.loss,
         "pairs_per_s": progress.done * plan.batch_size / seconds,
         "input_wait": progress.waited_s / seconds,

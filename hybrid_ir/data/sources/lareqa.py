@@ -12,6 +12,7 @@ from typing import Any
 
 from hybrid_ir.data.find_files import check_folder, files_by_language
 from hybrid_ir.data.groups import connect_documents, queries_of
+from hybrid_ir.data.read_files import checked_text
 from hybrid_ir.data.sources.squad import Question, join_questions, linked_articles, load_squad, questions_of
 from hybrid_ir.types import Candidate, Collection, Group, InputError, Passage, Records, Rejected
 
@@ -42,7 +43,11 @@ def lareqa_collection(folder: str | Path, name: str, languages: Sequence[str] | 
     document_of = connect_documents([*linked_articles(versions), *unasked])
     candidates = [
         Candidate(
-            doc_id, tuple(answered_by.get(doc_id, ())), code, sentence.strip(), document_of[code, article["title"]]
+            doc_id,
+            tuple(answered_by.get(doc_id, ())),
+            code,
+            checked_text(f"a sentence of {article['title']!a} in {folder}, {code},", sentence.strip()),
+            document_of[code, article["title"]],
         )
         for code, data in articles.items()
         for a, article in enumerate(data)

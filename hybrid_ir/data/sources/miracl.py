@@ -74,6 +74,8 @@ def _corpus_texts(corpus: Sequence[Path], wanted: set[str]) -> Generator[Rejecte
         for _, record in sift_json_lines(path):
             if isinstance(record, Rejected):
                 yield record
-            elif record.get("docid") in wanted and isinstance(record.get("text"), str):
-                texts[record["docid"]] = title_and_text(record)
+                continue
+            docid = record.get("docid")
+            if isinstance(docid, str) and docid in wanted and isinstance(record.get("text"), str):
+                texts[docid] = title_and_text(record)
     return texts

@@ -53,6 +53,7 @@ def load_squad(path: Path) -> list[dict[str, Any]]:
                 strings = [paragraph["context"], *paragraph.get("sentences", ())]
                 strings += [qa[field] for qa in paragraph["qas"] for field in ("id", "question")]
                 starts = [answer["answer_start"] for qa in paragraph["qas"] for answer in qa.get("answers", ())]
+                starts += [at for begin_end in paragraph.get("sentence_breaks", ()) for at in begin_end]
                 breaks = [begin < end for begin, end in paragraph.get("sentence_breaks", ())]
                 if not all(isinstance(s, str) for s in strings) or not all(isinstance(s, int) for s in starts):
                     raise TypeError("a text that is not a string, or a position that is not a number")

@@ -17,7 +17,7 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 
 from hybrid_ir.index import IndexedPassage, Manifest, ShardQuery, read_manifest
-from hybrid_ir.serving.release import ShardAnswer, ShardDown
+from hybrid_ir.serving.release import Encoded, ShardAnswer, ShardDown
 from hybrid_ir.types import InputError
 
 log = logging.getLogger("ray.serve")
@@ -111,11 +111,8 @@ class DistributedRelease:
         while time.monotonic() < deadline and (self.down()[0] or not self._encoder.up):
             await asyncio.sleep(0.05)
 
-    async def encode(self, texts: Sequence[str], role: str) -> np.ndarray:
-        return (await self.embed(texts, role))[0]
-
-    async def embed(self, texts: Sequence[str], role: str) -> tuple[np.ndarray, int]:
-        return await self._encoder.call("embed", list(texts), role)
+    async def encode(self, texts: Sequence[str], role: str) -> Encoded:
+        return await self._encoder.call("encode", list(texts), role)
 
     async def search(self, shard: int, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:
         return await self._shards[shard].call("search", vectors, list(queries))

@@ -59,7 +59,7 @@ class GatewayMetrics:
 
     def refresh(self, service: SearchService) -> None:
         """Set the gauges to how the service stands."""
-        self._gauges["queue_length"].set(service.waiting())
+        self._gauges["queue_length"].set(service.waiting)
         self._gauges["queue_oldest_seconds"].set(service.waited_s())
         missing, _ = service.release.down()
         self._gauges["shards_down"].set(len(missing))

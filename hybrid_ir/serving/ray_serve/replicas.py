@@ -13,7 +13,7 @@ import numpy as np
 
 from hybrid_ir.index import IndexedPassage, ShardQuery, open_shard, read_manifest
 from hybrid_ir.serving.one_thread import OneThread
-from hybrid_ir.serving.release import ShardAnswer
+from hybrid_ir.serving.release import Encoded, ShardAnswer
 
 
 class ShardReplica:
@@ -56,8 +56,8 @@ class EncoderReplica:
         self._thread = OneThread()
         self._encoder = self._thread.wait_for(QueryEncoder, index, read_manifest(index), checkpoint, threads)
 
-    async def embed(self, texts: Sequence[str], role: str) -> tuple[np.ndarray, int]:
-        return await self._thread.run(self._encoder.embed, texts, role)
+    async def encode(self, texts: Sequence[str], role: str) -> Encoded:
+        return await self._thread.run(self._encoder, texts, role)
 
     async def ping(self) -> None:
         """Asked by gateways. Raises Stuck."""

@@ -31,6 +31,10 @@ class Assignment:
     reader: TextReader
     monitor: Any
     """Handle of the actor that takes rows for the log and answers whether to stop (a `Monitor`)."""
+    checkpoint: Any
+    """Ray's `Checkpoint` to go on from; None: from the start."""
+    owes_validation: bool
+    """A validation of that checkpoint, which a task beside the training was to make, was lost."""
 
 
 class Monitor:
@@ -90,6 +94,10 @@ class Recorder:
 
     def validation(self, step: int, measures: dict[str, float]) -> None:
         self._send({"step": step, **measures})
+
+    def saved(self, step: int) -> None:
+        """A checkpoint is there, and all rows up to its step were sent."""
+        self._send({"step": step, "saved": True})
 
     def _send(self, row: dict[str, Any]) -> None:
         if self._monitor is not None:

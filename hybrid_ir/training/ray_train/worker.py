@@ -25,6 +25,7 @@ from hybrid_ir.machine import usable_cpus
 from hybrid_ir.training.checkpoint import State, load_model, load_state, read_progress, save_state
 from hybrid_ir.training.loop import train_steps
 from hybrid_ir.training.ray_train.exchange import Assignment, Recorder
+from hybrid_ir.training.ray_train.saved import seal
 from hybrid_ir.training.validation import validate
 
 
@@ -38,27 +39,30 @@ def train_worker(given: Assignment) -> None:
     if device.type == "cpu":
         cpus = usable_cpus() // context.get_local_world_size()
         torch.set_num_threads(settings.threads_per_worker or max(1, cpus))
-    latest = ray.train.get_checkpoint()
+    own = ray.train.get_checkpoint()  # where Ray has started this very group again, for a node that was taken away
+    latest = own or given.checkpoint
     with tempfile.TemporaryDirectory(prefix="hybrid-ir-best-", ignore_cleanup_errors=True) as best:
         with latest.as_directory() if latest else nullcontext() as folder:
             checkpoint = Path(folder) if folder else None
             state = load_state(given.experiment, given.model, checkpoint, Path(best), device)
-        if state.progress.finished:
+        progress = state.progress
+        progress.owes_validation = progress.owes_validation or (given.owes_validation and own is None)
+        if progress.finished and not progress.owes_validation:
             return
         if settings.compile:
             transformer: Any = state.model[0]
             transformer.auto_model.compile()
         collection = store.collection("validation") if store.manifest["eval"].get("validation") else None
         recorder = Recorder(given.monitor, rank)
-        feed = Waited(_feed(given, state.progress.done, rank, workers))
-        save = partial(_report, state, rank)
+        feed = Waited(_feed(given, progress.done, rank, workers))
+        save = partial(_report, state, recorder, rank)
         try:
             train_steps(given.experiment, state, feed, collection, recorder, save, rank, workers)
         finally:
             feed.close()
 
 
-def _report(state: State, rank: int, measure: bool) -> None:
+def _report(state: State, recorder: Recorder, rank: int, measure: bool) -> None:
     """Report a checkpoint; every rank must call it. `measure` has a Ray task of its own validate it meanwhile."""
     metrics = {"done": state.progress.done}
     if rank != 0:
@@ -66,7 +70,9 @@ def _report(state: State, rank: int, measure: bool) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="hybrid-ir-checkpoint-") as folder:
         save_state(state, Path(folder))
+        seal(Path(folder), state.progress.done)
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder), validation=measure)
+    recorder.saved(state.progress.done)
 
 
 def _feed(given: Assignment, start: int, rank: int, workers: int) -> Iterator[Batch]:

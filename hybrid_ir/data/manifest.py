@@ -1,0 +1,82 @@
+"""The manifest of a store: what makes a folder a store, and where its files are.
+
+In: where a store stands. Out: what its manifest.json says, checked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hybrid_ir.storage import open_filesystem
+from hybrid_ir.types import InputError, one_line
+
+FORMAT = 1
+
+
+class _File(BaseModel):
+    path: str
+    rows: int
+    bytes: int
+
+
+class _PartitionEntry(BaseModel):
+    name: str
+    languages: list[str]
+    rows: int
+    negatives: bool
+    files: list[_File]
+
+
+class _Manifest(BaseModel):
+    """What a store is read by; its manifest tells more."""
+
+    model_config = ConfigDict(strict=True)
+    content_hash: str
+    partitions: list[_PartitionEntry]
+    eval: dict[str, str]
+    languages: dict[str, int] = {}
+    groups: dict[str, int] = {}
+    folder: str = ""
+
+
+def files_root(path: str, manifest: Mapping[str, Any]) -> str:
+    """Where the files of a store at `path` are: there, or in the folder that its manifest names."""
+    return "/".join([path.rstrip("/"), *filter(None, [manifest.get("folder")])])
+
+
+def is_store(path: str) -> bool:
+    """Whether a manifest is at `path`, be it of a damaged store."""
+    filesystem, inner = open_filesystem(path)
+    return filesystem.get_file_info(f"{inner}/manifest.json").is_file
+
+
+def read_manifest(path: str) -> dict[str, Any]:
+    """Raises InputError for a missing store, one of another format, or a manifest that is none of a store."""
+    filesystem, inner = open_filesystem(path)
+    try:
+        with filesystem.open_input_stream(f"{inner}/manifest.json") as stream:
+            manifest = json.loads(stream.read())
+    except FileNotFoundError:
+        raise InputError(f"no store at {path} (it has no manifest.json); run: hybrid-ir prepare store={path}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}/manifest.json cannot be read ({one_line(error)}); prepare the store again") from error
+    if not isinstance(manifest, dict) or "partitions" not in manifest:
+        raise InputError(
+            f"{path} is not a store: its manifest.json lists no partitions; choose a folder that prepare wrote"
+        )
+    if manifest.get("format") != FORMAT:
+        found = manifest.get("format")
+        raise InputError(f"{path} is a store of format {found}, this version reads {FORMAT}; prepare it again")
+    try:
+        _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{path}/manifest.json is damaged ({where}: {first['msg']}); prepare the store again"
+        ) from None
+    return manifest
