@@ -118,6 +118,7 @@ class Soak:
         self.seen, self.begun = Seen(), time.monotonic()
         self.queries = queries
         self.ended = asyncio.Event()
+        self.changed = 0.0
 
     async def search(self, http: httpx.AsyncClient, times: list[float]) -> None:
         query = random.choice(self.queries)
@@ -176,12 +177,13 @@ class Soak:
             await asyncio.sleep(2)
 
     async def faults(self) -> None:
-        """Deaths and changes in the first half, spread over it, and a death in the second."""
+        """Deaths and changes, spread over the first half: in the second the memory must stay as it is."""
         steps = [self.kill("shard"), self.kill("encoder"), self.command("swap", "--index", str(self.args.other)),
                  self.command("rollback"), self.kill("shard")]  # fmt: skip
-        for place, step in zip((0.05, 0.15, 0.25, 0.4, 0.6), steps, strict=True):
+        for place, step in zip((0.05, 0.12, 0.2, 0.35, 0.45), steps, strict=True):
             await asyncio.sleep(max(0.0, self.begun + place * self.args.seconds - time.monotonic()))
             await step
+        self.changed = time.monotonic() - self.begun
 
     async def kill(self, name: str) -> None:
         for process in psutil.Process(self.process.pid).children(recursive=True):
@@ -243,10 +245,12 @@ class Soak:
 
     def report(self) -> dict[str, Any]:
         seen = self.seen
-        half = [mb for at, mb in seen.memory if at > seen.memory[-1][0] / 2]
-        earlier, later = (statistics.median(part) for part in (half[: len(half) // 2], half[len(half) // 2 :]))
-        if later > 1.05 * earlier:
-            seen.faults[f"memory grew from {earlier:.0f} to {later:.0f} MB in the second half"] += 1
+        # Of two equal parts of the time after the last change, if that is long enough to say anything.
+        begin = max(seen.memory[-1][0] / 2, self.changed + 20)
+        steady = [mb for at, mb in seen.memory if at > begin]
+        parts = [round(statistics.median(p)) for p in (steady[: len(steady) // 2], steady[len(steady) // 2 :]) if p]
+        if len(steady) >= 30 and parts[1] > 1.05 * parts[0]:
+            seen.faults[f"memory grew from {parts[0]} to {parts[1]} MB in the second half"] += 1
         return {
             "seconds": round(seen.memory[-1][0]),
             "rate": self.args.rate,
@@ -255,7 +259,7 @@ class Soak:
             "p50_ms": round(float(np.percentile(seen.steady_ms, 50)), 1),
             "p99_ms": round(float(np.percentile(seen.steady_ms, 99)), 1),
             "burst_p99_ms": round(float(np.percentile(seen.burst_ms, 99)), 1) if seen.burst_ms else None,
-            "memory_mb": [round(earlier), round(later)],
+            "memory_mb": parts,
         }
 
     def age(self) -> str:

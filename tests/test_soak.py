@@ -8,14 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from services import environment, free_port, write_releases
+from indices import write_served_index
+from services import environment, free_port, labelled
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 SOAK = Path(__file__).parents[1] / "benchmarks" / "soak.py"
 
 
 def test_every_answer_is_right_and_every_refusal_is_policy(tmp_path):
-    old, new = write_releases(tmp_path)
+    old, new = tmp_path / "old", tmp_path / "new"
+    for seed, index in enumerate((old, new)):
+        write_served_index(index, labelled(index.name), shards=1, seed=seed)
     words = ["--index", str(old), "--other", str(new), "--seconds", "45", "--rate", "5", "--port", str(free_port())]
     done = subprocess.run(
         [sys.executable, str(SOAK), *words], capture_output=True, text=True, env=environment(), timeout=400

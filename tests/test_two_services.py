@@ -18,9 +18,10 @@ def services(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     old, new = write_releases(folder)
     both = Service(old, folder / "one"), Service(new, folder / "other")
-    yield both[0].wait(), both[1].wait()
-    for service in both:
-        if service.process.poll() is None:
+    try:
+        yield both[0].wait(), both[1].wait()
+    finally:
+        for service in both:
             service.process.kill()
 
 
