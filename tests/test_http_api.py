@@ -90,8 +90,8 @@ def test_a_query_has_one_vector_up_to_rounding_alone_or_in_a_batch(folder, monke
     monkeypatch.setenv("HYBRID_IR_AUTO_PRECISION", precision)
     encoder = QueryEncoder(str(folder), read_manifest(folder), None, 1)
     texts = [f"Where is the river number {n}" + " and where does it end" * (n % 4) for n in range(32)]
-    together = encoder(texts, "query")
-    alone = np.concatenate([encoder([text], "query") for text in texts])
+    together = encoder(texts, "query").vectors
+    alone = np.concatenate([encoder([text], "query").vectors for text in texts])
     np.testing.assert_allclose(together, alone, rtol=0, atol=2e-6)
 
 
@@ -296,20 +296,14 @@ class Unsteady(LocalRelease):
         self.gate, self.batches, self.asked = None, [], []
 
     async def encode(self, texts, role):
-        self.batches.append(len(texts))
         if self.gate is not None:
             await self.gate.wait()
+        self.batches.append(len(texts))
         if self.encoder_gone:
             raise ShardDown("encoder-x does not answer")
         if self.broken:
             raise ZeroDivisionError("a defect")
         return await super().encode(texts, role)
-
-    async def embed(self, texts, role):
-        if self.gate is not None:
-            await self.gate.wait()
-        self.batches.append(len(texts))
-        return await super().embed(texts, role)
 
     async def search(self, shard, vectors, queries):
         self.asked.append((shard, len(queries)))
@@ -451,7 +445,7 @@ def test_queries_of_one_batch_are_each_searched_in_their_own_shards(folder):
         return alone, await asyncio.gather(*together)
 
     alone, together = concurrently(create_app(SearchService(release, SETTINGS)), requests)
-    assert release.batches == [4]
+    assert release.batches == [1, 4]
     assert together == alone
 
 
