@@ -22,6 +22,7 @@ from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.serving.api import DeadlineResponse, EmbeddingsResponse, ErrorResponse, Ready, SearchResponse, Stats
 from hybrid_ir.serving.http_app import OPEN_TO_ALL, create_app, openapi
 from hybrid_ir.serving.local_release import LocalRelease
+from hybrid_ir.serving.query_encoder import QueryEncoder
 from hybrid_ir.serving.release import ShardDown
 from hybrid_ir.serving.search_service import SearchService
 
@@ -82,6 +83,16 @@ def test_a_list_of_queries_is_answered_as_each_alone(http):
     for place, query in enumerate(queries):
         alone = search(http, query, k=4)
         assert ids(together, place) == ids(alone)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_query_has_one_vector_up_to_rounding_alone_or_in_a_batch(folder, monkeypatch, precision):
+    monkeypatch.setenv("HYBRID_IR_AUTO_PRECISION", precision)
+    encoder = QueryEncoder(str(folder), read_manifest(folder), None, 1)
+    texts = [f"Where is the river number {n}" + " and where does it end" * (n % 4) for n in range(32)]
+    together = encoder(texts, "query").vectors
+    alone = np.concatenate([encoder([text], "query").vectors for text in texts])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=2e-6)
 
 
 def test_a_language_filter_finds_only_its_languages_and_never_too_few(http):
@@ -187,9 +198,9 @@ def test_with_keys_only_the_open_routes_answer_without_one(folder):
 # Embeddings
 
 
-@pytest.mark.parametrize(("precision", "off"), [("fp32", 1e-5), ("bf16", 1e-2)])
-def test_openais_own_client_gets_the_encoders_vectors_as_floats_and_as_base64(folder, monkeypatch, precision, off):
-    """`off`: how far a coordinate may be from sentence-transformers' fp32; bf16 keeps 8 bits of each activation."""
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_openais_own_client_gets_the_encoders_vectors_as_floats_and_as_base64(folder, monkeypatch, precision):
+    """They are those of sentence-transformers in fp32, whatever precision the machine prefers."""
     monkeypatch.setenv("HYBRID_IR_AUTO_PRECISION", precision)
     http = TestClient(create_app(SearchService(LocalRelease(str(folder)), SETTINGS)))
     client = openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=http, max_retries=0)
@@ -206,7 +217,7 @@ def test_openais_own_client_gets_the_encoders_vectors_as_floats_and_as_base64(fo
             if encoding_format == "base64":
                 vectors = [np.frombuffer(base64.b64decode(v), "<f4") if isinstance(v, str) else v for v in vectors]
             np.testing.assert_allclose(
-                np.asarray(vectors), expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=off
+                np.asarray(vectors), expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5
             )
     assert answer.usage.prompt_tokens > 0
 
@@ -285,20 +296,14 @@ class Unsteady(LocalRelease):
         self.gate, self.batches, self.asked = None, [], []
 
     async def encode(self, texts, role):
-        self.batches.append(len(texts))
         if self.gate is not None:
             await self.gate.wait()
+        self.batches.append(len(texts))
         if self.encoder_gone:
             raise ShardDown("encoder-x does not answer")
         if self.broken:
             raise ZeroDivisionError("a defect")
         return await super().encode(texts, role)
-
-    async def embed(self, texts, role):
-        if self.gate is not None:
-            await self.gate.wait()
-        self.batches.append(len(texts))
-        return await super().embed(texts, role)
 
     async def search(self, shard, vectors, queries):
         self.asked.append((shard, len(queries)))
@@ -440,7 +445,7 @@ def test_queries_of_one_batch_are_each_searched_in_their_own_shards(folder):
         return alone, await asyncio.gather(*together)
 
     alone, together = concurrently(create_app(SearchService(release, SETTINGS)), requests)
-    assert release.batches == [4]
+    assert release.batches == [1, 4]
     assert together == alone
 
 

@@ -70,3 +70,32 @@ def test_a_huge_body_is_refused_in_the_documented_shape(http, body):
     answer = http.post("/v1/embeddings" if b'"input"' in body[:20] else "/search", content=body)
     assert answer.status_code in (400, 422)
     assert ErrorResponse.model_validate_json(answer.content).error.message
+
+
+def test_no_address_is_made_of_the_host_header(http):
+    answer = http.post("/search/", json={"query": "a"}, headers={"Host": "evil.example"}, follow_redirects=False)
+    assert answer.status_code == 404
+    assert "evil.example" not in str(answer.headers) + answer.text
+
+
+# Answers
+
+
+def test_the_pages_carry_the_headers_that_keep_other_code_out(http):
+    for route in ("/", "/docs"):
+        headers = http.get(route).headers
+        assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert "unsafe-eval" not in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_keys_reach_neither_the_log_nor_an_answer(folder, caplog):
+    caplog.set_level("DEBUG")
+    app = create_app(SearchService(LocalRelease(str(folder)), Serve()), ("s3cret-of-ours",))
+    with TestClient(app, base_url=LOCAL, raise_server_exceptions=False) as http:
+        given = [{"Authorization": f"Bearer {key}"} for key in ("s3cret-of-ours", "s3cret-that-is-wrong")]
+        answers = [http.post("/search", json={"query": "a", "k": k}, headers=h) for h in given for k in (1, 0)]
+        answers += [http.get(route, headers=h) for h in given for route in ("/stats", "/nothing", "/openapi.json")]
+    assert [answer.status_code for answer in answers[:4]] == [200, 422, 401, 401]
+    assert "s3cret" not in caplog.text + "".join(answer.text + str(answer.headers) for answer in answers)

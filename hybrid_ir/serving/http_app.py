@@ -77,7 +77,10 @@ def _create_routes(
     service: SearchService, api_keys: tuple[str, ...]
 ) -> tuple[FastAPI, dict[str, Callable[[Request], Awaitable[Response]]]]:
     """The routes, and the handlers of those that search and encode, by path."""
-    app = FastAPI(title="Hybrid IR", version=hybrid_ir.__version__, docs_url=None, redoc_url=None)
+    # No redirect from /search/ to /search: its address would be made of the Host header, which the caller chooses.
+    app = FastAPI(
+        title="Hybrid IR", version=hybrid_ir.__version__, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     page = (HERE / "page.html").read_text(encoding="utf-8")
     created = int(time.time())
     keys = [key.encode() for key in api_keys]
