@@ -285,20 +285,14 @@ class Unsteady(LocalRelease):
         self.gate, self.batches, self.asked = None, [], []
 
     async def encode(self, texts, role):
-        self.batches.append(len(texts))
         if self.gate is not None:
             await self.gate.wait()
+        self.batches.append(len(texts))
         if self.encoder_gone:
             raise ShardDown("encoder-x does not answer")
         if self.broken:
             raise ZeroDivisionError("a defect")
         return await super().encode(texts, role)
-
-    async def embed(self, texts, role):
-        if self.gate is not None:
-            await self.gate.wait()
-        self.batches.append(len(texts))
-        return await super().embed(texts, role)
 
     async def search(self, shard, vectors, queries):
         self.asked.append((shard, len(queries)))
@@ -440,7 +434,7 @@ def test_queries_of_one_batch_are_each_searched_in_their_own_shards(folder):
         return alone, await asyncio.gather(*together)
 
     alone, together = concurrently(create_app(SearchService(release, SETTINGS)), requests)
-    assert release.batches == [4]
+    assert release.batches == [1, 4]
     assert together == alone
 
 
