@@ -122,6 +122,22 @@ def test_equal_scores_stand_in_the_order_of_the_input(http):
     assert ids(search(http, "One text, five times.", metadata={"year": 1999}, k=3)) == ["same/0", "same/1", "same/2"]
 
 
+def test_languages_are_read_as_the_build_reads_them(http):
+    alike = [ids(search(http, languages=tags, k=50)) for tags in (["en"], ["EN"], ["en-US", "en"], ["eng"])]
+    assert len(alike[0]) == 45
+    assert alike == [alike[0]] * 4
+    assert ids(search(http, languages=["arb", "ar-EG"], k=50)) == ids(search(http, languages=["ar"], k=50))
+
+
+def test_an_integer_of_any_size_in_the_metadata_is_answered_as_it_is(tmp_path):
+    """The build refuses more than 64 bits now; an index of before may hold them."""
+    big = 2**64 + 1
+    write_served_index(tmp_path / "index", [IndexedPassage("1", "One text.", "en", {"serial": big})], shards=1)
+    with TestClient(create_app(SearchService(LocalRelease(str(tmp_path / "index")), SETTINGS))) as http:
+        assert search(http, k=1)["results"][0]["hits"][0]["metadata"] == {"serial": big}
+        assert ids(search(http, metadata={"serial": big})) == ["1"]
+
+
 # What is refused
 
 
@@ -351,6 +367,9 @@ def test_a_shard_that_is_gone_fails_strict_and_shows_in_best_effort(unsteady):
     }  # fmt: skip
     assert len(ids(partial)) == release.manifest.shards[1].rows
     (only_there,) = there - here
+    gone = min(here - there)
+    partial = search(http, "river", policy="best_effort", languages=[gone.upper(), only_there])
+    assert partial["coverage"]["languages_missing"] == [gone]
     assert search(http, "river", languages=[only_there])["coverage"]["complete"]
     assert http.get("/readyz").status_code == 503
     assert http.get("/readyz").json()["shards_missing"] == ["000"]

@@ -10,21 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from hybrid_ir.index import IndexedPassage, Manifest
-from hybrid_ir.serving.api import SearchRequest
 from hybrid_ir.serving.batcher import Started
 from hybrid_ir.serving.release import Release
 
 
 def search_body(
     manifest: Manifest,
-    request: SearchRequest,
+    languages: tuple[str, ...] | None,
     results: list[list[tuple[IndexedPassage, float]]],
     missing: set[int],
     started: Sequence[Started | None],
     begun: float,
 ) -> dict[str, Any]:
     """A SearchResponse: hits of each query, what is missing, where the time went since `begun` (time.perf_counter)."""
-    wanted = set(request.languages or manifest.languages)
+    wanted = set(languages or manifest.languages)
     began = [one for one in started if one is not None]
     queue_s = max((one.queue_s for one in began), default=0.0)
     encode_s = max((one.encode_s for one in began), default=0.0)

@@ -33,7 +33,10 @@ class SearchRequest(_Message):
     )
     k: StrictInt = Field(default=10, ge=1, description="Hits for each query; `serve.max_k` at most.", examples=[10])
     languages: Languages | None = Field(
-        default=None, description="Find passages of these languages only; null = all.", examples=[["de", "es"]]
+        default=None,
+        description="Find passages of these languages only; null = all. Tags are read as the build "
+        "reads them: `en`, `en-US` and `eng` are one.",
+        examples=[["de", "es"]],
     )
     metadata: Annotated[dict[StrictStr, MetadataValue], Field(min_length=1, max_length=MOST_KEYS)] | None = Field(
         default=None, description="Find passages whose metadata have exactly these values.", examples=[{"year": 2024}]

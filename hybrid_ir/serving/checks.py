@@ -14,7 +14,9 @@ from pydantic_core import from_json
 from hybrid_ir.config import Serve
 from hybrid_ir.encoders import OUTER_SPACE
 from hybrid_ir.index import Manifest, ShardQuery, canonical
+from hybrid_ir.languages import language_code
 from hybrid_ir.serving.api import MOST_KEYS, MOST_LANGUAGES, EmbeddingsRequest, SearchRequest
+from hybrid_ir.types import InputError
 
 M = TypeVar("M", bound=BaseModel)
 MOST_ITEMS = {"languages": MOST_LANGUAGES, "metadata": MOST_KEYS}
@@ -73,15 +75,9 @@ def shard_query(request: SearchRequest, manifest: Manifest, settings: Serve) -> 
     """What the request asks of each shard. Raises RequestError for what the index does not have."""
     if request.k > settings.max_k:
         raise RequestError(422, "invalid_request", f"k must be at most {settings.max_k}, got {request.k}", "k")
-    languages = None if request.languages is None else tuple(sorted(set(request.languages)))
-    unknown = [name for name in languages or () if name not in manifest.languages]
-    if unknown:
-        raise RequestError(
-            422,
-            "unknown_language",
-            f"no passage is in {unknown[0]!r:.40}; there are {' '.join(manifest.languages)}",
-            "languages",
-        )
+    languages = None
+    if request.languages is not None:
+        languages = tuple(sorted({_language(tag, manifest) for tag in request.languages}))
     for key in request.metadata or ():
         if key not in manifest.metadata_keys:
             there = ", ".join(manifest.metadata_keys) or "none"
@@ -90,6 +86,24 @@ def shard_query(request: SearchRequest, manifest: Manifest, settings: Serve) -> 
             )
     metadata = tuple(sorted((key, canonical(value)) for key, value in (request.metadata or {}).items()))
     return ShardQuery(request.k, languages, metadata)
+
+
+def _language(tag: str, manifest: Manifest) -> str:
+    """The code that a tag means, as the build read it: EN, en-US and eng are `en`."""
+    if tag in manifest.languages:
+        return tag
+    try:
+        code = language_code(tag)
+    except InputError:
+        code = ""
+    if code not in manifest.languages:
+        raise RequestError(
+            422,
+            "unknown_language",
+            f"no passage is in {tag!r:.40}; there are {' '.join(manifest.languages)}",
+            "languages",
+        )
+    return code
 
 
 def check_texts(texts: Sequence[str], param: str, settings: Serve) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import json
 import logging
 import re
 import time
@@ -227,7 +228,13 @@ async def _left(request: Request) -> None:
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+    try:
+        body = orjson.dumps(content)
+    except (
+        TypeError
+    ):  # an integer of more than 64 bits, in the metadata of an index that was built before they were refused
+        body = json.dumps(content, ensure_ascii=False).encode()
+    return Response(body, status, headers, media_type="application/json")
 
 
 def _error(error: RequestError, headers: dict[str, str] | None = None) -> Response:

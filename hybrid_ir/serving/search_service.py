@@ -88,8 +88,8 @@ class SearchService:
         missing = self._missing(needed, started)
         results = await self._results(serving, started, query.k, deadline, missing)
         late = time.perf_counter() > deadline
-        body = search_body(serving.release.manifest, request, results, missing, started, begun)
-        for language in request.languages or ["all"]:
+        body = search_body(serving.release.manifest, query.languages, results, missing, started, begun)
+        for language in query.languages or ["all"]:
             self._observe("searches", 1, {"language": language})
         for n in missing:
             self._observe("missing_shards", 1, {"shard": serving.release.manifest.shards[n].name})
