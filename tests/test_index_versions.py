@@ -24,6 +24,8 @@ from hybrid_ir.index.writing import prune_versions
 from hybrid_ir.types import InputError
 
 SETTINGS = Index(shards=2)
+POINTS = 4
+"""Moments at which a build is killed, and as many for an addition; `broken_builds.py` takes any number."""
 MORE = [IndexedPassage(f"new/{n}", f"Mto namba {n} ni mrefu.", "sw", {"page": n}) for n in range(20)]
 
 
@@ -158,9 +160,9 @@ def test_what_was_killed_or_had_no_space_goes_on_to_the_same_bytes(built, tmp_pa
     script = Path(__file__).with_name("broken_builds.py")
     paths = os.pathsep.join([str(script.parent), str(script.parents[1])])
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), str(seed), "8"],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280,
+        [sys.executable, str(script), str(tmp_path), str(seed), str(POINTS)],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=580,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("the same files") == 2 * (8 + 3)
+    assert done.stdout.count("the same files") == 2 * (POINTS + 3)
     assert "OSError" in done.stdout, "no limit was small enough to be felt"

@@ -10,6 +10,7 @@ and shards that are written stay.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections import Counter
@@ -19,6 +20,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from safetensors import SafetensorError
 
 from hybrid_ir.config import Index
 from hybrid_ir.encoders import check_space, difference, load_encoder, probe_vectors, space_of
@@ -40,7 +42,7 @@ from hybrid_ir.index.recall import recall_gate
 from hybrid_ir.index.resuming import claim, clear, codec_of, copy_file, inputs_of, is_finished
 from hybrid_ir.index.writing import count_lists, cut_shards, keep_version, make_manifest, open_shards, publish
 from hybrid_ir.storage import fetch
-from hybrid_ir.types import InputError
+from hybrid_ir.types import InputError, one_line
 
 
 def build_index(
@@ -82,7 +84,10 @@ def build_index(
     if not (index / "encoder").is_dir():
         # Saved, renamed, and loaded from there by the actors: what is served is what encoded.
         shutil.rmtree(build / "encoder", ignore_errors=True)
-        model.save_pretrained(str(build / "encoder"), create_model_card=False)
+        try:
+            model.save_pretrained(str(build / "encoder"), create_model_card=False)
+        except SafetensorError as error:
+            raise OSError(errno.EIO, f"the encoder could not be saved ({one_line(error)})", str(build)) from error
         os.replace(build / "encoder", index / "encoder")
     saved = space_of(load_encoder(str(index / "encoder")))
     if saved["id"] != space["id"]:
