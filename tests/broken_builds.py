@@ -100,17 +100,19 @@ def copy(start: Path | None, out: Path) -> Path:
 
 
 def forked(work: Callable[[], Any]) -> int:
-    """Exit status: 0; 3 for an OSError; 4 for another error; negative for a signal."""
+    """Exit status: 0; 3 for an OSError or InputError; 4 for another error; negative for a signal."""
     child = os.fork()
     if not child:
         status = 4
         try:
             work()
             status = 0
-        except OSError as error:
+        except (OSError, InputError) as error:
+            limit(resource.RLIM_INFINITY)  # what is printed may go to a file too
             print(f"  {type(error).__name__}: {error}", flush=True)
             status = 3
         except BaseException as error:
+            limit(resource.RLIM_INFINITY)
             print(f"  {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             raise
         finally:
