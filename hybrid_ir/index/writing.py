@@ -93,9 +93,10 @@ def write_one_shard(
 
 
 def write_faiss(index: Any, path: Path) -> None:
-    """Raises OSError where the file cannot be written: faiss says it with a RuntimeError."""
+    """Raises OSError where the file cannot be written. faiss' own writer does not look whether its last bytes were."""
     try:
-        faiss.write_index(index, str(path))
+        with path.open("wb") as file:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
     except RuntimeError as error:
         raise OSError(errno.EIO, f"faiss could not write it ({one_line(error)[-80:]})", str(path)) from error
 
