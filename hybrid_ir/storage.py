@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ import pyarrow as pa
 from pyarrow import fs
 
 from hybrid_ir.types import InputError, Interrupted, one_line
+
+CACHE_SHARE = 0.5
+"""Of the disk space that is free or taken by the cache itself."""
+CACHE_KEEPS_S = 600
 
 
 def is_uri(path: str) -> bool:
@@ -46,7 +51,7 @@ def fetch(path: str) -> str:
     """A local copy of the file or folder at a URI; a plain path as it is.
 
     Copies stay in the user's cache (`$XDG_CACHE_HOME/hybrid_ir`), one for each state of what is there by names, sizes
-    and times. Raises InputError where nothing is.
+    and times, until the cache is too large. Raises InputError where nothing is.
     """
     if not is_uri(path):
         return path
@@ -54,19 +59,96 @@ def fetch(path: str) -> str:
     found = _files(filesystem, inner, path)
     if not found:
         raise InputError(f"there is nothing at {path}")
-    state = hashlib.blake2b(repr((path, sorted(found.items()))).encode(), digest_size=12).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hybrid_ir" / state
-    copy = cache / inner.rstrip("/").rpartition("/")[2]
-    if not copy.exists():
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=cache.parent))
+    name = inner.rstrip("/").rpartition("/")[2]
+    return str(
+        _cached((path, sorted(found.items())), lambda at: _copy(filesystem, inner, found, at / name, path)) / name
+    )
+
+
+def fetch_files(path: str, files: Mapping[str, tuple[int, str]]) -> str:
+    """A folder with these files of the one at a URI, and no others; a plain path as it is.
+
+    `files` are their sizes and checksums (blake2b of 16 bytes) by name. A copy is known by those: it stays the same
+    whatever else changes at the URI. Raises InputError for a file that is not there, or is not what it should be.
+    """
+    if not is_uri(path):
+        return path
+
+    def copy(at: Path) -> None:
+        filesystem, inner = open_filesystem(path)
+        there = _files(filesystem, inner, path)
+        for name, (size, checksum) in files.items():
+            if name not in there:
+                raise InputError(f"{path}/{name} is missing; put the folder there again")
+            if there[name][0] != size:
+                raise InputError(
+                    f"{path}/{name} is truncated or corrupt: it has {there[name][0]} bytes, not {size}; "
+                    "put the folder there again"
+                )
+            _copy(filesystem, inner, {name: there[name]}, at, path)
+            with (at / name).open("rb") as file:
+                found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            if found != checksum:
+                raise InputError(
+                    f"{path}/{name} is corrupt: its checksum is not {checksum}; put the folder there again"
+                )
+
+    return str(_cached(sorted(files.items()), copy))
+
+
+def read_file(path: str, name: str) -> bytes:
+    """One file of a folder, or of a URI without fetching the rest. Raises FileNotFoundError, or InputError."""
+    if not is_uri(path):
+        return (Path(path) / name).read_bytes()
+    filesystem, inner = open_filesystem(path)
+    try:
+        with filesystem.open_input_stream(f"{inner.rstrip('/')}/{name}") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot read {path}/{name}: {one_line(error)}") from error
+
+
+def sizes_of(path: str) -> dict[str, int]:
+    """Size of every file below a URI, by its path there."""
+    filesystem, inner = open_filesystem(path)
+    return {name: size for name, (size, _) in _files(filesystem, inner, path).items()}
+
+
+def _cached(key: Any, fill: Callable[[Path], None]) -> Path:
+    """The cache's folder of this key, filled now if it is not there. Then the cache is cut to its bound."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hybrid_ir"
+    place = root / hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()
+    if not place.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=root))
         try:
-            _copy(filesystem, inner, found, partial / copy.name, path)
+            fill(partial)
             with suppress(OSError):  # another process has fetched the same
-                partial.rename(cache)
+                partial.rename(place)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return str(copy)
+        _evict(root)
+    with suppress(OSError):
+        os.utime(place)  # when it was last used
+    return place
+
+
+def _evict(root: Path) -> None:
+    """Remove what was used longest ago, until the cache is within `CACHE_SHARE` of what the disk could give it.
+
+    What was used in the last `CACHE_KEEPS_S` stays: somebody may be opening it. Files that are open can be read on.
+    """
+    entries = [(path.stat().st_mtime, path) for path in root.iterdir() if path.is_dir()]
+    sizes = {path: sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) for _, path in entries}
+    total = sum(sizes.values())
+    bound = CACHE_SHARE * (shutil.disk_usage(root).free + total)
+    for used, path in sorted(entries):
+        if total <= bound or time.time() - used < CACHE_KEEPS_S:
+            return
+        shutil.rmtree(path, ignore_errors=True)
+        total -= sizes[path]
 
 
 @contextmanager

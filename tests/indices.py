@@ -18,7 +18,7 @@ from hybrid_ir.index.fragments import FRAGMENT_ROWS, Fragments, save_array
 from hybrid_ir.index.passages import IndexedPassage, write_passages
 from hybrid_ir.index.query import ShardQuery, is_flat, merge
 from hybrid_ir.index.shard import Shard
-from hybrid_ir.index.writing import cut_shards, make_manifest, open_shards, publish, write_one_shard
+from hybrid_ir.index.writing import count_lists, cut_shards, make_manifest, open_shards, publish, write_one_shard
 
 SPACE = {"id": "0" * 16, "dimension": 0, "max_tokens": 32, "prefixes": {"query": "", "document": ""}, "parts": {}}
 
@@ -68,8 +68,8 @@ def write_index(
         space={**SPACE, "dimension": vectors.shape[1]}, probes=np.zeros((0, vectors.shape[1])), codec=codec, sharding=sharding,  # noqa: E501
         shards=entries, keys=fragments.keys, rejected={}, settings={}, nprobe=0 if is_flat(codec) else nprobe,
     )  # fmt: skip
-    publish(folder, manifest)
-    return manifest
+    files = count_lists(folder, open_shards(folder, manifest))
+    return publish(folder, manifest.model_copy(update={"files": {**manifest.files, **files}}))
 
 
 def open_index(folder: Path, manifest: Manifest) -> list[Shard]:
@@ -115,8 +115,8 @@ def write_served_index(
         space=space_of(model), probes=probe_vectors(model), codec=codec, sharding=sharding, shards=entries,
         keys=fragments.keys, rejected={}, settings={}, nprobe=0 if is_flat(codec) else 4,
     )  # fmt: skip
-    publish(folder, manifest)
-    return manifest
+    files = count_lists(folder, open_shards(folder, manifest))
+    return publish(folder, manifest.model_copy(update={"files": {**manifest.files, **files}}))
 
 
 def sample_passages(count: int = 120) -> list[IndexedPassage]:

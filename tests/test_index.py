@@ -18,11 +18,12 @@ from hybrid_ir.encoders.embedding import encode
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.space import space_of
 from hybrid_ir.index.codec import default_codec, make_codec, stratified_sample
-from hybrid_ir.index.folder import read_manifest
+from hybrid_ir.index.folder import checksum_of, read_manifest
 from hybrid_ir.index.fragments import ingest
-from hybrid_ir.index.passages import IndexedPassage, PassageTable, read_passages, write_passages
+from hybrid_ir.index.passages import IndexedPassage, PassageTable, canonical, read_passages, write_passages
 from hybrid_ir.index.query import ShardQuery
 from hybrid_ir.index.recall import recall_gate
+from hybrid_ir.index.resuming import claim, inputs_of
 from hybrid_ir.index.shard import open_shard
 from hybrid_ir.index.writing import cut_shards, open_shards
 from hybrid_ir.serving.local_release import LocalRelease
@@ -84,11 +85,31 @@ def test_null_metadata_is_absent_and_an_integer_is_an_id(tmp_path):
     assert list(read_passages(tmp_path / "p.parquet")) == list(read_passages(tmp_path / "p.jsonl")) == wanted
 
 
+def test_metadata_are_what_json_holds_and_whole_numbers_are_one_value(tmp_path):
+    rows = [{"doc_id": str(n), "text": "t", "language": "en", "metadata": {"year": value}} for n, value in enumerate(
+        (2001, 2001.0, float("nan"), 2**63, -(2**63), 2**64, -(2**63) - 1, float("inf"), 1e300, 0.5)
+    )]  # fmt: skip
+    read = list(read_passages(write_jsonl(tmp_path / "p.jsonl", rows)))
+    assert [n for n, each in enumerate(read) if isinstance(each, Rejected)] == [5, 6, 7]
+    assert all("at most 64 bits" in each.reason for each in read if isinstance(each, Rejected))
+    good = [each for each in read if isinstance(each, IndexedPassage)]
+    write_passages(tmp_path / "p.arrow", good, ["year"])
+    table = PassageTable(tmp_path / "p.arrow")
+    for asked in (2001, 2001.0):  # what pandas makes of a column of years with a gap
+        assert table.where([("year", canonical(asked))]).tolist() == [0, 1]
+    assert table[2].metadata == {}
+    assert [table[n].metadata["year"] for n in (1, 3, 4, 5, 6)] == [2001, 2**63, -(2**63), 1e300, 0.5]
+    # A pandas column of years, of which one is missing.
+    pq.write_table(pa.table({"doc_id": ["a", "b"], "text": ["t", "u"], "language": ["en", "en"], "metadata": pa.array(
+        [{"year": 2001.0}, {"year": float("nan")}])}), tmp_path / "p.parquet")  # fmt: skip
+    assert [dict(p.metadata) for p in read_passages(tmp_path / "p.parquet")] == [{"year": 2001.0}, {}]
+
+
 @needs_cases
 def test_passages_that_people_have_are_indexed_but_for_two():
     read = list(read_passages(CASES / "passages_with_nulls.jsonl"))
     assert [(r.where.rpartition(":")[2], r.reason) for r in read if isinstance(r, Rejected)] == [
-        ("4", "metadata must map names to texts, numbers or true/false"),
+        ("4", "metadata must map names to texts, true/false or finite numbers of at most 64 bits"),
         ("10", "no text, or one that is not a text"),
     ]
     assert [p.doc_id for p in read if isinstance(p, IndexedPassage)][3] == "7"
@@ -158,8 +179,8 @@ def test_a_codec_is_checked_at_the_dimension_of_the_encoder(tmp_path):
     from hybrid_ir.index.build import build_index
 
     checkpoint = make_xlm_roberta(tmp_path / "encoder", hidden=48)
-    nothing = [str(tmp_path / "none.jsonl")]
-    with pytest.raises(InputError, match="no passages at"):
+    nothing = [str(write_jsonl(tmp_path / "none.jsonl", []))]
+    with pytest.raises(InputError, match="the files hold no record"):
         build_index(str(checkpoint), nothing, str(tmp_path / "o"), Index(codec="IVF4096,PQ48"), seed=0)
     with pytest.raises(InputError, match=r"'IVF4,PQ64' is not one of faiss' for 48 dimensions"):
         build_index(str(checkpoint), nothing, str(tmp_path / "o"), Index(codec="IVF4,PQ64"), seed=0)
@@ -191,6 +212,26 @@ def test_the_gate_raises_nprobe_until_every_language_reaches_the_target(tmp_path
     assert min(min(recall[kind].values()) for kind in ("unfiltered", "filtered")) >= 0.98
     _, at_one = recall_gate(open_shards(tmp_path / "i", manifest), target=0, sample=50, seed=0, nprobe=1)
     assert min(at_one["unfiltered"].values()) < 0.98
+
+
+def test_lists_are_visited_until_there_are_enough_whatever_the_cut(tmp_path, clustered):
+    """Two of 128 lists hold some 300 of 20,000 passages: k=500 goes on to more lists, in every cut to the same."""
+    passages, vectors = clustered
+    queries = unit(vectors[:40] + 0.05)
+    many = [ShardQuery(500)] * 20 + [ShardQuery(500, ("en",))] * 20
+    answers = []
+    for name, shards, sharding in (("a", 1, "language"), ("b", 3, "language"), ("c", 3, "random")):
+        manifest = write_index(
+            tmp_path / name, passages, vectors, codec="IVF128,SQ8", shards=shards, sharding=sharding, nprobe=2
+        )
+        opened = open_shards(tmp_path / name, manifest)
+        answers.append(search(opened, queries, many))
+        assert search(opened, queries[5:6], many[5:6]) == answers[-1][5:6], "alone or in a batch"
+    assert {len(hits) for hits in answers[0]} == {500}
+    assert answers[1:] == answers[:1] * 2
+    # All there are, where there are fewer.
+    (few,) = search(opened, queries[:1], [ShardQuery(30_000)])
+    assert len(few) == 20_000
 
 
 def test_a_codec_too_coarse_for_the_target_is_refused_naming_the_languages(tmp_path, clustered):
@@ -263,6 +304,7 @@ def test_an_encoder_that_no_longer_computes_what_it_did_is_refused(served):
     """The probes catch what no hash of files can: here, stored probes of another computation."""
     manifest = json.loads((served / "manifest.json").read_text())
     manifest["probes"][3][5] += 0.1
+    manifest["checksum"] = checksum_of(manifest)
     (served / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"other vectors for the probe texts .*differ by 0\.100"):
         LocalRelease(str(served))
@@ -287,7 +329,7 @@ def test_the_space_is_the_encoder_and_not_its_folder(tmp_path):
 
 @pytest.mark.slow
 def test_a_build_goes_on_where_it_was_killed_and_can_be_verified_and_extended(tmp_path, ray_cluster):
-    from hybrid_ir.index.build import _claim, _inputs, add_passages, build_index, verify_index
+    from hybrid_ir.index.build import add_passages, build_index, verify_index
     from hybrid_ir.index.ray_stages import _EncodeFragment
 
     checkpoint = make_preset(tmp_path / "encoder")
@@ -297,7 +339,7 @@ def test_a_build_goes_on_where_it_was_killed_and_can_be_verified_and_extended(tm
     out = tmp_path / "index"
     # What a kill leaves: passages cut into fragments, the first of them encoded.
     model = load_encoder(str(checkpoint))
-    _claim(out / ".build", _inputs([str(path)]), space_of(model), 0, "auto")
+    claim(out / ".build", inputs_of([str(path)]), space_of(model), seed=0, precision="auto")
     fragments = ingest([str(path)], out / ".build")
     _EncodeFragment(str(checkpoint), fragments, settings)({"fragment": np.asarray([0])})
     vectors = fragments.path(0) / "vectors.npy"

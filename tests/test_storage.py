@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from checkpoints import make_preset
 from conftest import make_group, write_store
 from indices import sample_passages, write_served_index
 
+from hybrid_ir import storage
 from hybrid_ir.cli import app as cli
 from hybrid_ir.data.inputs import Input
 from hybrid_ir.data.prepare import prepare
 from hybrid_ir.data.store import open_store
-from hybrid_ir.index.folder import read_manifest
+from hybrid_ir.index.folder import check_files, encoder_folder, read_manifest
 from hybrid_ir.index.shard import open_shard
 from hybrid_ir.storage import fetch, open_filesystem, put, replace_folder, written
 from hybrid_ir.types import InputError, Interrupted
@@ -238,10 +240,53 @@ def test_an_index_at_a_uri_is_checked_and_opened(bucket, tmp_path):
     assert read_manifest(f"{bucket}/index") == whole
     shard = open_shard(f"{bucket}/index", whole, 0)
     assert shard.read([0]) == open_shard(tmp_path / "index", whole, 0).read([0])
-    name = f"shards/{whole.shards[0].name}/ids.npy"
-    put_text(f"{bucket}/index/{name}", "damaged")
+    put_text(f"{bucket}/index/shards/{whole.shards[1].name}/ids.npy", "damaged")
     with pytest.raises(InputError, match=r"ids\.npy is truncated or corrupt"):
-        open_shard(f"{bucket}/index", whole, 0)
+        open_shard(f"{bucket}/index", whole, 1)
+    with pytest.raises(InputError, match=r"ids\.npy is truncated or corrupt"):
+        check_files(f"{bucket}/index", whole.shards[1].files, checksums=False)
+
+
+def test_of_an_index_at_a_uri_only_what_is_opened_is_fetched_and_once(bucket, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    write_served_index(tmp_path / "index", sample_passages(), codec="IVF4,SQ8")
+    put(tmp_path / "index", f"{bucket}/parts")
+
+    def fetched():
+        return sorted(path.name for path in cache.rglob("*") if path.is_file())
+
+    manifest = read_manifest(f"{bucket}/parts")
+    check_files(f"{bucket}/parts", manifest.shards[1].files, checksums=False)
+    assert fetched() == []
+    open_shard(f"{bucket}/parts", manifest, 1)
+    opened = ["ids.npy", "lists-001.npy", "passages.arrow", "vectors.f16.npy", "vectors.faiss"]
+    assert fetched() == opened
+    # Another version, written beside it, has the same shard: nothing of it is fetched again.
+    before = {path for path in cache.rglob("*") if path.is_file()}
+    (tmp_path / "index" / "rejected-002.jsonl").write_text("{}")
+    (tmp_path / "index" / "shards" / "002").mkdir()
+    (tmp_path / "index" / "shards" / "002" / "ids.npy").write_text("more")
+    put(tmp_path / "index", f"{bucket}/parts")
+    open_shard(f"{bucket}/parts", manifest, 1)
+    assert {path for path in cache.rglob("*") if path.is_file()} == before
+    assert Path(encoder_folder(f"{bucket}/parts", manifest)).name == "encoder"
+    assert "model.safetensors" in fetched()
+
+
+def test_what_was_used_longest_ago_leaves_the_cache(bucket, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setattr(storage, "CACHE_KEEPS_S", -1)
+    for name in "abc":
+        put_text(f"{bucket}/evicted/{name}", name * 1000)
+    copies = {name: Path(fetch(f"{bucket}/evicted/{name}")) for name in "ab"}
+    for age, name in enumerate("ba"):  # a was used last
+        os.utime(copies[name].parent, (age, age))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2000))
+    copies["c"] = Path(fetch(f"{bucket}/evicted/c"))  # 3000 bytes of 5000; half of them may be the cache's
+    assert {name: copy.exists() for name, copy in copies.items()} == {"a": True, "b": False, "c": True}
+    assert Path(fetch(f"{bucket}/evicted/b")).read_text() == "b" * 1000
 
 
 @pytest.mark.parametrize("command", ["compare", "study"])

@@ -1,10 +1,11 @@
-"""Commands that make and mend an index: `index build`, `index verify`, `index add`.
+"""Commands that make and mend an index: `index build`, `index verify`, `index add`, `index prune`.
 
 In: words of the command line. Out: an index folder, and what it holds as a table.
 """
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,11 +86,10 @@ def verify(index: IndexFolder, config: Config = None, overrides: IndexKeys = Non
     from hybrid_ir.cli.terminal import console
     from hybrid_ir.encoders import quiet_libraries
     from hybrid_ir.index import verify_index
-    from hybrid_ir.storage import fetch
 
     if not verbose:
         quiet_libraries()
-    manifest = verify_index(fetch(index), experiment.index, seed=experiment.seed)
+    manifest = verify_index(index, experiment.index, seed=experiment.seed)
     console().print(f"{index} is whole (version {manifest.index_version}, space {manifest.space['id']})")
     _print_index(manifest, index)
 
@@ -98,7 +98,7 @@ def verify(index: IndexFolder, config: Config = None, overrides: IndexKeys = Non
 def add(
     index: IndexFolder, passages: Passages, config: Config = None, overrides: IndexKeys = None, verbose: Verbose = False
 ) -> None:
-    """Add new passages as one more shard."""
+    """Add new passages as one more shard: a new version, beside the one that is there."""
     from hybrid_ir.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
@@ -112,8 +112,26 @@ def add(
         if not verbose:
             quiet_libraries()
         manifest = add_passages(folder, passages, experiment.index, seed=experiment.seed, progress=progress)
-    console().print(f"{manifest.shards[-1].rows:,} passages added to {index} as shard {manifest.shards[-1].name}")
+    console().print(
+        f"{manifest.shards[-1].rows:,} passages added to {index} as shard {manifest.shards[-1].name}: version "
+        f"{manifest.index_version}; a service goes on with {manifest.parent} until: hybrid-ir swap --index {index}"
+    )
     _print_index(manifest, index)
+
+
+@index_app.command()
+def prune(
+    index: IndexFolder, keep: Annotated[int, typer.Option(min=1, help="Versions to keep, the newest first.")] = 1
+) -> None:
+    """Remove older versions of an index, and the files that no other needs. A service must not serve them any more."""
+    from hybrid_ir.cli.terminal import console
+    from hybrid_ir.index import prune_versions, read_manifest
+    from hybrid_ir.storage import written
+
+    read_manifest(index)
+    with written(index) as folder:
+        gone = prune_versions(folder, keep)
+    console().print(f"{len(gone)} versions of {index} removed{': ' if gone else ''}{' '.join(gone)}")
 
 
 def _check_passages(passages: list[str]) -> None:
@@ -131,7 +149,7 @@ def _index_folder(index: str) -> Iterator[str]:
     """Where a build writes. Its tasks share the folder, so one that a URI stands for is on the only node."""
     from hybrid_ir.cluster import live_nodes
     from hybrid_ir.storage import is_uri, written
-    from hybrid_ir.types import InputError
+    from hybrid_ir.types import InputError, one_line
 
     nodes = live_nodes()
     if is_uri(index) and nodes > 1:
@@ -139,8 +157,16 @@ def _index_folder(index: str) -> Iterator[str]:
             f"a build on {nodes} nodes needs a folder that all of them see, not {index}; build on such a folder and "
             "copy it, or start Ray on one node"
         )
-    with written(index) as folder:
-        yield str(folder)
+    try:
+        with written(index) as folder:
+            yield str(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # said for every command
+        raise InputError(
+            f"cannot write the index at {index} ({one_line(error)}); what is done so far stays: once that is mended, "
+            "the same command goes on"
+        ) from error
 
 
 def _print_index(manifest: Any, index: str) -> None:
@@ -150,19 +176,26 @@ def _print_index(manifest: Any, index: str) -> None:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("language")
-    for name in ("passages", "recall@10", "filtered"):
+    for name in ("passages", "recall@10", "filtered", "cut"):
         table.add_column(name, justify="right")
     for language, count in manifest.languages.items():
         recall = [manifest.recall[kind][language] for kind in ("unfiltered", "filtered")]
-        table.add_row(language, f"{count:,}", *(f"{value:.3f}" for value in recall))
+        cut = manifest.cut.get(language, 0) / count
+        table.add_row(language, f"{count:,}", *(f"{value:.3f}" for value in recall), f"{cut:.1%}")
     sizes = " + ".join(f"{shard.rows:,}" for shard in manifest.shards)
     nprobe = f", {manifest.nprobe} lists searched" if manifest.nprobe else ""
     out = console()
     out.print(table)
     out.print(f"{manifest.rows:,} passages in {len(manifest.shards)} shards ({sizes}), codec {manifest.codec}{nprobe}")
+    cut = sum(manifest.cut.values())
+    if cut:
+        out.print(
+            f"{cut:,} passages ({cut / manifest.rows:.1%}) are longer than the {manifest.space['max_tokens']} tokens "
+            "that the encoder reads: their ends cannot be found; cut them into shorter ones"
+        )
     rejected = sum(manifest.rejected.values())
     if rejected:
-        out.print(f"{rejected:,} records were rejected; each is in {index}/rejected.jsonl with its reason")
+        out.print(f"{rejected:,} records were rejected; each is in {index}/rejected*.jsonl with its reason")
 
 
 def _stages() -> Any:

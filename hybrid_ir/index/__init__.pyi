@@ -1,6 +1,11 @@
 from .build import add_passages as add_passages, build_index as build_index, verify_index as verify_index
 from .codec import ROWS_PER_SHARD as ROWS_PER_SHARD, default_codec as default_codec
-from .folder import Manifest as Manifest, check_files as check_files, read_manifest as read_manifest
+from .folder import (
+    Manifest as Manifest,
+    check_files as check_files,
+    encoder_folder as encoder_folder,
+    read_manifest as read_manifest,
+)
 from .passages import IndexedPassage as IndexedPassage, canonical as canonical, passages_at as passages_at
 from .query import (
     Found as Found,
@@ -10,3 +15,4 @@ from .query import (
     merge as merge,
 )
 from .shard import Shard as Shard, open_shard as open_shard
+from .writing import prune_versions as prune_versions

@@ -2,14 +2,20 @@
 
 In: an index folder. Out: its manifest, or an InputError that names the file at fault.
 
-    INDEX/manifest.json                what is in it, checksums, space id, recall; written last
+    INDEX/manifest.json                what is in the current version, checksums, space id, recall; written last
+    INDEX/versions/VERSION.json        the manifest of every version that is kept, the current one too
     INDEX/encoder/                     the encoder that made the vectors: an index is served by nothing else
+    INDEX/lists-003.npy                passages of each language in each inverted list, up to shard 003 (not for Flat)
     INDEX/codec.faiss                  the trained, empty index that every shard starts from (not for Flat)
     INDEX/shards/000/vectors.faiss     codes; row n is row n of the files beside it
                      vectors.f16.npy   the vectors for exact scores (not for Flat, whose codes are the vectors)
-                     ids.npy           global id of each row: the passage's number in the input
+                     ids.npy           global id of each row: the passage's number among those that were accepted
                      passages.arrow    doc_id, text, language, metadata
-    INDEX/rejected.jsonl               records that were left out, and why
+    INDEX/rejected.jsonl               records that the build left out, and why
+    INDEX/rejected-003.jsonl           the same of the addition that wrote shard 003
+
+No file that a manifest names is ever written again, so versions stand side by side and share what they have in common:
+whoever serves one goes on opening it, whatever is added. `prune_versions` removes what only older versions need.
 
 Rows of a shard are sorted by language, then by global id, so that a language is a range of rows.
 """
@@ -18,15 +24,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hybrid_ir.storage import fetch
-from hybrid_ir.types import InputError
+from hybrid_ir.storage import fetch_files, is_uri, read_file, sizes_of
+from hybrid_ir.types import InputError, one_line
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
+"""Format 1 had one version, and no checksum of the manifest."""
 REBUILD = "build the index again: hybrid-ir index --checkpoint ... --passages ... --out ..."
 
 
@@ -72,53 +81,121 @@ class Manifest(_Part):
     settings: dict[str, Any]
     created: str
     versions: dict[str, str]
+    parent: str | None = None
+    """Version that this one was made from by an addition; None = by a build."""
+    cut: dict[str, int] = {}
+    """Passages of each language that were longer than the encoder reads: their ends are not in their vectors."""
+    checksum: str = ""
+    """`checksum_of` all the other fields."""
 
     @property
     def rows(self) -> int:
         return sum(self.languages.values())
 
 
-def read_manifest(index: str | Path) -> Manifest:
-    """Raises InputError when there is no index, or none that this version reads."""
-    path = Path(fetch(str(index))) / "manifest.json"
+def read_manifest(index: str | Path, version: str | None = None) -> Manifest:
+    """The manifest of one version, by default the current one. Raises InputError when there is no index, no such
+    version, or none that this program reads."""
+    current = _parse(index, "manifest.json")
+    if version in (None, current.index_version):
+        return current
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return _parse(index, f"versions/{version}.json")
     except FileNotFoundError:
+        raise InputError(
+            f"{index} has no version {version} any more, the current one is {current.index_version}; swap to that"
+        ) from None
+
+
+def kept_versions(index: Path) -> list[Manifest]:
+    """Manifests of all versions that are kept, the current one first, then what each was made from."""
+    current = read_manifest(index)
+    there = {path.stem: _parse(index, f"versions/{path.name}") for path in sorted((index / "versions").glob("*.json"))}
+    there[current.index_version] = current
+    order = [current]
+    while (parent := order[-1].parent) in there and there[parent] not in order:
+        order.append(there[parent])
+    return [*order, *(manifest for manifest in there.values() if manifest not in order)]
+
+
+def _parse(index: str | Path, name: str) -> Manifest:
+    path = f"{index}/{name}"
+    try:
+        content = json.loads(read_file(str(index), name))
+    except FileNotFoundError:
+        if name != "manifest.json":
+            raise
         raise InputError(f"no index at {index} (it has no manifest.json); {REBUILD}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); {REBUILD}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({one_line(error)}); {REBUILD}") from error
     if not isinstance(content, dict) or "shards" not in content:
         raise InputError(
             f"{index} is not an index: its manifest.json lists no shards; choose a folder that `hybrid-ir index` wrote"
         )
-    if content.get("format") != FORMAT:
+    if content.get("format") not in READABLE:
         raise InputError(
-            f"{index} is an index of format {content.get('format')}, this version reads {FORMAT}; {REBUILD}"
+            f"{index} is an index of format {content.get('format')!r:.40}, this version reads "
+            f"{' and '.join(map(str, READABLE))}; {REBUILD}"
         )
     try:
-        return Manifest.model_validate(content)
+        manifest = Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(f"{path} is damaged ({where}: {first['msg']}); {REBUILD}") from None
+    if manifest.format > 1 and manifest.checksum != checksum_of(content):
+        raise InputError(f"{path} is damaged (its checksum is not that of its content); {REBUILD}")
+    return manifest
 
 
-def check_files(index: str | Path, files: dict[str, File], *, checksums: bool = True) -> None:
+def checksum_of(content: dict[str, Any]) -> str:
+    """Hash of a manifest's JSON but for its own `checksum`."""
+    others = {name: value for name, value in content.items() if name != "checksum"}
+    return hashlib.blake2b(json.dumps(others, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def local_files(index: str | Path, files: Mapping[str, File]) -> Path:
+    """A folder that has these files by their names: the index itself, or of one at a URI a copy of them alone."""
+    return Path(fetch_files(str(index), {name: (file.bytes, file.blake2b) for name, file in files.items()}))
+
+
+def encoder_folder(index: str | Path, manifest: Manifest) -> str:
+    """The folder of the index's own encoder, its files checked. Raises InputError that names the one at fault."""
+    files = {name: file for name, file in manifest.files.items() if name.startswith("encoder/")}
+    check_files(index, files)
+    return str(local_files(index, files) / "encoder")
+
+
+def is_lists(name: str) -> bool:
+    """Whether a file beside the shards is that of the passages in each inverted list."""
+    return name.startswith("lists-")
+
+
+def check_files(index: str | Path, files: Mapping[str, File], *, checksums: bool = True) -> None:
     """That every file is there, whole and (reading all of it, which also brings it into the page cache) unchanged.
 
-    Raises InputError that names the file.
+    Files at a URI are fetched and checked, or without `checksums` only looked at. Raises InputError that names the
+    file.
     """
-    folder = Path(fetch(str(index)))
+    sizes: Mapping[str, int] = {}
+    if remote := is_uri(str(index)):
+        if checksums:
+            index = local_files(index, files)
+        else:
+            sizes = sizes_of(str(index))
     for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
+        path = f"{index}/{name}"
+        if remote and not checksums:
+            size = sizes.get(name)
+        else:
+            size = Path(path).stat().st_size if Path(path).is_file() else None
+        if size is None:
             raise InputError(f"{path} is missing; {REBUILD}")
-        size = path.stat().st_size
         if size != expected.bytes:
             raise InputError(
                 f"{path} is truncated or corrupt: it has {size} bytes, the manifest says {expected.bytes}; {REBUILD}"
             )
-        if checksums and hash_file(path) != expected.blake2b:
+        if checksums and hash_file(Path(path)) != expected.blake2b:
             raise InputError(f"{path} is corrupt: its checksum is not the manifest's; {REBUILD}")
 
 

@@ -46,6 +46,12 @@ class Fragments:
         """(rows,) int16: number in `languages` of every passage, by global id."""
         return np.concatenate([np.load(self.path(n) / "languages.npy") for n in range(len(self.counts))])
 
+    def cut(self) -> dict[str, int]:
+        """Passages of each language that were longer than the encoder reads, once all are encoded."""
+        cut = np.concatenate([np.load(self.path(n) / "cut.npy") for n in range(len(self.counts))])
+        counts = np.bincount(self.row_languages()[cut], minlength=len(self.languages)).tolist()
+        return {name: count for name, count in sorted(zip(self.languages, counts, strict=True)) if count}
+
     def vectors(self, ids: np.ndarray) -> np.ndarray:
         """(len(ids), D) float32 of the given global ids, in their order. Reads only the pages they are on."""
         out: np.ndarray | None = None

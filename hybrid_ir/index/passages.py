@@ -8,6 +8,7 @@ true/false}. A doc_id may be an integer, and null is absent. Rejects never stop 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,7 +103,8 @@ def _parse(record: Any, where: str) -> IndexedPassage | Rejected:
         reason = f"unknown field {', '.join(unknown)[:80]} (metadata goes under 'metadata')"
     metadata = record.get("metadata", {})
     if isinstance(metadata, dict):
-        metadata = {key: value for key, value in metadata.items() if value is not None}
+        # pandas writes a gap in a column of numbers as NaN.
+        metadata = {key: value for key, value in metadata.items() if value is not None and value == value}
     if (doc_id := id_text(record.get("doc_id"))) is not None:
         record["doc_id"] = doc_id
     for name in FIELDS[:3]:
@@ -114,7 +116,7 @@ def _parse(record: Any, where: str) -> IndexedPassage | Rejected:
     if not isinstance(metadata, dict) or any(
         not _is_scalar(v) or not k or not _is_utf8(k) for k, v in metadata.items()
     ):
-        reason = reason or "metadata must map names to texts, numbers or true/false"
+        reason = reason or "metadata must map names to texts, true/false or finite numbers of at most 64 bits"
     if reason is None:
         try:
             return IndexedPassage(record["doc_id"], record["text"].strip(), language_code(record["language"]), metadata)
@@ -124,11 +126,9 @@ def _parse(record: Any, where: str) -> IndexedPassage | Rejected:
 
 
 def _is_scalar(value: Any) -> bool:
-    return (
-        isinstance(value, bool | int)
-        or (isinstance(value, float) and value == value)
-        or (isinstance(value, str) and _is_utf8(value))
-    )
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**64  # what JSON's readers and writers hold
+    return (isinstance(value, float) and math.isfinite(value)) or (isinstance(value, str) and _is_utf8(value))
 
 
 def _is_utf8(text: str) -> bool:
@@ -166,7 +166,12 @@ def write_passages(path: Path, passages: Iterable[IndexedPassage], keys: Sequenc
 
 
 def canonical(value: Scalar) -> str:
-    """A metadata value as it is stored and compared: its JSON, so that 1, "1" and true stay three values."""
+    """A metadata value as it is stored and compared: its JSON, so that 1, "1" and true stay three values.
+
+    2001.0 is 2001: that is what a column of years becomes once one of them is missing.
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -42,7 +42,11 @@ class _EncodeFragment:
         done = []
         for folder in (self._fragments.path(int(n)) for n in rows["fragment"]):
             texts = [text for batch in PassageTable(folder / "passages.arrow").column("text") for text in batch]
-            vectors = encode(self._model, texts, role="document", precision=precision, token_budget=token_budget)
+            cut = np.zeros(len(texts), dtype=bool)
+            vectors = encode(
+                self._model, texts, role="document", precision=precision, token_budget=token_budget, cut=cut
+            )
+            save_array(folder / "cut.npy", cut)
             save_array(folder / "vectors.npy", vectors)
             done.append(len(texts))
         return {"passages": np.asarray(done)}
@@ -145,6 +149,6 @@ def _rows(dataset: Callable[[], ray.data.Dataset]) -> Iterator[dict[str, Any]]:
             yield ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
+        while cause is not None and not isinstance(cause, InputError | OSError):
             cause = getattr(cause, "cause", None) or cause.__cause__
         raise (cause or error) from None

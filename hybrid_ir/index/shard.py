@@ -17,6 +17,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,9 @@ import faiss
 import numpy as np
 
 from hybrid_ir.index.exact import exact_scores, exact_top, nearest_lists
-from hybrid_ir.index.folder import REBUILD, Manifest, ShardEntry, check_files
+from hybrid_ir.index.folder import REBUILD, Manifest, ShardEntry, check_files, is_lists, local_files
 from hybrid_ir.index.passages import IndexedPassage, PassageTable
 from hybrid_ir.index.query import Found, ShardQuery, depth, is_flat
-from hybrid_ir.storage import fetch
 from hybrid_ir.types import InputError
 
 EXACT_BELOW = 20_000
@@ -35,13 +35,16 @@ EXACT_BELOW = 20_000
 _MASKS = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Totals:
     """What every shard must know of the whole index, so that all of them decide alike."""
 
     codec: str
     nprobe: int
     languages: dict[str, int]
+    counts: np.ndarray | None = None
+    """(languages, lists): passages of each language, in the order of their names, in each inverted list of all shards;
+    None in an index of format 1, and for Flat."""
 
     def scans(self, query: ShardQuery) -> bool:
         """Whether a query is answered by an exact scan of what its filter leaves."""
@@ -53,6 +56,20 @@ class Totals:
         """Lists to visit: more for a filter, by the share of the passages it leaves."""
         share = self._left(query) / max(1, sum(self.languages.values()))
         return min(lists, int(np.ceil(self.nprobe / max(share, 1e-9))))
+
+    def in_lists(self, query: ShardQuery) -> np.ndarray | None:
+        """(lists,): passages in each list that the query's language filter leaves."""
+        if self.counts is None:
+            return None
+        if query.languages is None:
+            return self._in_lists
+        names = sorted(self.languages)
+        return self.counts[[names.index(name) for name in query.languages if name in self.languages]].sum(axis=0)
+
+    @cached_property
+    def _in_lists(self) -> np.ndarray:
+        assert self.counts is not None
+        return self.counts.sum(axis=0)
 
     def _left(self, query: ShardQuery) -> int:
         names = self.languages if query.languages is None else query.languages
@@ -127,11 +144,10 @@ class Shard:
     def _probe(self, vectors: np.ndarray, wanted: int, query: ShardQuery) -> list[Found]:
         """The `wanted` best by codec score in the nearest lists, with their exact scores."""
         index = self._index
-        nprobe = self.totals.probes(query, len(self._centroids))
-        lists, list_scores = nearest_lists(vectors, self._centroids, nprobe)
+        lists, list_scores = self._nearest_lists(vectors, wanted, query)
         selector = None if query.languages is None else self._selector(query.languages)
         parameters = faiss.SearchParametersIVF()
-        parameters.nprobe, parameters.sel = nprobe, selector
+        parameters.nprobe, parameters.sel = lists.shape[1], selector
         found: list[Found | None] = [None] * len(vectors)
         open_ = np.arange(len(vectors))
         ask = min(self.rows, wanted + 32)
@@ -157,6 +173,33 @@ class Shard:
             open_ = np.asarray(again, dtype=np.int64)
             ask = min(self.rows, ask * 4)
         return found  # type: ignore[return-value]
+
+    def _nearest_lists(self, vectors: np.ndarray, wanted: int, query: ShardQuery) -> tuple[np.ndarray, np.ndarray]:
+        """(Q, lists to visit) numbers and scores: as many as the gate found, and more until they hold `wanted` passages
+        of the whole index, so that every shard visits the same. A list of number -1 is not visited."""
+        nprobe, holds = self.totals.probes(query, self.lists), self.totals.in_lists(query)
+        lists, scores = nearest_lists(vectors, self._centroids, nprobe)
+        if holds is None:
+            return lists, scores
+        enough = min(wanted, int(holds.sum()))
+        while (reached := holds[lists].cumsum(axis=1))[:, -1].min() < enough and lists.shape[1] < self.lists:
+            lists, scores = nearest_lists(vectors, self._centroids, min(self.lists, 2 * lists.shape[1]))
+        visited = np.maximum(nprobe, 1 + (reached < enough).sum(axis=1))
+        lists[np.arange(lists.shape[1]) >= visited[:, None]] = -1
+        return lists, scores
+
+    def list_sizes(self) -> dict[str, np.ndarray]:
+        """Language -> (lists,): its passages in each inverted list of this shard."""
+        lists: Any = self._index.invlists
+        names = sorted(self.entry.languages, key=lambda name: self.entry.languages[name])
+        starts = [self.entry.languages[name][0] for name in names]
+        sizes = np.zeros((len(names), self.lists), dtype=np.int64)
+        for number in range(self.lists):
+            if count := lists.list_size(number):
+                rows = faiss.rev_swig_ptr(lists.get_ids(number), count)
+                places = np.searchsorted(starts, rows, side="right") - 1
+                sizes[:, number] = np.bincount(places, minlength=len(names))
+        return dict(zip(names, sizes, strict=True))
 
     def _ranges(self, languages: tuple[str, ...] | None) -> list[tuple[int, int]]:
         if languages is None:
@@ -200,10 +243,16 @@ class Shard:
 def open_shard(index: str | Path, manifest: Manifest, number: int, *, checksums: bool = True) -> Shard:
     """Shard `number`, its files checked. Raises InputError that names the file at fault and what to do."""
     entry = manifest.shards[number]
-    check_files(index, entry.files, checksums=checksums)
-    folder = Path(fetch(str(index))) / "shards" / entry.name
-    totals = Totals(manifest.codec, manifest.nprobe, manifest.languages)
+    beside = {name: file for name, file in manifest.files.items() if is_lists(name)}
+    # Apart: what is fetched of a shard stays the same whatever is added.
+    for files in (entry.files, beside):
+        check_files(index, files, checksums=checksums)
+    folder = local_files(index, entry.files) / "shards" / entry.name
     try:
+        counts = None
+        for name in beside:
+            counts = np.load(local_files(index, beside) / name)
+        totals = Totals(manifest.codec, manifest.nprobe, manifest.languages, counts)
         return Shard(folder, entry, totals, PassageTable(folder / "passages.arrow"))
     except (RuntimeError, ValueError, OSError) as error:
         if isinstance(error, InputError):

@@ -1,15 +1,20 @@
 """Shards: fragments are cut into them, each is written to its files, and the manifest that names them is published.
 
 In: encoded fragments and the trained codec. Out: `INDEX/shards/NAME/` and, last of all, `INDEX/manifest.json`.
+Also what becomes of the versions that an index had before.
 """
 
 from __future__ import annotations
 
 import datetime
+import errno
+import json
 import platform
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +23,23 @@ import numpy as np
 
 import hybrid_ir
 from hybrid_ir.index.exact import BLOCK
-from hybrid_ir.index.folder import FORMAT, Manifest, ShardEntry, describe_files, version_of
-from hybrid_ir.index.fragments import Fragments
+from hybrid_ir.index.folder import (
+    FORMAT,
+    File,
+    Manifest,
+    ShardEntry,
+    checksum_of,
+    describe_files,
+    kept_versions,
+    read_manifest,
+    version_of,
+)
+from hybrid_ir.index.fragments import Fragments, save_array
 from hybrid_ir.index.passages import write_passages
 from hybrid_ir.index.query import is_flat
 from hybrid_ir.index.shard import Shard, open_shard
 from hybrid_ir.storage import write_json
+from hybrid_ir.types import InputError, one_line
 
 
 def cut_shards(
@@ -54,17 +70,18 @@ def write_one_shard(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     flat = is_flat(codec)
-    kept = None if flat else np.lib.format.open_memmap(
-        folder / "vectors.f16.npy", mode="w+", dtype=np.float16, shape=(len(ids), trained.d)
-    )  # fmt: skip
-    for start in range(0, len(ids), BLOCK):
-        vectors = fragments.vectors(ids[start : start + BLOCK])
-        trained.add(vectors)
-        if kept is not None:
-            kept[start : start + BLOCK] = vectors
-    if kept is not None:
-        kept.flush()
-    faiss.write_index(trained, str(folder / "vectors.faiss"))
+    halves = None if flat else (folder / "vectors.f16.npy").open("wb")
+    with halves or nullcontext():
+        if halves is not None:
+            # Written and not mapped: of a mapped file a full disk is a signal that kills, and no error.
+            header = {"descr": "<f2", "fortran_order": False, "shape": (len(ids), trained.d)}
+            np.lib.format.write_array_header_1_0(halves, header)
+        for start in range(0, len(ids), BLOCK):
+            vectors = fragments.vectors(ids[start : start + BLOCK])
+            trained.add(vectors)
+            if halves is not None:
+                halves.write(vectors.astype("<f2").tobytes())
+    write_faiss(trained, folder / "vectors.faiss")
     np.save(folder / "ids.npy", ids.astype(np.int64) + first_id)
     write_passages(folder / "passages.arrow", fragments.passages(ids), keys)
     codes = fragments.row_languages()[ids]
@@ -73,6 +90,33 @@ def write_one_shard(
     languages = {fragments.languages[codes[a]]: (int(a), int(b)) for a, b in zip(starts, ends, strict=True)}
     names = sorted(f"shards/{name}/{path.name}" for path in folder.iterdir())
     return ShardEntry(name=name, rows=len(ids), languages=languages, files=describe_files(index, names))
+
+
+def write_faiss(index: Any, path: Path) -> None:
+    """Raises OSError where the file cannot be written. faiss' own writer does not look whether its last bytes were."""
+    try:
+        with path.open("wb") as file:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+    except RuntimeError as error:
+        raise OSError(errno.EIO, f"faiss could not write it ({one_line(error)[-80:]})", str(path)) from error
+
+
+def count_lists(index: Path, shards: Sequence[Shard]) -> dict[str, File]:
+    """Count the passages of each language in each inverted list over all shards, for them to know when they have
+    visited enough lists; the manifest's entry of the file that holds it, none for Flat."""
+    totals = shards[0].totals
+    if is_flat(totals.codec):
+        return {}
+    counts = np.zeros((len(totals.languages), shards[0].lists), dtype=np.int64)
+    row = {language: n for n, language in enumerate(sorted(totals.languages))}
+    for shard in shards:
+        for language, sizes in shard.list_sizes().items():
+            counts[row[language]] += sizes
+    name = f"lists-{shards[-1].entry.name}.npy"
+    save_array(index / name, counts)
+    for shard in shards:
+        shard.totals = replace(shard.totals, counts=counts)
+    return describe_files(index, [name])
 
 
 def open_shards(index: Path, manifest: Manifest, *, checksums: bool = True) -> list[Shard]:
@@ -90,15 +134,20 @@ def make_manifest(
     keys: Sequence[str],
     rejected: dict[str, int],
     settings: dict[str, Any],
+    files: dict[str, File] | None = None,
+    parent: str | None = None,
     nprobe: int = 0,
     recall: dict[str, Any] | None = None,
+    cut: dict[str, int] | None = None,
 ) -> Manifest:
-    """The manifest of the files that are there; `publish` writes it."""
+    """The manifest of the shards and of the files beside them; `publish` writes it. Without `files`: all there are."""
     languages: Counter[str] = Counter()
     for shard in shards:
         languages.update({name: end - start for name, (start, end) in shard.languages.items()})
-    beside = [path for path in ("codec.faiss", "rejected.jsonl") if (index / path).is_file()]
-    beside += sorted(str(path.relative_to(index)) for path in (index / "encoder").rglob("*") if path.is_file())
+    if files is None:
+        beside = [path for path in ("codec.faiss", "rejected.jsonl") if (index / path).is_file()]
+        beside += sorted(str(path.relative_to(index)) for path in (index / "encoder").rglob("*") if path.is_file())
+        files = describe_files(index, beside)
     return Manifest(
         format=FORMAT,
         index_version=version_of(space, codec, nprobe, list(shards)),
@@ -110,15 +159,55 @@ def make_manifest(
         languages=dict(sorted(languages.items())),
         metadata_keys=list(keys),
         shards=list(shards),
-        files=describe_files(index, beside),
+        files=files,
         recall=recall or {},
         rejected=rejected,
         settings=settings,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions={"hybrid-ir": hybrid_ir.__version__, "faiss": faiss.__version__, "python": platform.python_version()},
+        parent=parent,
+        cut=cut or {},
     )
 
 
-def publish(index: Path, manifest: Manifest) -> None:
-    """Write the manifest, last of all, in one step: before it there is no index, or the old one."""
-    write_json(index / "manifest.json", manifest.model_dump(mode="json"))
+def publish(index: Path, manifest: Manifest) -> Manifest:
+    """Make this the current version, in one step and last of all: before it there is no index, or the old version."""
+    place = index / "versions" / f"{manifest.index_version}.json"
+    content = manifest.model_dump(mode="json")
+    content["checksum"] = checksum_of(json.loads(json.dumps(content)))
+    write_json(place, content)
+    write_json(index / "manifest.json", content)
+    return manifest.model_copy(update={"checksum": content["checksum"]})
+
+
+def keep_version(index: Path) -> None:
+    """Before something is added: the current version's manifest stands under its own name (in format 1 it did not)."""
+    current = read_manifest(index)
+    place = index / "versions" / f"{current.index_version}.json"
+    if not place.is_file():
+        write_json(place, json.loads((index / "manifest.json").read_text(encoding="utf-8")))
+
+
+def prune_versions(index: Path, keep: int) -> list[str]:
+    """Forget all but the newest `keep` versions, then remove the files that none of the rest names; returns the
+    versions that went. A version's manifest goes before its files, so that none is left that cannot be opened.
+
+    Raises InputError while an addition is unfinished: its files are not named yet.
+    """
+    if (index / ".build").exists():
+        raise InputError(
+            f"{index} holds an unfinished addition; finish it by its own command, or delete {index}/.build"
+        )
+    versions = kept_versions(index)
+    stay, go = versions[:keep], versions[keep:]
+    for manifest in go:
+        (index / "versions" / f"{manifest.index_version}.json").unlink()
+    named = {name for manifest in stay for name in manifest.files}
+    shards = {shard.name for manifest in stay for shard in manifest.shards}
+    for path in [*index.glob("rejected*.jsonl"), *index.glob("lists-*.npy")]:
+        if path.name not in named:
+            path.unlink()
+    for path in (index / "shards").iterdir():
+        if path.name not in shards:
+            shutil.rmtree(path)
+    return [manifest.index_version for manifest in go]

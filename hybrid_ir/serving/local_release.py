@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import faiss
 import numpy as np
 
-from hybrid_ir.index import IndexedPassage, Shard, ShardQuery, check_files, open_shard, read_manifest
+from hybrid_ir.index import IndexedPassage, Shard, ShardQuery, open_shard, read_manifest
 from hybrid_ir.serving.one_thread import OneThread
 from hybrid_ir.serving.query_encoder import QueryEncoder
 from hybrid_ir.serving.release import Encoded, ShardAnswer
@@ -22,11 +22,12 @@ class LocalRelease:
 
     placement = "local"
 
-    def __init__(self, index: str, *, checkpoint: str | None = None, threads: int = 1) -> None:
+    def __init__(
+        self, index: str, version: str | None = None, *, checkpoint: str | None = None, threads: int = 1
+    ) -> None:
         """Check every file, open the shards, load the encoder. Raises InputError that names what is wrong."""
         self.index = absolute(index)
-        self.manifest = read_manifest(index)
-        check_files(index, self.manifest.files)
+        self.manifest = read_manifest(index, version)
         self._shards: list[Shard] = [open_shard(index, self.manifest, n) for n in range(len(self.manifest.shards))]
         self.key = f"{self.index}@{self.manifest.index_version}"
         self._encoding = OneThread()

@@ -11,7 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.encoders import Embedder, TextReader, best_device, check_space, load_encoder
-from hybrid_ir.index import Manifest
+from hybrid_ir.index import Manifest, encoder_folder
 from hybrid_ir.serving.release import Encoded
 
 
@@ -21,7 +21,9 @@ class QueryEncoder:
     def __init__(self, index: str, manifest: Manifest, checkpoint: str | None, threads: int) -> None:
         """Raises InputError if the encoder is not the index's own."""
         torch.set_num_threads(threads)
-        self._model: SentenceTransformer = load_encoder(checkpoint or f"{index}/encoder", device=best_device())
+        self._model: SentenceTransformer = load_encoder(
+            checkpoint or encoder_folder(index, manifest), device=best_device()
+        )
         check_space(index, manifest.space, manifest.probes, self._model)
         self._model.eval()
         self._reader = TextReader.of(self._model)

@@ -85,11 +85,11 @@ def release_deployments(
         "graceful_shutdown_timeout_s": 10,
     }
     encoder, *shards = deployment_names(manifest)
-    threads = _threads(settings, 2)
+    version, threads = manifest.index_version, _threads(settings, 2)
     deploy: Any = serve.deployment
     return [
-        deploy(EncoderReplica, name=encoder, **options).bind(index, checkpoint, threads),
-        *(deploy(ShardReplica, name=name, **options).bind(index, n, threads) for n, name in enumerate(shards)),
+        deploy(EncoderReplica, name=encoder, **options).bind(index, version, checkpoint, threads),
+        *(deploy(ShardReplica, name=name, **options).bind(index, version, n, threads) for n, name in enumerate(shards)),
     ]
 
 

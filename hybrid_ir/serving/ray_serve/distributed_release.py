@@ -94,9 +94,9 @@ class DistributedRelease:
 
     placement = "distributed"
 
-    def __init__(self, index: str, app: str) -> None:
+    def __init__(self, index: str, version: str, app: str) -> None:
         self.index = index
-        self.manifest = read_manifest(index)
+        self.manifest = read_manifest(index, version)
         self.key = f"{index}@{self.manifest.index_version}"
         names = deployment_names(self.manifest)
         deployed = serve.status().applications

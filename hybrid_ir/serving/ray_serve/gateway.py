@@ -87,7 +87,7 @@ class Gateway:
     async def _open(self, spec: Spec) -> Release:
         """Raises InputError."""
         if spec["app"] is not None:
-            release: Any = DistributedRelease(spec["index"], spec["app"])
+            release: Any = DistributedRelease(spec["index"], spec["version"], spec["app"])
             await release.wait(FIRST_ANSWERS_S)
         else:
             release = await self._in_thread(self._load, spec)
@@ -103,7 +103,7 @@ class Gateway:
         # Torch is imported only where an encoder runs: it takes a gateway of a distributed release seconds.
         from hybrid_ir.serving.local_release import LocalRelease
 
-        return LocalRelease(spec["index"], checkpoint=spec["checkpoint"], threads=self._threads)
+        return LocalRelease(spec["index"], spec["version"], checkpoint=spec["checkpoint"], threads=self._threads)
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)

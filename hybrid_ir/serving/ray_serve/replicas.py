@@ -19,9 +19,9 @@ from hybrid_ir.serving.release import Encoded, ShardAnswer
 class ShardReplica:
     """One shard of an index."""
 
-    def __init__(self, index: str, number: int, threads: int) -> None:
+    def __init__(self, index: str, version: str | None, number: int, threads: int) -> None:
         self._thread = OneThread(faiss.omp_set_num_threads, threads)
-        self._shard = open_shard(index, read_manifest(index), number)
+        self._shard = open_shard(index, read_manifest(index, version), number)
 
     async def search(self, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:
         return await self._thread.run(self._search, vectors, queries)
@@ -50,11 +50,11 @@ class ShardReplica:
 class EncoderReplica:
     """The encoder, when it has a deployment of its own."""
 
-    def __init__(self, index: str, checkpoint: str | None, threads: int) -> None:
+    def __init__(self, index: str, version: str | None, checkpoint: str | None, threads: int) -> None:
         from hybrid_ir.serving.query_encoder import QueryEncoder
 
         self._thread = OneThread()
-        self._encoder = self._thread.wait_for(QueryEncoder, index, read_manifest(index), checkpoint, threads)
+        self._encoder = self._thread.wait_for(QueryEncoder, index, read_manifest(index, version), checkpoint, threads)
 
     async def encode(self, texts: Sequence[str], role: str) -> Encoded:
         return await self._thread.run(self._encoder, texts, role)

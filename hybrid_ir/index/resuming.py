@@ -1,0 +1,115 @@
+"""What lets a build, or an addition, that was killed go on: a folder with a marker that says whose it is.
+
+In: what is to be indexed, with what, and beside which version. Out: `INDEX/.build/`, claimed, or found to be finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+
+from hybrid_ir.encoders import difference
+from hybrid_ir.index.codec import train_codec
+from hybrid_ir.index.fragments import Fragments
+from hybrid_ir.index.passages import passages_at
+from hybrid_ir.index.query import is_flat
+from hybrid_ir.index.writing import write_faiss
+from hybrid_ir.storage import write_json
+from hybrid_ir.types import InputError
+
+MARKER = "build.json"
+
+
+def inputs_of(passages: Sequence[str]) -> list[Any]:
+    """Name, size and time of every file that is read: a build goes on only with the same."""
+    files = []
+    for path in map(passages_at, passages):
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            status = file.stat()
+            files.append([str(file.absolute()), status.st_size, status.st_mtime_ns])
+    return files
+
+
+def claim(
+    build: Path, inputs: list[Any], space: dict[str, Any], *, seed: int, precision: str, base: str | None = None
+) -> None:
+    """Start a build folder, or find that it holds the same build. `base` is the version that is added to.
+
+    Raises InputError if it is another's.
+    """
+    wanted = {"space": space, "inputs": inputs, "seed": seed, "precision": precision, "base": base}
+    found = _marker(build)
+    if found is None:
+        shutil.rmtree(build, ignore_errors=True)
+        build.mkdir(parents=True)
+        write_json(build / MARKER, wanted)
+        return
+    if found["space"]["id"] != space["id"]:
+        what = f"with another encoder (it differs in {difference(found['space'], space)})"
+    elif found["inputs"] != inputs:
+        what = "of other passages, or they have changed since"
+    elif found.get("seed") != seed:
+        what = f"with seed={found.get('seed')}, not {seed}"
+    elif found.get("precision") != precision:
+        what = f"with index.precision={found.get('precision')}, not {precision}"
+    else:
+        return
+    raise InputError(f"{build} holds an unfinished build {what}; delete it, or choose another --out")
+
+
+def is_finished(build: Path, inputs: list[Any], current: str, *, addition: bool) -> bool:
+    """Whether the folder is what is left of this very build (or addition), which was killed after it had published
+    `current`. What another one left behind is removed."""
+    found = _marker(build)
+    if found is None or (addition and found.get("base") == current):
+        return False
+    same = found["inputs"] == inputs and (found.get("base") is not None) == addition
+    if same or addition:
+        clear(build)
+    return same
+
+
+def clear(build: Path) -> None:
+    """Remove the folder, its marker last: as long as that is there, it says what is finished."""
+    for path in build.iterdir():
+        if path.name != MARKER:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (build / MARKER).unlink(missing_ok=True)
+    build.rmdir()
+
+
+def codec_of(build: Path, codec: str, fragments: Fragments, dimension: int, seed: int) -> Any:
+    """The trained codec: that of an earlier try, which its shards have, or one that is trained now."""
+    if is_flat(codec):
+        return train_codec(codec, fragments, dimension, seed)
+    marker, place = build / "codec.json", build / "codec.faiss"
+    wanted = {"codec": codec, "seed": seed}
+    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == wanted:
+        return faiss.read_index(str(place))
+    for stale in build.glob("shard-*.json"):
+        stale.unlink()  # of another codec
+    marker.unlink(missing_ok=True)
+    trained = train_codec(codec, fragments, dimension, seed)
+    write_faiss(trained, place)
+    write_json(marker, wanted)
+    return trained
+
+
+def copy_file(source: Path, place: Path) -> None:
+    """Copy, then rename into place."""
+    partial = place.with_name(f".{place.name}.partial")
+    shutil.copyfile(source, partial)
+    os.replace(partial, place)
+
+
+def _marker(build: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((build / MARKER).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
