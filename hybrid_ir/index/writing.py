@@ -96,7 +96,7 @@ def write_faiss(index: Any, path: Path) -> None:
     """Raises OSError where the file cannot be written. faiss' own writer does not look whether its last bytes were."""
     try:
         with path.open("wb") as file:
-            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # pyright: ignore[reportAttributeAccessIssue]
     except RuntimeError as error:
         raise OSError(errno.EIO, f"faiss could not write it ({one_line(error)[-80:]})", str(path)) from error
 
