@@ -168,7 +168,8 @@ def _watch(
     # Ray Train's controller gives back what its workers stood in, unless it was killed itself. (A helper of Ray's does,
     # but it asks the dashboard, and there is not always one.) The next start would wait for those CPUs for ever.
     with suppress(RayActorError):
-        if (held := ray.get(given.monitor.held.remote())) is not None:
+        held: Any = ray.get(given.monitor.held.remote())
+        if held is not None:
             remove_placement_group(held)
     return errors[0], stale
 
