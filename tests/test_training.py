@@ -153,17 +153,18 @@ def test_a_name_that_is_not_a_model_is_refused(store, tmp_path, ray_cluster):
         train(experiment(store, tmp_path / "run", "encoder.name=no/such-model"), ray_cluster)
 
 
-def test_a_killed_worker_is_replaced_and_the_training_ends_the_same(unbroken, store, tmp_path, ray_cluster):
+@pytest.mark.parametrize("process", ["ray::RayTrainWorker", "ray::TrainController"])
+def test_a_killed_process_is_replaced_and_the_training_ends_the_same(store, tmp_path, ray_cluster, process):
     from hybrid_ir.training.run import train
 
     killed = []
 
     def kill_once(row: dict) -> None:
-        # After the first validation there is a checkpoint to come back to; the worker is the process that trains.
+        # After the first validation there is a checkpoint to come back to. The controller is on this node too.
         if "AP_mono" in row and not killed:
             time.sleep(1.5)  # let the report reach the controller
             raylet = pgrep("-P", str(os.getpid()), "raylet")
-            found = pgrep("-P", raylet[0], "-f", "ray::RayTrainWorker")
+            found = pgrep("-P", raylet[0], "-f", process)
             killed.extend(found)
             for pid in found:
                 os.kill(int(pid), signal.SIGKILL)

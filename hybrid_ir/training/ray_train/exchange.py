@@ -43,6 +43,14 @@ class Monitor:
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
         self._stop = False
+        self._placement_group: Any = None
+
+    def hold(self, placement_group: Any) -> None:
+        """What the workers stand in. It outlives a controller of Ray Train's that is killed, and takes their CPUs."""
+        self._placement_group = placement_group
+
+    def held(self) -> Any:
+        return self._placement_group
 
     def row(self, row: dict[str, Any]) -> bool:
         self._rows.append(row)

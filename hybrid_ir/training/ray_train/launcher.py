@@ -20,6 +20,7 @@ import ray.train
 from pyarrow import fs
 from ray.exceptions import RayActorError
 from ray.train.torch import TorchTrainer
+from ray.util import remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hybrid_ir.batches import Plan
@@ -162,7 +163,15 @@ def _watch(
         thread.join()
         drained()
         raise
-    return errors[0] if errors else None, stale
+    if not errors:
+        return None, stale
+    # Ray Train's controller gives back what its workers stood in, unless it was killed itself. (A helper of Ray's does,
+    # but it asks the dashboard, and there is not always one.) The next start would wait for those CPUs for ever.
+    with suppress(RayActorError):
+        held: Any = ray.get(given.monitor.held.remote())
+        if held is not None:
+            remove_placement_group(held)
+    return errors[0], stale
 
 
 def _monitor() -> Any:

@@ -18,6 +18,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.util import get_current_placement_group
 
 from hybrid_ir.batches import Batch, ChunkIndex, Waited, builder_for, in_process_feed, ray_data_feed
 from hybrid_ir.encoders import quiet_libraries
@@ -39,6 +40,8 @@ def train_worker(given: Assignment) -> None:
     if device.type == "cpu":
         cpus = usable_cpus() // context.get_local_world_size()
         torch.set_num_threads(settings.threads_per_worker or max(1, cpus))
+    if rank == 0:
+        ray.get(given.monitor.hold.remote(get_current_placement_group()))
     own = ray.train.get_checkpoint()  # where Ray has started this very group again, for a node that was taken away
     latest = own or given.checkpoint
     with tempfile.TemporaryDirectory(prefix="hybrid-ir-best-", ignore_cleanup_errors=True) as best:
