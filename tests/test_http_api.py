@@ -28,6 +28,7 @@ from hybrid_ir.serving.search_service import SearchService
 
 pytestmark = pytest.mark.numbers
 
+LOCAL = "http://localhost"
 SETTINGS = Serve(max_k=500, max_queries=5, max_characters=1000, max_body_bytes=10_000, max_queue=8, max_batch=4)
 
 
@@ -42,7 +43,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def http(folder):
-    with TestClient(create_app(SearchService(LocalRelease(str(folder)), SETTINGS))) as client:
+    with TestClient(create_app(SearchService(LocalRelease(str(folder)), SETTINGS)), base_url=LOCAL) as client:
         yield client
 
 
@@ -133,7 +134,7 @@ def test_an_integer_of_any_size_in_the_metadata_is_answered_as_it_is(tmp_path):
     """The build refuses more than 64 bits now; an index of before may hold them."""
     big = 2**64 + 1
     write_served_index(tmp_path / "index", [IndexedPassage("1", "One text.", "en", {"serial": big})], shards=1)
-    with TestClient(create_app(SearchService(LocalRelease(str(tmp_path / "index")), SETTINGS))) as http:
+    with TestClient(create_app(SearchService(LocalRelease(str(tmp_path / "index")), SETTINGS)), base_url=LOCAL) as http:
         assert search(http, k=1)["results"][0]["hits"][0]["metadata"] == {"serial": big}
         assert ids(search(http, metadata={"serial": big})) == ["1"]
 
@@ -191,12 +192,45 @@ def test_other_routes_and_methods_have_the_same_shape_of_error(http):
         ErrorResponse.model_validate_json(answer.content)
 
 
+def test_a_slash_too_many_is_not_found_and_redirects_nowhere(http):
+    for method, path in (("POST", "/search/"), ("GET", "/stats/"), ("GET", "/docs/")):
+        answer = http.request(method, path, headers={"Host": "127.0.0.1"}, follow_redirects=False)
+        assert answer.status_code == 404
+        assert "location" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/", "/stats", "/readyz", "/search", "/v1/embeddings", "/openapi.json"])
+def test_without_keys_a_name_that_is_not_this_machines_is_refused(http, folder, path):
+    """A page of another site lets its name point here, and would read the answers: DNS rebinding."""
+    method = "POST" if path in ("/search", "/v1/embeddings") else "GET"
+
+    def status(client, host):
+        return client.request(method, path, headers={"Host": host}, json={"query": "a"}).status_code
+
+    right = ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "10.0.0.7"]
+    wrong = [
+        "evil.example",
+        "evil.example:8000",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "[x]:1",
+        "a:b:c:g",
+    ]
+    assert 403 not in {status(http, host) for host in right}
+    assert {status(http, host) for host in wrong} == {403}
+    # Another site's page has no key to send; who opens the service to all says so.
+    service = SearchService(LocalRelease(str(folder)), SETTINGS)
+    assert status(TestClient(create_app(service, ("key",))), "search.example") != 403
+    service.settings = SETTINGS.model_copy(update={"allow_public": True})
+    assert status(TestClient(create_app(service)), "search.example") != 403
+
+
 # Keys
 
 
 def test_with_keys_only_the_open_routes_answer_without_one(folder):
     app = create_app(SearchService(LocalRelease(str(folder)), SETTINGS), ("first", "zweiter-schlüssel"))
-    with TestClient(app) as http:
+    with TestClient(app, base_url=LOCAL) as http:
         for route in OPEN_TO_ALL:
             assert http.get(route).status_code == 200
         routes = [("GET", "/stats"), ("GET", "/v1/models"), ("POST", "/search"), ("POST", "/v1/embeddings")]
@@ -218,8 +252,8 @@ def test_with_keys_only_the_open_routes_answer_without_one(folder):
 def test_openais_own_client_gets_the_encoders_vectors_as_floats_and_as_base64(folder, monkeypatch, precision):
     """They are those of sentence-transformers in fp32, whatever precision the machine prefers."""
     monkeypatch.setenv("HYBRID_IR_AUTO_PRECISION", precision)
-    http = TestClient(create_app(SearchService(LocalRelease(str(folder)), SETTINGS)))
-    client = openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=http, max_retries=0)
+    http = TestClient(create_app(SearchService(LocalRelease(str(folder)), SETTINGS)), base_url=LOCAL)
+    client = openai.OpenAI(base_url=f"{LOCAL}/v1", api_key="none", http_client=http, max_retries=0)
     model = client.models.list().data[0].id
     texts = ["The river is long.", "النهر طويل."]
     encoder = SentenceTransformer(str(folder / "encoder"))
@@ -291,6 +325,7 @@ def test_the_document_needs_no_service_and_every_route_status_body_and_field_has
     for path, methods in document["paths"].items():
         for route in methods.values():
             assert route["description"], path
+            assert {"403", "500"} <= route["responses"].keys(), path
             assert all(answer["description"] != "Successful Response" for answer in route["responses"].values()), path
     for name, schema in document["components"]["schemas"].items():
         assert schema["description"], name
@@ -335,7 +370,9 @@ class Unsteady(LocalRelease):
 @pytest.fixture
 def unsteady(folder):
     release = Unsteady(str(folder))
-    with TestClient(create_app(SearchService(release, SETTINGS)), raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(SearchService(release, SETTINGS)), base_url=LOCAL, raise_server_exceptions=False
+    ) as client:
         yield release, client
 
 
@@ -402,7 +439,7 @@ def concurrently(app, requests):
 
     async def run():
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        async with httpx.AsyncClient(transport=transport, base_url=LOCAL) as client:
             return await requests(client)
 
     return asyncio.run(run())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -18,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 from starlette.testclient import TestClient
 
 from hybrid_ir.config.experiment import Serve
-from hybrid_ir.serving.api import ErrorResponse, SearchResponse
+from hybrid_ir.serving.api import EmbeddingsResponse, ErrorResponse, SearchResponse
 from hybrid_ir.serving.http_app import create_app
 from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.serving.search_service import SearchService
@@ -27,15 +28,20 @@ CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance,
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory):
+def service(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz") / "index"
     write_served_index(folder, sample_passages())
-    return create_app(SearchService(LocalRelease(str(folder)), Serve(deadline_ms=60_000)))
+    return SearchService(LocalRelease(str(folder)), Serve(deadline_ms=60_000))
+
+
+@pytest.fixture(scope="module")
+def app(service):
+    return create_app(service)
 
 
 @pytest.fixture(scope="module")
 def http(app):
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         yield client
 
 
@@ -45,10 +51,12 @@ def answers_still(http) -> bool:
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_the_openapi_document_holds_for_whatever_it_generates(app, mode):
+def test_the_openapi_document_holds_for_whatever_it_generates(service, mode):
     """Requests made from the document, right ones and wrong ones: statuses, types and bodies are those that it
     names.
     """
+    # Schemathesis asks for the host "testserver", which a service answers that is open to all.
+    app = create_app(SearchService(service.release, service.settings.model_copy(update={"allow_public": True})))
     operations = [result.ok() for result in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations()]
     assert {op.path for op in operations} == {
         "/search",
@@ -110,6 +118,92 @@ def test_no_search_that_anyone_can_write_is_a_server_error(http, body):
     else:
         assert 400 <= answer.status_code < 500
         assert ErrorResponse.model_validate_json(answer.content).error.message
+
+
+EMBEDDINGS = st.fixed_dictionaries(
+    {"input": TEXTS | st.lists(TEXTS, max_size=4) | st.lists(st.integers(), max_size=3)},
+    optional={
+        "model": st.none() | st.text(max_size=20),
+        "encoding_format": st.sampled_from(["float", "base64", "x", None, 1]),
+        "input_type": st.sampled_from(["query", "passage", "x", None]),
+        "dimensions": NUMBERS,
+        "user": NUMBERS | st.text(max_size=20),
+        "unknown": NUMBERS,
+    },
+)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(body=EMBEDDINGS)
+def test_no_embeddings_request_that_anyone_can_write_is_a_server_error(http, body):
+    answer = http.post("/v1/embeddings", content=json.dumps(body).encode())
+    if answer.status_code == 200:
+        rows = EmbeddingsResponse.model_validate_json(answer.content).data
+        assert len(rows) == (1 if isinstance(body["input"], str) else len(body["input"]))
+    else:
+        assert 400 <= answer.status_code < 500
+        assert ErrorResponse.model_validate_json(answer.content).error.message
+
+
+# What a header's value may hold on the wire: any byte but the line's end and NUL.
+VALUES = st.binary(max_size=60).map(lambda value: value.translate(None, b"\0\r\n"))
+HEADERS = st.dictionaries(
+    st.sampled_from(
+        ["host", "authorization", "content-type", "content-length", "content-encoding", "accept", "cookie", "origin",
+         "x-forwarded-for", "x-forwarded-host", "forwarded", "range", "expect", "x"]
+    ),
+    VALUES | st.sampled_from([b"localhost", b"Bearer first", b"Bearer ", b"999999999999", b"-1", b"gzip", b"[::1"]),
+    max_size=4,
+)  # fmt: skip
+PATHS = st.sampled_from(
+    ["/", "/docs", "/openapi.json", "/healthz", "/readyz", "/stats", "/v1/models", "/search", "/v1/embeddings"]
+)
+
+
+async def raw_answer(app, method: str, path: str, query: bytes, headers: dict[str, bytes], body: bytes):
+    """(status, headers, body) of a request as a server hands it over, whatever a client library would refuse."""
+    messages = [{"type": "http.request", "body": body}]
+    sent: list[dict] = []
+    left = asyncio.Event()
+
+    async def receive():
+        if messages:
+            return messages.pop()
+        await left.wait()  # the client stays until it is answered
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": path, "raw_path": path.encode(errors="surrogateescape"), "root_path": "", "query_string": query,
+        "headers": [(name.encode(), value) for name, value in headers.items()],
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+    }  # fmt: skip
+    await app(scope, receive, send)
+    content = b"".join(message.get("body", b"") for message in sent[1:])
+    return sent[0]["status"], dict(sent[0]["headers"]), content
+
+
+@pytest.mark.parametrize("keys", [(), ("first",)])
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"]),
+    path=PATHS | st.text(max_size=30).map(lambda rest: f"/{rest}"),
+    query=st.binary(max_size=60),
+    headers=HEADERS,
+)
+def test_no_header_query_string_or_path_is_a_server_error(service, keys, method, path, query, headers):
+    asked = raw_answer(create_app(service, keys), method, path, query, headers, b'{"query": "a", "k": 1}')
+    status, answered, content = asyncio.run(asked)
+    assert status < 500
+    assert status not in range(300, 400)
+    assert b"location" not in answered
+    if status >= 400:
+        assert ErrorResponse.model_validate_json(content).error.message
+    elif keys and path in ("/stats", "/v1/models", "/search", "/v1/embeddings"):
+        assert headers["authorization"].lower().split() == [b"bearer", b"first"]
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -40,7 +40,9 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from hybrid_ir.cli.terminal import printable
+
+        print(printable(f"error: {error}"), file=sys.stderr)  # a message may quote what stands in a file
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as left:  # Typer turns the one into the other, and says nothing
         if isinstance(left, SystemExit) and left.code != 130:

@@ -123,15 +123,15 @@ def _print_swapped(state: dict[str, Any], begun: float) -> None:
 def _print_hits(query: str, response: dict[str, Any]) -> None:
     from rich.text import Text
 
-    from hybrid_ir.cli.terminal import console
+    from hybrid_ir.cli.terminal import console, printable
 
     out = console()
     timings, coverage = response["timings_ms"], response["coverage"]
-    out.print(Text(f"{query}", style="bold"), Text(f"  {timings['total']:.1f} ms", style="dim"))
+    out.print(Text(printable(query), style="bold"), Text(f"  {timings['total']:.1f} ms", style="dim"))
     for hit in response["results"][0]["hits"]:
         out.print(
-            Text(f"{hit['position']:>3}  {hit['score']:.3f}  {hit['language']}  {hit['text']}"),
-            Text(hit["doc_id"], style="dim"),
+            Text(printable(f"{hit['position']:>3}  {hit['score']:.3f}  {hit['language']}  {hit['text']}")),
+            Text(printable(hit["doc_id"]), style="dim"),
         )
     if response["results"][0]["cut"]:
         out.print("the query is longer than the encoder reads: only its beginning was searched for")

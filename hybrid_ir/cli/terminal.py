@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,11 @@ def console() -> Console:
     """Standard output; plain and unwrapped when it is not a terminal."""
     out = Console(highlight=False)
     return out if out.is_terminal else Console(highlight=False, width=160)
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal obeys: escapes of a passage could clear the screen or write a false line."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda c: " " if c[0].isspace() else "\ufffd", text)
 
 
 def measures_table(title: str, rows: Mapping[str, Mapping[str, Any]], measures: Sequence[str] = MEASURES) -> Table:

@@ -5,6 +5,8 @@ In: a request's body, the manifest, the settings. Out: what shards are asked, or
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -69,6 +71,28 @@ def _refusal(error: ValidationError) -> RequestError:
     ]
     param = ".".join(names) or None
     return RequestError(422, "invalid_request", f"{param or 'the body'}: {first['msg']}", param)
+
+
+def check_host(host: str, settings: Serve) -> None:
+    """Raises RequestError for a Host header that a page of another site may have sent through a browser here.
+
+    Such a page lets its own name point to this machine (DNS rebinding) and reads what a service without keys answers.
+    A browser then sends that name. An address is nobody's name, and `localhost` is this machine's. Whom a public
+    service without keys (`allow_public`) answers is up to its network.
+    """
+    if settings.allow_public or not host:
+        return
+    name = re.sub(r":\d*$", "", host).strip("[]").lower()
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        if name not in ("localhost", settings.host.lower()):
+            raise RequestError(
+                403,
+                "unknown_host",
+                f"without API keys this service answers to localhost or an address, not to the host {host[:80]!r}; "
+                "set keys (HYBRID_IR_API_KEYS)",
+            ) from None
 
 
 def shard_query(request: SearchRequest, manifest: Manifest, settings: Serve) -> ShardQuery:

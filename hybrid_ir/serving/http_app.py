@@ -21,11 +21,9 @@ from typing import Any, TypeVar
 
 import orjson
 from fastapi import FastAPI, Request
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -33,7 +31,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import hybrid_ir
 from hybrid_ir.config import Serve
 from hybrid_ir.serving import api
-from hybrid_ir.serving.checks import RequestError, parse
+from hybrid_ir.serving.checks import RequestError, check_host, parse
+from hybrid_ir.serving.http_document import document_of, documented
 from hybrid_ir.serving.search_service import SearchService
 
 HERE = Path(__file__).parent / "pages"
@@ -49,13 +48,19 @@ def create_app(service: SearchService, api_keys: tuple[str, ...] = ()) -> ASGIAp
     app, answers = _create_routes(service, api_keys)
 
     async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive) if scope["type"] == "http" else None
+        if request is not None and not api_keys:
+            try:
+                check_host(request.headers.get("host", ""), service.settings)
+            except RequestError as error:
+                return await _error(error)(scope, receive, send)
         # What searches and encodes is called directly: FastAPI's layers cost as much as a search's own Python. Past
         # them, a fifth more searches a second (measured).
-        answer = answers.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if answer is None:
+        answer = answers.get(scope["path"]) if request is not None and request.method == "POST" else None
+        if request is None or answer is None:
             return await app(scope, receive, send)
         try:
-            response = await answer(Request(scope, receive))
+            response = await answer(request)
         except ClientDisconnect:
             return  # nobody is there to be answered
         except RequestError as error:
@@ -123,7 +128,7 @@ def _create_routes(
         return _error(DEFECT)
 
     @app.post(
-        "/search", **_documented(api.SearchResponse, api.SearchRequest, 400, 401, 413, 422, 429, 503, deadline=True)
+        "/search", **documented(api.SearchResponse, api.SearchRequest, 400, 401, 413, 422, 429, 503, deadline=True)
     )
     async def search(request: Request) -> Response:
         """The passages nearest to each query, best first."""
@@ -132,7 +137,7 @@ def _create_routes(
 
     @app.post(
         "/v1/embeddings",
-        **_documented(api.EmbeddingsResponse, api.EmbeddingsRequest, 400, 401, 404, 413, 422, 429, 503, 504),
+        **documented(api.EmbeddingsResponse, api.EmbeddingsRequest, 400, 401, 404, 413, 422, 429, 503, 504),
     )
     async def embeddings(request: Request) -> Response:
         """Unit vectors of texts, in the index's space; compatible with OpenAI's client."""
@@ -155,7 +160,7 @@ def _create_routes(
             }
         )
 
-    @app.get("/v1/models", **_documented(api.ModelList, None, 401))
+    @app.get("/v1/models", **documented(api.ModelList, None, 401))
     async def models(request: Request) -> Response:
         """The one encoder that is served, by its space id."""
         check_key(request)
@@ -165,19 +170,19 @@ def _create_routes(
             {"object": "list", "data": [{**info, "dimension": space["dimension"], "max_tokens": space["max_tokens"]}]}
         )
 
-    @app.get("/stats", **_documented(api.Stats, None, 401))
+    @app.get("/stats", **documented(api.Stats, None, 401))
     async def stats(request: Request) -> Response:
         """What is served: index, shards, passages by language, versions."""
         check_key(request)
         return _json(service.stats())
 
-    @app.get("/readyz", **_documented(api.Ready, None, unready=True))
+    @app.get("/readyz", **documented(api.Ready, None, unready=True))
     async def readyz() -> Response:
         """200 when the encoder and every shard answer, else 503 with the names of those that do not."""
         ready = service.ready()
         return _json(ready, 200 if ready["ready"] else 503)
 
-    @app.get("/healthz", **_documented(api.Health, None))
+    @app.get("/healthz", **documented(api.Health, None))
     async def healthz() -> Response:
         """200 while the gateway runs, whatever its shards do."""
         return _json({"status": "ok"})
@@ -203,7 +208,7 @@ def _create_routes(
             rendered, headers={**headers, "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
         )
 
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
     return app, {"/search": search, "/v1/embeddings": embeddings}
 
 
@@ -230,9 +235,7 @@ async def _left(request: Request) -> None:
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     try:
         body = orjson.dumps(content)
-    except (
-        TypeError
-    ):  # an integer of more than 64 bits, in the metadata of an index that was built before they were refused
+    except TypeError:  # an integer of more than 64 bits: an index that was built before they were refused
         body = json.dumps(content, ensure_ascii=False).encode()
     return Response(body, status, headers, media_type="application/json")
 
@@ -245,51 +248,3 @@ def _error(error: RequestError, headers: dict[str, str] | None = None) -> Respon
         headers["WWW-Authenticate"] = "Bearer"
     detail = {"message": error.message, "type": error.type, "param": error.param}
     return _json({"error": detail, **error.body}, error.status, headers)
-
-
-_MEANING = {
-    400: "The body is not JSON.",
-    401: "No API key, or a wrong one.",
-    404: "No such model.",
-    413: "The body is too large.",
-    422: "A field is unknown, missing or out of its range.",
-    429: "Too many texts are waiting; `Retry-After` says when to ask again.",
-    503: "A shard (policy strict) or the encoder does not answer.",
-    504: "The deadline passed.",
-}
-
-
-def _documented(
-    answer: type[BaseModel], body: type[BaseModel] | None, *errors: int, deadline: bool = False, unready: bool = False
-) -> dict[str, Any]:
-    """What a route's decorator must know for the OpenAPI document."""
-    responses: dict[int | str, dict[str, Any]] = {200: {"model": answer, "description": answer.__doc__}}
-    responses |= {status: {"model": api.ErrorResponse, "description": _MEANING[status]} for status in errors}
-    if deadline:
-        responses[504] = {
-            "model": api.DeadlineResponse,
-            "description": "The deadline passed; what was found until then.",
-        }
-    if unready:
-        responses[503] = {"model": answer, "description": "Something does not answer."}
-    documented: dict[str, Any] = {"responses": responses, "response_model": None}
-    if body is not None:
-        schema = {"$ref": f"#/components/schemas/{body.__name__}"}
-        documented["openapi_extra"] = {
-            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
-        }
-    return documented
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title, version=app.version, routes=app.routes, description="Search across languages."
-        )
-        _, bodies = models_json_schema(
-            [(api.SearchRequest, "validation"), (api.EmbeddingsRequest, "validation")],
-            ref_template="#/components/schemas/{model}",
-        )
-        document.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
-        app.openapi_schema = document
-    return app.openapi_schema

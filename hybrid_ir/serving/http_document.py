@@ -1,0 +1,66 @@
+"""The OpenAPI document: what every status, body and field of the HTTP API means.
+
+In: the models of a route's request and answer, its errors. Out: what its decorator must know, and the whole document.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from hybrid_ir.serving import api
+
+MEANING = {
+    400: "The body is not JSON.",
+    401: "No API key, or a wrong one.",
+    403: "A service without API keys was asked by a name that is not this machine's.",
+    404: "No such model.",
+    413: "The body is too large.",
+    422: "A field is unknown, missing or out of its range.",
+    429: "Too many texts are waiting; `Retry-After` says when to ask again.",
+    500: "A defect of the service; its log says more.",
+    503: "A shard (policy strict) or the encoder does not answer.",
+    504: "The deadline passed.",
+}
+
+
+def documented(
+    answer: type[BaseModel], body: type[BaseModel] | None, *errors: int, deadline: bool = False, unready: bool = False
+) -> dict[str, Any]:
+    """What a route's decorator must know for the OpenAPI document."""
+    responses: dict[int | str, dict[str, Any]] = {200: {"model": answer, "description": answer.__doc__}}
+    for status in (*errors, 403, 500):
+        responses[status] = {"model": api.ErrorResponse, "description": MEANING[status]}
+    if deadline:
+        responses[504] = {
+            "model": api.DeadlineResponse,
+            "description": "The deadline passed; what was found until then.",
+        }
+    if unready:
+        responses[503] = {"model": answer, "description": "Something does not answer."}
+    documented: dict[str, Any] = {"responses": responses, "response_model": None}
+    if body is not None:
+        schema = {"$ref": f"#/components/schemas/{body.__name__}"}
+        documented["openapi_extra"] = {
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
+        }
+    return documented
+
+
+def document_of(app: FastAPI) -> dict[str, Any]:
+    """The document of an app's routes; made once, and kept in the app."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, routes=app.routes, description="Search across languages."
+        )
+        _, bodies = models_json_schema(
+            [(api.SearchRequest, "validation"), (api.EmbeddingsRequest, "validation")],
+            ref_template="#/components/schemas/{model}",
+        )
+        document.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
+        app.openapi_schema = document
+    return app.openapi_schema
