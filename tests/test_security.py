@@ -73,9 +73,9 @@ def test_a_huge_body_is_refused_in_the_documented_shape(http, body):
 
 
 def test_no_address_is_made_of_the_host_header(http):
-    answer = http.post("/search/", json={"query": "a"}, headers={"Host": "evil.example"}, follow_redirects=False)
+    answer = http.post("/search/", json={"query": "a"}, headers={"Host": "10.9.8.7"}, follow_redirects=False)
     assert answer.status_code == 404
-    assert "evil.example" not in str(answer.headers) + answer.text
+    assert "10.9.8.7" not in str(answer.headers) + answer.text
 
 
 # Answers
