@@ -54,7 +54,7 @@ def hit(text: str, language: str = "en", *, doc_id: str = "d-1", score: float = 
 def found(*hits: Hit, missing: str = "", languages_missing: tuple[str, ...] = ()) -> SearchResponse:
     """An answer of these hits, in this order; `missing` is the shard of two that did not answer."""
     return SearchResponse(
-        results=[QueryResult(hits=[h.model_copy(update={"position": n}) for n, h in enumerate(hits, 1)])],
+        results=[QueryResult(hits=[h.model_copy(update={"position": n}) for n, h in enumerate(hits, 1)], cut=False)],
         coverage=Coverage(
             complete=not missing,
             shards=1 if missing else 2,
