@@ -15,6 +15,7 @@ import resource
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,8 @@ def forked(work: Callable[[], Any]) -> int:
             status = 3
         except BaseException as error:
             limit(resource.RLIM_INFINITY)
-            print(f"  {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            raise
+            traceback.print_exception(error)
+            sys.stderr.flush()
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -67,6 +67,7 @@ def build_index(
     inputs = inputs_of(here)
     if (index / "manifest.json").exists():
         current = read_manifest(index)
+        keep_version(index)
         if is_finished(build, inputs, current.index_version, addition=False):
             return current
         raise InputError(
@@ -139,6 +140,7 @@ def add_passages(
     old = read_manifest(index)
     here = [fetch(path) for path in passages]
     inputs = inputs_of(here)
+    keep_version(index)
     if is_finished(build, inputs, old.index_version, addition=True):
         return old
     for files in (old.files, *(shard.files for shard in old.shards)):
@@ -146,7 +148,6 @@ def add_passages(
     model = load_encoder(str(index / "encoder"))
     check_space(str(index), old.space, old.probes, model)
     claim(build, inputs, old.space, seed=seed, precision=settings.precision, base=old.index_version)
-    keep_version(index)
     known: set[str] = set()
     first_id = 0
     for shard in old.shards:

@@ -102,7 +102,7 @@ def ingest(
         folder = build / "fragments" / f"{len(counts):05d}"
         folder.mkdir(parents=True)
         write_passages(folder / "passages.arrow", waiting, sorted({k for p in waiting for k in p.metadata}))
-        np.save(folder / "languages.npy", np.asarray([languages[p.language] for p in waiting], dtype=np.int16))
+        save_array(folder / "languages.npy", np.asarray([languages[p.language] for p in waiting], dtype=np.int16))
         counts.append(len(waiting))
         waiting.clear()
         progress("passages", sum(counts))
@@ -141,8 +141,13 @@ def ingest(
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write, then rename into place: a file that is there is whole."""
+    """Write a .npy, then rename into place: a file that is there is whole. Raises OSError where it cannot be written.
+
+    numpy's own `save` says nothing of a disk that is full under its last bytes: it writes through C's buffers.
+    """
     partial = path.with_name(f".{path.name}.partial")
+    array = np.ascontiguousarray(array)
     with partial.open("wb") as file:
-        np.save(file, array)
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.reshape(-1).view(np.uint8).data)
     os.replace(partial, path)

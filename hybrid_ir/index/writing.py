@@ -82,7 +82,7 @@ def write_one_shard(
             if halves is not None:
                 halves.write(vectors.astype("<f2").tobytes())
     write_faiss(trained, folder / "vectors.faiss")
-    np.save(folder / "ids.npy", ids.astype(np.int64) + first_id)
+    save_array(folder / "ids.npy", ids.astype(np.int64) + first_id)
     write_passages(folder / "passages.arrow", fragments.passages(ids), keys)
     codes = fragments.row_languages()[ids]
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
@@ -172,16 +172,17 @@ def make_manifest(
 
 def publish(index: Path, manifest: Manifest) -> Manifest:
     """Make this the current version, in one step and last of all: before it there is no index, or the old version."""
-    place = index / "versions" / f"{manifest.index_version}.json"
     content = manifest.model_dump(mode="json")
     content["checksum"] = checksum_of(json.loads(json.dumps(content)))
-    write_json(place, content)
     write_json(index / "manifest.json", content)
+    # Not before: a version that never became the current one would be left of a build that is killed in between.
+    keep_version(index)
     return manifest.model_copy(update={"checksum": content["checksum"]})
 
 
 def keep_version(index: Path) -> None:
-    """Before something is added: the current version's manifest stands under its own name (in format 1 it did not)."""
+    """Have the current version's manifest under its own name too, where it stays when another one is current. It is not
+    there in format 1, nor when a build was killed just after it had published."""
     current = read_manifest(index)
     place = index / "versions" / f"{current.index_version}.json"
     if not place.is_file():
