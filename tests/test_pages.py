@@ -178,3 +178,10 @@ def test_a_page_that_the_package_points_to_is_there():
         assert not re.search(r"see the README|\(README|README'?s? says", text), file
         for page in re.findall(r"docs/[\w./-]+?\.md", text):
             assert (ROOT / page).is_file(), f"{file} points to {page}"
+
+
+def test_a_line_of_a_page_has_120_characters_at_most():
+    """Rows of tables are as long as they are."""
+    for page in [*PAGES, ROOT / "CHANGELOG.md", ROOT / "cluster" / "README.md"]:
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+            assert line.startswith("|") or len(line) <= 120, f"{page.name}:{number}"
