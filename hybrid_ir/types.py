@@ -97,6 +97,14 @@ class Collection:
 Records = Iterator[Group | Rejected]
 
 
+OUTER_SPACE = " \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + (
+    "\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u200b\u2060\ufeff"
+)
+"""What lies around a text and is no part of it: what `str.strip` takes off, and the spaces without width, which are
+ZERO WIDTH SPACE, WORD JOINER and the byte order mark. Not the joiners U+200C and U+200D, which Persian and Hindi are
+written with."""
+
+
 def key64(text: str) -> int:
     """A 63-bit hash of an id: how passages are compared across workers."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1

@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerFast
 from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.encoders.embedding import encode
 from hybrid_ir.encoders.loading import PAPER_PREFIXES, dropout_of, load_encoder
-from hybrid_ir.encoders.tokens import OUTER_SPACE, TextReader, tokenize
+from hybrid_ir.encoders.tokens import TextReader, tokenize
 from hybrid_ir.training.initial_model import describe_encoder
-from hybrid_ir.types import InputError
+from hybrid_ir.types import OUTER_SPACE, InputError
 
 MAKERS = {"preset": make_preset, "xlm_roberta": make_xlm_roberta, "bert": make_bert, "labse": make_labse}
 

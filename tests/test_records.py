@@ -337,3 +337,16 @@ def test_a_path_without_records_says_what_was_found(tmp_path, name, message):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(InputError, match=message):
         list(read_records(tmp_path / name))
+
+
+def test_space_without_width_around_a_text_is_no_part_of_it_and_alone_it_is_no_text(tmp_path):
+    file = tmp_path / "records.jsonl"
+    rows = [
+        {"language": "en", "query": "\u200bWhere?\ufeff", "passage": "Here.\u2060\n"},
+        {"language": "en", "query": "\u200b\ufeff", "passage": "Here."},
+        {"language": "en", "query": "Where?", "passage": "\u2060"},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    groups, rejected = parted(read_records(file))
+    assert [(g.queries["en"], g.passages["en"].text) for g in groups] == [("Where?", "Here.")]
+    assert [r.where for r in rejected] == ["records.jsonl:2", "records.jsonl:3"]

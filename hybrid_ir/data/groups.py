@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 
-from hybrid_ir.types import Group, Passage, Query, Records, Rejected
+from hybrid_ir.types import OUTER_SPACE, Group, Passage, Query, Records, Rejected
 
 
 def checked_group(
@@ -48,12 +48,12 @@ def checked_group(
         if flaw or _flaw("doc_id", negative.doc_id):
             yield Rejected(where, f"negative left out: {flaw or 'bad doc_id'}", shorten({code: negative.text}))
         else:
-            kept[code] = negative._replace(text=negative.text.strip())
+            kept[code] = negative._replace(text=negative.text.strip(OUTER_SPACE))
     yield Group(
         group_id,
         document,
-        {code: queries[code].strip() for code in good},
-        {code: passages[code]._replace(text=passages[code].text.strip()) for code in good},
+        {code: queries[code].strip(OUTER_SPACE) for code in good},
+        {code: passages[code]._replace(text=passages[code].text.strip(OUTER_SPACE)) for code in good},
         kept,
         {code: tag for code, tag in (forms or {}).items() if code in good},
     )
@@ -84,7 +84,8 @@ def connect_documents(links: Iterable[Iterable[tuple[str, str]]]) -> dict[tuple[
 
 def passage_id(code: str, text: str) -> str:
     """A `doc_id` by content, for sources that have none: equal texts of a language are one passage."""
-    return f"{code}/{hashlib.blake2b(text.strip().encode('utf-8', 'surrogatepass'), digest_size=10).hexdigest()}"
+    content = text.strip(OUTER_SPACE).encode("utf-8", "surrogatepass")
+    return f"{code}/{hashlib.blake2b(content, digest_size=10).hexdigest()}"
 
 
 def content_passage(code: str, text: str) -> Passage:
@@ -114,7 +115,7 @@ def _flaw(what: str, text: str | None) -> str:
     """Why a text cannot be used, or an empty string."""
     if text is None:
         return f"no {what}"
-    if not text.strip():
+    if not text.strip(OUTER_SPACE):
         return f"empty {what}"
     try:
         text.encode("utf-8")

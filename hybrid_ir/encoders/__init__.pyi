@@ -19,4 +19,4 @@ from .space import (
     probe_vectors as probe_vectors,
     space_of as space_of,
 )
-from .tokens import OUTER_SPACE as OUTER_SPACE, TextReader as TextReader, Tokens as Tokens, tokenize as tokenize
+from .tokens import TextReader as TextReader, Tokens as Tokens, tokenize as tokenize

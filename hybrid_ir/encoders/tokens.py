@@ -13,11 +13,7 @@ from typing import Any, overload
 
 import numpy as np
 
-OUTER_SPACE = " \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + (
-    "\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u200b\u2060\ufeff"
-)
-"""What `str.strip` takes off, and the spaces without width: ZERO WIDTH SPACE, WORD JOINER and the byte order mark. Not
-the joiners U+200C and U+200D, which Persian and Hindi are written with."""
+from hybrid_ir.types import OUTER_SPACE
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from hybrid_ir.data import id_text, lareqa_collection, open_store, parquet_rows, read_lines, record_files, shorten
 from hybrid_ir.languages import language_code
-from hybrid_ir.types import InputError, Rejected, key64, one_line
+from hybrid_ir.types import OUTER_SPACE, InputError, Rejected, key64, one_line
 
 Scalar = str | int | float | bool
 FIELDS = ("doc_id", "text", "language", "metadata")
@@ -109,7 +109,7 @@ def _parse(record: Any, where: str) -> IndexedPassage | Rejected:
         record["doc_id"] = doc_id
     for name in FIELDS[:3]:
         value = record.get(name)
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not value.strip(OUTER_SPACE):
             reason = reason or f"no {name}, or one that is not a text"
         elif not _is_utf8(value):
             reason = reason or f"{name} is not valid UTF-8"
@@ -119,7 +119,9 @@ def _parse(record: Any, where: str) -> IndexedPassage | Rejected:
         reason = reason or "metadata must map names to texts, true/false or finite numbers of at most 64 bits"
     if reason is None:
         try:
-            return IndexedPassage(record["doc_id"], record["text"].strip(), language_code(record["language"]), metadata)
+            return IndexedPassage(
+                record["doc_id"], record["text"].strip(OUTER_SPACE), language_code(record["language"]), metadata
+            )
         except InputError as error:
             reason = str(error)
     return Rejected(where, reason, shorten(record))

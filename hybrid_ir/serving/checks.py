@@ -14,11 +14,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from hybrid_ir.config import Serve
-from hybrid_ir.encoders import OUTER_SPACE
 from hybrid_ir.index import Manifest, ShardQuery, canonical
 from hybrid_ir.languages import language_code
 from hybrid_ir.serving.api import MOST_KEYS, MOST_LANGUAGES, EmbeddingsRequest, SearchRequest
-from hybrid_ir.types import InputError
+from hybrid_ir.types import OUTER_SPACE, InputError
 
 M = TypeVar("M", bound=BaseModel)
 MOST_ITEMS = {"languages": MOST_LANGUAGES, "metadata": MOST_KEYS}
