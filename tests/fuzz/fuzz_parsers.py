@@ -3,9 +3,9 @@
     make fuzz                                              # all of them, 100 thousand inputs each
     python tests/fuzz/fuzz_parsers.py records -runs=5000   # one, with libFuzzer's own options
 
-A parser reads its input or refuses it with InputError; a record of many may be Rejected. Anything else, and an input
-that takes longer than ten seconds, is a fault: atheris prints it and leaves the input in a file crash-*. What is read
-must make sense, which each target says in asserts.
+A parser reads its input or refuses it with InputError, the service with RequestError; a record of many may be Rejected.
+Anything else, and an input that takes longer than ten seconds, is a fault: atheris prints it and leaves the input in a
+file crash-*. What is read must make sense, which each target says in asserts.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from typing import Any
 import atheris  # pyright: ignore[reportMissingImports]
 
 with atheris.instrument_imports(include=["hybrid_ir"]):
-    from pydantic import ValidationError
-
+    from hybrid_ir.config.experiment import Serve
     from hybrid_ir.config.loading import load_experiment, parse_experiment
     from hybrid_ir.data.lexicon import read_lexicon
     from hybrid_ir.data.sources.miracl import read_miracl
@@ -33,6 +32,7 @@ with atheris.instrument_imports(include=["hybrid_ir"]):
     from hybrid_ir.index.passages import IndexedPassage, read_passages
     from hybrid_ir.languages import language_code
     from hybrid_ir.serving.api import EmbeddingsRequest, SearchRequest
+    from hybrid_ir.serving.checks import RequestError, parse
     from hybrid_ir.tuning.search_space import load_space
     from hybrid_ir.types import Group, InputError, Rejected
 
@@ -134,12 +134,11 @@ def index_manifest(data: bytes) -> None:
 
 
 def search_body(data: bytes) -> None:
-    request = SearchRequest.model_validate_json(data)
-    assert request.k >= 1
+    assert parse(data, SearchRequest, Serve()).k >= 1
 
 
 def embeddings_body(data: bytes) -> None:
-    EmbeddingsRequest.model_validate_json(data)
+    parse(data, EmbeddingsRequest, Serve())
 
 
 RECORD = (
@@ -181,13 +180,12 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
         sys.exit(f"which parser? {' '.join(TARGETS)}")
     name = sys.argv.pop(1)
-    parse, seeds = TARGETS[name]
-    refused = (InputError, ValidationError) if name.endswith("_body") else (InputError,)
+    read, seeds = TARGETS[name]
 
     def one(data: bytes) -> None:
         try:
-            parse(data)
-        except refused as error:
+            read(data)
+        except (InputError, RequestError) as error:
             if not str(error):
                 raise AssertionError("a refusal that says nothing") from error
 
