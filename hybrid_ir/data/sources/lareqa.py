@@ -14,7 +14,7 @@ from hybrid_ir.data.find_files import check_folder, files_by_language
 from hybrid_ir.data.groups import connect_documents, queries_of
 from hybrid_ir.data.read_files import checked_text
 from hybrid_ir.data.sources.squad import Question, join_questions, linked_articles, load_squad, questions_of
-from hybrid_ir.types import Candidate, Collection, Group, InputError, Passage, Records, Rejected
+from hybrid_ir.types import OUTER_SPACE, Candidate, Collection, Group, InputError, Passage, Records, Rejected
 
 
 def read_lareqa(folder: str | Path, languages: Sequence[str] | None = None) -> Records:
@@ -46,14 +46,14 @@ def lareqa_collection(folder: str | Path, name: str, languages: Sequence[str] | 
             doc_id,
             tuple(answered_by.get(doc_id, ())),
             code,
-            checked_text(f"a sentence of {article['title']!a} in {folder}, {code},", sentence.strip()),
+            checked_text(f"a sentence of {article['title']!a} in {folder}, {code},", sentence.strip(OUTER_SPACE)),
             document_of[code, article["title"]],
         )
         for code, data in articles.items()
         for a, article in enumerate(data)
         for p, paragraph in enumerate(article["paragraphs"])
         for s, sentence in enumerate(paragraph["sentences"])
-        if sentence.strip() and (doc_id := f"{code}/{a}/{p}/{s}")
+        if sentence.strip(OUTER_SPACE) and (doc_id := f"{code}/{a}/{p}/{s}")
     ]
     return Collection(name, queries_of(groups), candidates)
 
