@@ -61,7 +61,7 @@ def fetch(path: str) -> str:
         raise InputError(f"there is nothing at {path}")
     name = inner.rstrip("/").rpartition("/")[2]
     return str(
-        _cached((path, sorted(found.items())), lambda at: _copy(filesystem, inner, found, at / name, path)) / name
+        cached((path, sorted(found.items())), lambda at: _copy(filesystem, inner, found, at / name, path)) / name
     )
 
 
@@ -93,7 +93,7 @@ def fetch_files(path: str, files: Mapping[str, tuple[int, str]]) -> str:
                     f"{path}/{name} is corrupt: its checksum is not {checksum}; put the folder there again"
                 )
 
-    return str(_cached(sorted(files.items()), copy))
+    return str(cached(sorted(files.items()), copy))
 
 
 def read_file(path: str, name: str) -> bytes:
@@ -116,8 +116,11 @@ def sizes_of(path: str) -> dict[str, int]:
     return {name: size for name, (size, _) in _files(filesystem, inner, path).items()}
 
 
-def _cached(key: Any, fill: Callable[[Path], None]) -> Path:
-    """The cache's folder of this key, filled now if it is not there. Then the cache is cut to its bound."""
+def cached(key: Any, fill: Callable[[Path], None]) -> Path:
+    """The cache's folder of this key, filled now if it is not there. Then the cache is cut to its bound.
+
+    `fill` writes into a folder of its own, which becomes this one when it is complete.
+    """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hybrid_ir"
     place = root / hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()
     if not place.exists():

@@ -79,6 +79,8 @@ class TrainingProgress:
                 f"encoder {encoder['name']}: queries behind {encoder['query_prefix']!r}, passages behind "
                 f"{encoder['passage_prefix']!r}, texts up to {tokens} tokens{clipped}"
             )
+            if before := encoder["vocabulary_before"]:
+                self._console.print(f"its vocabulary is cut to {encoder['vocabulary']:,} of {before:,} pieces")
         elif "loss" in row:
             batches = sum(row["kinds"].values())
             mix = " ".join(f"{kind} {n / batches:.0%}" for kind, n in row["kinds"].items())

@@ -37,8 +37,8 @@ class Prepare(Section):
 
 class EncoderSection(Section):
     name: str = setting("tiny", on_resume="keep")
-    """A preset made from scratch (tiny, mini), a folder, or a Hugging Face name (FacebookAI/xlm-roberta-base), which
-    may name its revision: OWNER/NAME@COMMIT."""
+    """A preset made from scratch (tiny, mini), a folder, multilingual-e5-small (from the package index), or a Hugging
+    Face name (FacebookAI/xlm-roberta-base), which may name its revision: OWNER/NAME@COMMIT."""
     pooling: Literal["mean", "cls", "max"] = setting("mean", on_resume="keep")
     """Pooling of a model that brings none of its own; one that does (LaBSE, E5) keeps it."""
     query_prefix: str | None = setting(None, on_resume="keep")
@@ -53,6 +53,9 @@ class EncoderSection(Section):
     """Share of values that layers drop in training; null = the model's own, 0 for a preset."""
     vocabulary: int = setting(16000, on_resume="keep", ge=300)
     """Entries of the tokenizer that a preset trains on the store."""
+    trim_vocabulary: bool = setting(False, on_resume="keep")
+    """Keep of a pretrained encoder's vocabulary what the store's texts use, and all single characters: the same vectors
+    for such texts, from a smaller encoder; false = keep all of it."""
 
 
 class Batch(Section):

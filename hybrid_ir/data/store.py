@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,17 @@ class Store:
             for i, value in zip(where, array.take(pa.array(rows[where] % ROWS_PER_BLOCK)).to_pylist(), strict=True):
                 values[i] = value
         return values
+
+    def texts(self) -> Iterator[str]:
+        """Every text to train on or to test with, in no promised order; one that stands twice comes twice."""
+        for number, partition in enumerate(self.partitions):
+            halves = ("q", "p", "n") if partition.negatives else ("q", "p")
+            for column in (f"{half}_{language}" for half in halves for language in partition.languages):
+                for start in range(0, partition.rows, ROWS_PER_BLOCK):
+                    yield from self.take(number, np.arange(start, min(start + ROWS_PER_BLOCK, partition.rows)), column)
+        for split in (name for name, folder in self.manifest["eval"].items() if folder):
+            held_out = self.collection(split)
+            yield from (each.text for each in (*held_out.queries, *held_out.candidates))
 
     def collection(self, split: str) -> Collection:
         """The held-out queries and candidates of "validation" or "test"."""

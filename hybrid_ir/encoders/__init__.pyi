@@ -13,6 +13,7 @@ from .loading import (
 )
 from .presets import PRESET_TOKENS as PRESET_TOKENS, PRESETS as PRESETS, create_encoder as create_encoder
 from .quiet import quiet_libraries as quiet_libraries
+from .restored import RESTORED as RESTORED, restored_encoder as restored_encoder
 from .space import (
     check_space as check_space,
     difference as difference,
@@ -20,3 +21,4 @@ from .space import (
     space_of as space_of,
 )
 from .tokens import TextReader as TextReader, Tokens as Tokens, tokenize as tokenize
+from .vocabulary import Trimmed as Trimmed, trim_vocabulary as trim_vocabulary

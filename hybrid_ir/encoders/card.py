@@ -46,6 +46,12 @@ def model_card(
     table = "\n".join(f"| {key} | {value:.4f} |" for key, value in measures.items()) or "| none | no validation split |"
     train, loss = settings["train"], settings["loss"]
     query, passage = encoder["query_prefix"], encoder["passage_prefix"]
+    cut = ""
+    if before := encoder.get("vocabulary_before"):
+        cut = (
+            f"\nThe vocabulary is cut from {before:,} to {encoder['vocabulary']:,} pieces: those that the store's texts "
+            "use,\nand all single characters. A word of other pieces is read as more and smaller ones.\n"
+        )
     revision = f" (revision {encoder['revision']})" if encoder["revision"] else ""
     return f"""---
 {yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}
@@ -54,7 +60,7 @@ def model_card(
 
 A multilingual dense retrieval encoder ({dimension} dimensions, cosine similarity), trained from `{base}`{revision} by
 hybrid batch training (arXiv 2408.10536): each batch is monolingual, cross-lingual or multilingual.
-
+{cut}
 ## How to load it
 
 ```python

@@ -1,4 +1,4 @@
-"""Loading an encoder. In: a folder, a URI or a hub name. Out: a `SentenceTransformer`, or what is wrong.
+"""Loading an encoder. In: a folder, a URI or a name. Out: a `SentenceTransformer`, or what is wrong.
 
 Its modules are a transformer, pooling, perhaps a dense layer, and normalising. So hub models keep their own pooling,
 and a checkpoint loads in everything that reads that format.
@@ -19,6 +19,7 @@ from sentence_transformers.util import is_sentence_transformer_model, load_file_
 from torch import nn
 
 from hybrid_ir.encoders.presets import PRESETS
+from hybrid_ir.encoders.restored import RESTORED, restored_encoder
 from hybrid_ir.machine import usable_cpus
 from hybrid_ir.storage import fetch
 from hybrid_ir.types import InputError
@@ -44,7 +45,8 @@ def load_encoder(
     dropout: float | None = None,
     device: str = "cpu",
 ) -> SentenceTransformer:
-    """A folder, its URI or a hub name (OWNER/NAME, or OWNER/NAME@REVISION) as a SentenceTransformer of unit vectors.
+    """An encoder as a SentenceTransformer of unit vectors: a folder or its URI, a name of `RESTORED`, or a hub name
+    (OWNER/NAME, or OWNER/NAME@REVISION).
 
     `pooling` serves models that bring none. Prefixes, length and dropout are the model's own where None is given;
     `without_prefixes`, by role, are those of a model that says nothing of prefixes. The length is at most what the
@@ -52,7 +54,7 @@ def load_encoder(
     """
     # torch takes all CPUs of the machine, and time on them may be limited: more threads than that wait for each other.
     torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
-    name = fetch(name)
+    name = restored_encoder(name) if name in RESTORED and not Path(name).exists() else fetch(name)
     revision = None
     if not Path(name).exists() and "@" in name:
         name, _, revision = name.partition("@")
@@ -75,8 +77,8 @@ def load_encoder(
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
             f"{name!r} is not a model that can be loaded: {reason[:200].rstrip(' .')}. Give a preset "
-            f"({', '.join(PRESETS)}), a folder, or the name of a Hugging Face model (and check the network or "
-            "HF_HUB_OFFLINE)"
+            f"({', '.join(PRESETS)}), {' or '.join(RESTORED)}, a folder, or the name of a Hugging Face model (and check "
+            "the network or HF_HUB_OFFLINE)"
         ) from error
     fault = _fault(model)
     if fault:

@@ -33,7 +33,9 @@ PROBES = (
 PROBE_TOLERANCE = 0.01
 """Largest difference in a component of two unit vectors of one text that bf16 or another CPU explains."""
 # What a config says about where it came from rather than what the model computes.
-_IRRELEVANT = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "model_type"}
+_IRRELEVANT = {
+    "_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "model_type", "vocabulary_before",
+}  # fmt: skip
 
 
 def space_of(model: SentenceTransformer) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The encoder that a run starts from. In: a preset, a folder or a hub name. Out: what workers on any node can load."""
+"""The encoder that a run starts from. In: a preset, a folder or a name. Out: what workers on any node can load."""
 
 from __future__ import annotations
 
@@ -9,37 +9,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store
-from hybrid_ir.encoders import PRESET_TOKENS, PRESETS, TextReader, create_encoder, dropout_of
+from hybrid_ir.encoders import PRESET_TOKENS, PRESETS, TextReader, create_encoder, dropout_of, trim_vocabulary
 from hybrid_ir.storage import absolute, is_uri
+from hybrid_ir.training.checkpoint import load_model, save_model
 from hybrid_ir.types import InputError
 
 TOKENIZER_TEXTS = 200_000
 
 
 def initial_model(experiment: Experiment, store: Store, run: Path, put_back: Callable[[], None]) -> str:
-    """Folder, URI or hub name of the encoder to start from; a preset is made once and kept in RUN/initial.
+    """Folder, URI or name of the encoder to start from. What is made for this run (a preset, an encoder with a smaller
+    vocabulary) is made once and kept in RUN/initial.
 
     `put_back` has what `run` holds written to where it belongs.
     """
     section = experiment.encoder
-    if section.name not in PRESETS:
+    if section.name not in PRESETS and not section.trim_vocabulary:
         return absolute(section.name) if Path(section.name).exists() else section.name
     folder = run / "initial"
     if not (folder / "config.json").is_file():
         partial = run / ".initial.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        create_encoder(
-            section.name,
-            _sample_texts(store, TOKENIZER_TEXTS),
-            partial,
-            vocabulary=section.vocabulary,
-            max_tokens=section.max_tokens or PRESET_TOKENS,
-            seed=experiment.seed,
-        )
+        if section.name in PRESETS:
+            create_encoder(
+                section.name,
+                _sample_texts(store, TOKENIZER_TEXTS),
+                partial,
+                vocabulary=section.vocabulary,
+                max_tokens=section.max_tokens or PRESET_TOKENS,
+                seed=experiment.seed,
+            )
+        else:
+            model = load_model(experiment, section.name, torch.device("cpu"))
+            trim_vocabulary(model, store.texts())
+            save_model(model, partial)
         os.replace(partial, folder)
     if is_uri(experiment.out):
         put_back()
@@ -53,6 +61,11 @@ def describe_encoder(experiment: Experiment, model: SentenceTransformer) -> dict
     Raises InputError for an encoder that the training cannot use.
     """
     section, reader, dropout = experiment.encoder, TextReader.of(model), dropout_of(model)
+    if section.name in PRESETS and section.trim_vocabulary:
+        raise InputError(
+            f"encoder.trim_vocabulary is for pretrained encoders; the tokenizer of {section.name} is made from the "
+            "store's texts, with encoder.vocabulary entries"
+        )
     if experiment.batch.positives == "same_text" and not dropout:
         raise InputError(
             f"batch.positives=same_text tells the two vectors of a text apart by dropout alone, and {section.name} has "
@@ -67,6 +80,8 @@ def describe_encoder(experiment: Experiment, model: SentenceTransformer) -> dict
         "max_tokens": reader.max_tokens,
         "max_tokens_asked": section.max_tokens,
         "dropout": dropout,
+        "vocabulary": len(model.tokenizer),
+        "vocabulary_before": getattr(transformer.config, "vocabulary_before", None),
     }
 
 
