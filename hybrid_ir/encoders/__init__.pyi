@@ -21,4 +21,4 @@ from .space import (
     space_of as space_of,
 )
 from .tokens import TextReader as TextReader, Tokens as Tokens, tokenize as tokenize
-from .vocabulary import Trimmed as Trimmed, trim_vocabulary as trim_vocabulary
+from .vocabulary import Trimmed as Trimmed, save_trimmed as save_trimmed, trim_vocabulary as trim_vocabulary

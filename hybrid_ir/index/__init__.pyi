@@ -6,7 +6,12 @@ from .folder import (
     encoder_folder as encoder_folder,
     read_manifest as read_manifest,
 )
-from .passages import IndexedPassage as IndexedPassage, canonical as canonical, passages_at as passages_at
+from .passages import (
+    IndexedPassage as IndexedPassage,
+    canonical as canonical,
+    passages_at as passages_at,
+    texts_of as texts_of,
+)
 from .query import (
     Found as Found,
     Hit as Hit,

@@ -56,6 +56,15 @@ def read_passages(path: str | Path) -> Iterator[IndexedPassage | Rejected]:
                 yield _parse(record, f"{file.name}:{number}")
 
 
+def texts_of(path: str | Path) -> Iterator[str]:
+    """Every text at a path that `read_passages` reads; of a store its queries too. What is rejected is passed over."""
+    root = passages_at(path)
+    if (root / "manifest.json").is_file():
+        yield from open_store(str(root)).texts()
+    else:
+        yield from (found.text for found in read_passages(root) if isinstance(found, IndexedPassage))
+
+
 def passages_at(path: str | Path) -> Path:
     """The path itself. Raises InputError if nothing is there."""
     if not Path(path).exists():

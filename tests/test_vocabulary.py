@@ -1,0 +1,116 @@
+"""A vocabulary cut to texts: the same tokens and vectors for those texts, from a smaller encoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import TEXTS, make_bert, make_labse, make_preset
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
+
+from hybrid_ir.encoders import TextReader, encode, load_encoder, space_of, trim_vocabulary
+from hybrid_ir.types import InputError
+
+OURS = TEXTS[1:4]
+
+
+def make_unigram(folder: Path) -> Path:
+    """XLM-R as the hub has it: SentencePiece Unigram, the special tokens first, `<mask>` last, rows that no piece has."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=220, unk_token="<unk>", special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS * 20, trainer)
+    tokenizer.add_special_tokens(["<mask>"])
+    tokenizer.post_processor = processors.RobertaProcessing(sep=("</s>", 2), cls_token=("<s>", 0), add_prefix_space=False)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>",
+        pad_token="<pad>", unk_token="<unk>", mask_token="<mask>", model_max_length=32,
+    ).save_pretrained(folder)  # fmt: skip
+    XLMRobertaModel(
+        XLMRobertaConfig(
+            vocab_size=tokenizer.get_vocab_size() + 7,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=34,
+            type_vocab_size=1,
+            pad_token_id=1,
+            bos_token_id=0,
+            eos_token_id=2,
+        )
+    ).save_pretrained(folder)
+    return folder
+
+
+MAKERS = {"Unigram": make_unigram, "BPE": make_preset, "WordPiece": make_bert, "LaBSE": make_labse}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_texts_that_a_vocabulary_is_cut_to_keep_their_tokens_and_vectors(kind: str, tmp_path: Path):
+    model = load_encoder(str(MAKERS[kind](tmp_path / "whole")), query_prefix="query: ", passage_prefix="passage: ")
+    vectors = {role: encode(model, OURS, role=role, precision="fp32") for role in ("query", "document")}
+    tokens = [model.tokenizer.convert_ids_to_tokens(row) for row in model.tokenizer(OURS)["input_ids"]]
+    rows = model[0].model.get_input_embeddings().num_embeddings
+
+    trimmed = trim_vocabulary(model, OURS)
+    model.save(str(tmp_path / "cut"))
+    cut = load_encoder(str(tmp_path / "cut"))
+
+    assert trimmed.of == rows
+    assert trimmed.kept == len(cut.tokenizer) == cut[0].model.get_input_embeddings().num_embeddings < rows
+    assert [cut.tokenizer.convert_ids_to_tokens(row) for row in cut.tokenizer(OURS)["input_ids"]] == tokens
+    for role, before in vectors.items():
+        assert np.abs(encode(cut, OURS, role=role, precision="fp32") - before).max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["Unigram", "BPE", "WordPiece"])
+def test_another_text_is_read_in_smaller_pieces_and_stays_readable(kind: str, tmp_path: Path):
+    """Its characters are in the vocabulary, so that nothing of it is unknown that was known."""
+    model = load_encoder(str(MAKERS[kind](tmp_path / "whole")))
+    other = [TEXTS[5], TEXTS[7]]
+    before = TextReader.of(model).read(other, "query")
+    trim_vocabulary(model, OURS)
+    after = TextReader.of(model).read(other, "query")
+    assert (after.lengths >= before.lengths).all()
+    assert (after.lengths > before.lengths).any()
+    assert model.tokenizer.unk_token_id not in after.flat.tolist()
+
+
+def test_control_tokens_and_the_ids_of_the_config_are_the_new_ones(tmp_path: Path):
+    model = load_encoder(str(make_unigram(tmp_path / "whole")))
+    trim_vocabulary(model, OURS)
+    model.save(str(tmp_path / "cut"))
+    config = json.loads((tmp_path / "cut" / "config.json").read_text())
+    tokenizer = load_encoder(str(tmp_path / "cut")).tokenizer
+    assert (config["pad_token_id"], config["bos_token_id"], config["eos_token_id"]) == (1, 0, 2)
+    assert tokenizer.mask_token_id == len(tokenizer) - 1  # it was the last of 221, and still is
+    assert tokenizer("Paris")["input_ids"][0] == tokenizer.bos_token_id
+    assert config["vocab_size"] == len(tokenizer)
+
+
+def test_the_space_of_a_cut_encoder_is_another(tmp_path: Path):
+    """An index of the whole encoder has vectors of words that the smaller one reads in another way."""
+    model = load_encoder(str(make_preset(tmp_path / "whole")))
+    before = space_of(model)["id"]
+    trim_vocabulary(model, OURS)
+    assert space_of(model)["id"] != before
+
+
+def test_no_text_or_a_tokenizer_of_another_kind_is_refused(tmp_path: Path):
+    model = load_encoder(str(make_preset(tmp_path / "whole")))
+    with pytest.raises(InputError, match="no text"):
+        trim_vocabulary(model, [])
+    tokenizer = Tokenizer(models.WordLevel({"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "Paris": 4}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    model[0].processor = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
+    with pytest.raises(InputError, match="of the kind WordLevel, not Unigram, BPE or WordPiece"):
+        trim_vocabulary(model, OURS)
