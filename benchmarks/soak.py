@@ -120,11 +120,11 @@ class Soak:
         self.ended = asyncio.Event()
         self.changed = 0.0
 
-    async def search(self, http: httpx.AsyncClient, times: list[float]) -> None:
-        query = random.choice(self.queries)
+    async def search(self, http: httpx.AsyncClient, times: list[float], queries: int = 1) -> None:
+        asked = random.choices(self.queries, k=queries)
         begun = time.monotonic()
         try:
-            answer = await http.post("/search", json={"query": query, "k": K})
+            answer = await http.post("/search", json={"query": asked, "k": K})
         except httpx.TransportError as error:
             self.seen.statuses[type(error).__name__] += 1
             self.seen.faults[f"no answer: {type(error).__name__}"] += 1
@@ -133,10 +133,11 @@ class Soak:
         if answer.status_code == 200:
             times.append(1000 * (time.monotonic() - begun))
             body = answer.json()
-            fault = self.exact[body["index_version"]].fault(query, body["results"][0]["hits"])
-            self.seen.checked += 1
-            if fault:
-                self.seen.faults[f"a wrong answer: {fault}"] += 1
+            for query, result in zip(asked, body["results"], strict=True):
+                fault = self.exact[body["index_version"]].fault(query, result["hits"])
+                self.seen.checked += 1
+                if fault:
+                    self.seen.faults[f"a wrong answer: {fault}"] += 1
         elif kind(answer) not in ALLOWED:
             self.seen.faults[f"{answer.status_code} {kind(answer)}"] += 1
 
@@ -211,16 +212,17 @@ class Soak:
             self.seen.faults[f"{words[0]} failed: {said[-200:]}"] += 1
 
     async def overload(self, http: httpx.AsyncClient) -> dict[str, float]:
-        """More than can wait comes at once, for five seconds; then how long it takes until a request is quick again."""
+        """More than can wait comes at once, for five seconds: 24 clients that each ask half a queue of queries, and
+        again as soon as they are answered. Then how long it takes until a request is quick again."""
         usual = statistics.median(self.seen.steady_ms)
         before, until = self.seen.statuses["429"], time.monotonic() + 5
         late: list[float] = []
 
         async def press() -> None:
             while time.monotonic() < until:
-                await self.search(http, late)
+                await self.search(http, late, queries=self.args.max_queue // 2)
 
-        await asyncio.gather(*(press() for _ in range(4 * self.args.max_queue)))
+        await asyncio.gather(*(press() for _ in range(24)))
         refused, over = self.seen.statuses["429"] - before, time.monotonic()
         if not refused:
             self.seen.faults["no 429 over capacity"] += 1
