@@ -1,4 +1,4 @@
-"""Commands about an encoder alone: `encoder trim`. In: words of the command line. Out: an encoder folder."""
+"""Commands about an encoder alone: `encoder trim`, `encoder correct`. In: words of the command line. Out: an encoder folder."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ from typing import Annotated
 
 import typer
 
-from hybrid_ir.cli.options import Verbose
+from hybrid_ir.cli.options import Config, Overrides, Verbose
 
 encoder_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make another encoder of an encoder.")
-
-
-@encoder_app.callback()
-def group() -> None:
-    """Without this Typer would take a single command for the whole group."""
 
 
 @encoder_app.command()
@@ -27,13 +22,10 @@ def trim(
     verbose: Verbose = False,
 ) -> None:
     """Cut an encoder's vocabulary to what some texts use, and all single characters. Their vectors stay the same."""
-    from hybrid_ir.types import InputError
-
-    if Path(out).exists():
-        raise InputError(f"{out} exists; choose another --out")
+    _refuse_existing(out)
     from hybrid_ir.cli.progress import counter
     from hybrid_ir.cli.terminal import console
-    from hybrid_ir.encoders import load_encoder, quiet_libraries, save_trimmed, trim_vocabulary
+    from hybrid_ir.encoders import load_encoder, quiet_libraries, trim_vocabulary, write_encoder
     from hybrid_ir.index import passages_at, texts_of
 
     for path in texts:
@@ -54,9 +46,84 @@ def trim(
                     yield text
 
         trimmed = trim_vocabulary(model, counted())
-    save_trimmed(model, trimmed, checkpoint, out)
+    write_encoder(
+        model,
+        out,
+        f"`{checkpoint}` with a vocabulary of {trimmed.kept:,} of its {trimmed.of:,} pieces: those that a set of texts "
+        "uses, and all single characters. Such texts have the vectors that they had. A word of other pieces is read as "
+        "more and smaller ones, and its vector is another.",
+    )
     console().print(
         f"encoder written to {out}: {trimmed.kept:,} of {trimmed.of:,} pieces, {trimmed.parameters / 1e6:.1f} of "
         f"{trimmed.parameters_before / 1e6:.1f} million parameters",
         highlight=False,
     )
+
+
+@encoder_app.command()
+def correct(
+    checkpoint: Annotated[str, typer.Option(help="Folder or hub name of the encoder.")],
+    passages: Annotated[
+        list[str], typer.Option(help="Passages with their languages, as `index` takes them; may be repeated.")
+    ],
+    out: Annotated[str, typer.Option(help="Folder to write the corrected encoder to; it must not exist.")],
+    collection: Annotated[str, typer.Option(help="What to measure it on: store, xquad-r or mlqa-r.")] = "store",
+    path: Annotated[str | None, typer.Option(help="The collection's folder. Without it nothing is measured.")] = None,
+    languages: Annotated[str | None, typer.Option(help="Comma-separated; all that the passages have by default.")] = None,
+    max_loss: Annotated[float, typer.Option(help="AP that a language may lose among its own passages.")] = 0.02,
+    config: Config = None,
+    overrides: Overrides = None,
+    verbose: Verbose = False,
+) -> None:
+    """Take the languages' means off an encoder's vectors, without training. With --path: measured, and gated."""
+    from hybrid_ir.config import load_experiment
+    from hybrid_ir.types import Collection, InputError
+
+    experiment = load_experiment(config, overrides or ())
+    _refuse_existing(out)
+    from hybrid_ir.cli.progress import counter
+    from hybrid_ir.cli.terminal import console, measures_table
+    from hybrid_ir.encoders import apply_correction, learn_correction, load_encoder, quiet_libraries, write_encoder
+    from hybrid_ir.evaluation import count_texts, load_test, measure_correction, refuse_loss
+    from hybrid_ir.index import passages_at, sample_by_language
+
+    for each in passages:
+        passages_at(each)
+    test = None if path is None else load_test(collection, path)
+    if test is not None and not isinstance(test, Collection):
+        raise InputError(f"a correction is measured on store, xquad-r or mlqa-r, not on {collection}")
+    if not verbose:
+        quiet_libraries()
+    wanted = [x.strip() for x in languages.split(",") if x.strip()] if languages else None
+    model = load_encoder(checkpoint)
+    correction = learn_correction(model, sample_by_language(passages, wanted))
+    terminal = console()
+    if test is not None:
+        with counter("encoding", count_texts(test)) as count:
+            done = 0
+
+            def progress(texts: int) -> None:
+                nonlocal done
+                done += texts
+                count("texts", done)
+
+            before, after = measure_correction(model, correction, test, experiment, progress)
+        terminal.print(measures_table(test.name, {"as it is": before, "corrected": after}))
+        refuse_loss(before, after, max_loss)
+    apply_correction(model, correction)
+    write_encoder(
+        model,
+        out,
+        f"`{checkpoint}` with what the means of its vectors differ in, from language to language "
+        f"({', '.join(correction.languages)}), taken off all vectors: {correction.rank} of {len(correction.mean_D)} "
+        "dimensions, by a linear layer before the last normalising (after LIR, arXiv 2109.04727, and SHIFT, arXiv "
+        "2606.18801). Vectors of the two encoders must not be compared.",
+    )
+    terminal.print(f"encoder written to {out}: {correction.rank} dimensions of {', '.join(correction.languages)} off")
+
+
+def _refuse_existing(out: str) -> None:
+    from hybrid_ir.types import InputError
+
+    if Path(out).exists():
+        raise InputError(f"{out} exists; choose another --out")

@@ -6,6 +6,12 @@ from .embedding import (
     freeze_unused as freeze_unused,
     resolve_precision as resolve_precision,
 )
+from .language_means import (
+    LEAST_TEXTS as LEAST_TEXTS,
+    Correction as Correction,
+    apply_correction as apply_correction,
+    learn_correction as learn_correction,
+)
 from .loading import (
     PAPER_PREFIXES as PAPER_PREFIXES,
     dropout_of as dropout_of,
@@ -21,4 +27,5 @@ from .space import (
     space_of as space_of,
 )
 from .tokens import TextReader as TextReader, Tokens as Tokens, tokenize as tokenize
-from .vocabulary import Trimmed as Trimmed, save_trimmed as save_trimmed, trim_vocabulary as trim_vocabulary
+from .vocabulary import Trimmed as Trimmed, trim_vocabulary as trim_vocabulary
+from .writing import write_encoder as write_encoder

@@ -9,7 +9,6 @@ pieces, and no text becomes unreadable that was readable before.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -89,24 +88,6 @@ def trim_vocabulary(model: SentenceTransformer, texts: Iterable[str]) -> Trimmed
         if isinstance(old, int):
             setattr(transformer.config, name, new_id.get(old))
     return Trimmed(len(keep), embedding.num_embeddings, sum(p.numel() for p in model.parameters()), before)
-
-
-def save_trimmed(model: SentenceTransformer, trimmed: Trimmed, base: str, out: str) -> None:
-    """Write the encoder to a folder that must not exist, with a card that says what was cut of `base`. In one step."""
-    partial = Path(tempfile.mkdtemp(prefix=".trimmed-", dir=Path(out).absolute().parent))
-    try:
-        model.save(str(partial), create_model_card=False)
-        (partial / "README.md").write_text(
-            "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n---\n"
-            f"# {Path(out).name}\n\n`{base}` with a vocabulary of {trimmed.kept:,} of its {trimmed.of:,} pieces: those "
-            "that a set of texts\nuses, and all single characters. Such texts have the vectors that they had. A word "
-            "of other pieces is read as more\nand smaller ones, and its vector is another.\n",
-            encoding="utf-8",
-        )
-        partial.chmod(0o755)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _describe(tokenizer: Any) -> dict[str, Any]:

@@ -1,4 +1,9 @@
 from .averages import evaluate_collection as evaluate_collection, with_mean as with_mean
+from .corrected import (
+    measure_correction as measure_correction,
+    own_language as own_language,
+    refuse_loss as refuse_loss,
+)
 from .evaluator import (
     LAREQA as LAREQA,
     averages_of as averages_of,

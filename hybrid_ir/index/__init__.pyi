@@ -10,6 +10,7 @@ from .passages import (
     IndexedPassage as IndexedPassage,
     canonical as canonical,
     passages_at as passages_at,
+    sample_by_language as sample_by_language,
     texts_of as texts_of,
 )
 from .query import (

@@ -65,6 +65,27 @@ def texts_of(path: str | Path) -> Iterator[str]:
         yield from (found.text for found in read_passages(root) if isinstance(found, IndexedPassage))
 
 
+SAMPLE = 1000
+"""Passages of a language whose mean stands for the language's."""
+
+
+def sample_by_language(paths: Sequence[str], languages: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Up to `SAMPLE` different texts of each language, those with the smallest hashes: the same from any order.
+
+    Raises InputError for a language that no passage has.
+    """
+    kept: dict[str, dict[int, str]] = {}
+    for found in (found for path in paths for found in read_passages(path)):
+        if isinstance(found, IndexedPassage) and (languages is None or found.language in languages):
+            some = kept.setdefault(found.language, {})
+            some[key64(found.text)] = found.text
+            if len(some) > 4 * SAMPLE:
+                kept[found.language] = dict(sorted(some.items())[:SAMPLE])
+    if missing := sorted(set(languages or ()) - kept.keys()):
+        raise InputError(f"no passage is in {', '.join(missing)}; there are {', '.join(sorted(kept)) or 'none at all'}")
+    return {language: [text for _, text in sorted(some.items())[:SAMPLE]] for language, some in sorted(kept.items())}
+
+
 def passages_at(path: str | Path) -> Path:
     """The path itself. Raises InputError if nothing is there."""
     if not Path(path).exists():
