@@ -7,11 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import TEXTS, make_bert, make_labse, make_preset
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from training_store import make_store
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
+from hybrid_ir.config import load_experiment
+from hybrid_ir.data import open_store
 from hybrid_ir.encoders import TextReader, encode, load_encoder, space_of, trim_vocabulary
+from hybrid_ir.training.checkpoint import load_model
+from hybrid_ir.training.initial_model import describe_encoder, initial_model
 from hybrid_ir.types import InputError
 
 OURS = TEXTS[1:4]
@@ -114,3 +120,43 @@ def test_no_text_or_a_tokenizer_of_another_kind_is_refused(tmp_path: Path):
     model[0].processor = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
     with pytest.raises(InputError, match="of the kind WordLevel, not Unigram, BPE or WordPiece"):
         trim_vocabulary(model, OURS)
+
+
+def test_a_training_starts_from_the_cut_encoder_and_says_so(tmp_path: Path):
+    """It is made once, and a run that goes on takes the same."""
+    store = make_store(tmp_path / "store") and open_store(str(tmp_path / "store"))
+    whole = make_unigram(tmp_path / "whole")
+    (tmp_path / "run").mkdir()
+    experiment = load_experiment(None, [f"encoder.name={whole}", "encoder.trim_vocabulary=true"])
+
+    folder = initial_model(experiment, store, tmp_path / "run", lambda: None)
+    model = load_model(experiment, folder, torch.device("cpu"))
+    described = describe_encoder(experiment, model)
+
+    assert folder == str(tmp_path / "run" / "initial")
+    assert described["vocabulary"] == len(model.tokenizer) < described["vocabulary_before"]
+    texts = [text for text in store.texts() if "house" in text]
+    before = load_model(load_experiment(None, [f"encoder.name={whole}"]), str(whole), torch.device("cpu"))
+    np.testing.assert_allclose(
+        encode(model, texts, role="query", precision="fp32"),
+        encode(before, texts, role="query", precision="fp32"),
+        atol=1e-6,
+    )
+    weights = (tmp_path / "run" / "initial" / "model.safetensors").stat()
+    initial_model(experiment, store, tmp_path / "run", lambda: None)
+    assert (tmp_path / "run" / "initial" / "model.safetensors").stat() == weights
+
+
+def test_a_preset_has_no_vocabulary_to_cut(tmp_path: Path):
+    store = make_store(tmp_path / "store") and open_store(str(tmp_path / "store"))
+    (tmp_path / "run").mkdir()
+    experiment = load_experiment(None, ["encoder.name=tiny", "encoder.trim_vocabulary=true"])
+    with pytest.raises(InputError, match="is for pretrained encoders; the tokenizer of tiny"):
+        initial_model(experiment, store, tmp_path / "run", lambda: None)
+
+
+def test_a_stores_texts_are_those_of_all_splits(tmp_path: Path):
+    make_store(tmp_path / "store")
+    texts = set(open_store(str(tmp_path / "store")).texts())
+    assert {"where is house7?", "haus7 liegt bei 49"} <= texts
+    assert len({text for text in texts if text.startswith("where is")}) == 300  # train, validation and test

@@ -26,9 +26,14 @@ def initial_model(experiment: Experiment, store: Store, run: Path, put_back: Cal
     """Folder, URI or name of the encoder to start from. What is made for this run (a preset, an encoder with a smaller
     vocabulary) is made once and kept in RUN/initial.
 
-    `put_back` has what `run` holds written to where it belongs.
+    `put_back` has what `run` holds written to where it belongs. Raises InputError for an encoder that cannot be made.
     """
     section = experiment.encoder
+    if section.name in PRESETS and section.trim_vocabulary:
+        raise InputError(
+            f"encoder.trim_vocabulary is for pretrained encoders; the tokenizer of {section.name} is made from the "
+            "store's texts, with encoder.vocabulary entries"
+        )
     if section.name not in PRESETS and not section.trim_vocabulary:
         return absolute(section.name) if Path(section.name).exists() else section.name
     folder = run / "initial"
@@ -61,11 +66,6 @@ def describe_encoder(experiment: Experiment, model: SentenceTransformer) -> dict
     Raises InputError for an encoder that the training cannot use.
     """
     section, reader, dropout = experiment.encoder, TextReader.of(model), dropout_of(model)
-    if section.name in PRESETS and section.trim_vocabulary:
-        raise InputError(
-            f"encoder.trim_vocabulary is for pretrained encoders; the tokenizer of {section.name} is made from the "
-            "store's texts, with encoder.vocabulary entries"
-        )
     if experiment.batch.positives == "same_text" and not dropout:
         raise InputError(
             f"batch.positives=same_text tells the two vectors of a text apart by dropout alone, and {section.name} has "
