@@ -1,4 +1,4 @@
-"""Studies: their files hold together, in both forms; what a page says is what the numbers say."""
+"""Studies: their files hold together, in all forms; what a page says is what the numbers say."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from hybrid_ir.tuning.studies.probes import clean_and_perturbed, probe_trial, tr
 from hybrid_ir.tuning.studies.study import FOLDER, STUDIES, Benchmark, check_collections, check_study, load_study
 from hybrid_ir.types import Candidate, Collection, InputError, Query
 
-FORMS = [(name, form) for name in STUDIES for form in ("toy", "full")]
+FORMS = [(name, form) for name in STUDIES for form in ("toy", "real", "full")]
 SPACES = Path(__file__).parents[1] / "tune_configs" / "spaces"
 
 
 @pytest.mark.parametrize(("name", "form"), FORMS)
-def test_every_study_resolves_in_both_forms(name, form, tmp_path):
+def test_every_study_resolves_in_all_forms(name, form, tmp_path):
     study = load_study(name, form, tmp_path)
     points = enumerate_points(study.space, study.experiment)
     check_study(study, points)
@@ -84,7 +84,10 @@ def study_file(tmp_path, change=lambda tree: None):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("question"), "must have the keys full, question, toy, found"),
+        (
+            lambda t: t.pop("question"),
+            "must have the keys question and toy, and no others but toy, real, full; found full, real, toy",
+        ),
         (lambda t: t["toy"].pop("space"), "toy must have the keys compare, experiment, space"),
         (lambda t: t["toy"]["experiment"].update(trian={}), "unknown key 'trian'; did you mean 'train'"),
         (lambda t: t["toy"]["space"]["axes"].update(recipe=[]), "axes.recipe: give a list of values"),

@@ -34,7 +34,9 @@ def make_unigram(folder: Path) -> Path:
     )
     tokenizer.train_from_iterator(TEXTS * 20, trainer)
     tokenizer.add_special_tokens(["<mask>"])
-    tokenizer.post_processor = processors.RobertaProcessing(sep=("</s>", 2), cls_token=("<s>", 0), add_prefix_space=False)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        sep=("</s>", 2), cls_token=("<s>", 0), add_prefix_space=False
+    )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>",
@@ -151,7 +153,7 @@ def test_a_preset_has_no_vocabulary_to_cut(tmp_path: Path):
     store = make_store(tmp_path / "store") and open_store(str(tmp_path / "store"))
     (tmp_path / "run").mkdir()
     experiment = load_experiment(None, ["encoder.name=tiny", "encoder.trim_vocabulary=true"])
-    with pytest.raises(InputError, match="is for pretrained encoders; the tokenizer of tiny"):
+    with pytest.raises(InputError, match="are for pretrained encoders; tiny is made small"):
         initial_model(experiment, store, tmp_path / "run", lambda: None)
 
 

@@ -15,9 +15,7 @@ encoder_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Mak
 @encoder_app.command()
 def trim(
     checkpoint: Annotated[str, typer.Option(help="Folder or hub name of the encoder.")],
-    texts: Annotated[
-        list[str], typer.Option(help="A store, or passages as `index` takes them; may be repeated.")
-    ],
+    texts: Annotated[list[str], typer.Option(help="A store, or passages as `index` takes them; may be repeated.")],
     out: Annotated[str, typer.Option(help="Folder to write the smaller encoder to; it must not exist.")],
     verbose: Verbose = False,
 ) -> None:
@@ -69,7 +67,9 @@ def correct(
     out: Annotated[str, typer.Option(help="Folder to write the corrected encoder to; it must not exist.")],
     collection: Annotated[str, typer.Option(help="What to measure it on: store, xquad-r or mlqa-r.")] = "store",
     path: Annotated[str | None, typer.Option(help="The collection's folder. Without it nothing is measured.")] = None,
-    languages: Annotated[str | None, typer.Option(help="Comma-separated; all that the passages have by default.")] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Comma-separated; all that the passages have by default.")
+    ] = None,
     max_loss: Annotated[float, typer.Option(help="AP that a language may lose among its own passages.")] = 0.02,
     config: Config = None,
     overrides: Overrides = None,

@@ -57,6 +57,10 @@ def study(
     toy: Annotated[
         bool, typer.Option("--toy/--full", help="Embedded data and encoders from scratch, or hub models on GPUs.")
     ] = True,
+    real: Annotated[
+        bool,
+        typer.Option("--real", help="A released encoder and real data, on two cores in hours or a GPU in minutes."),
+    ] = False,
     out: Annotated[str | None, typer.Option(help="Folder to write to; runs/studies/NAME by default.")] = None,
     wait_for_nodes: WaitForNodes = 0,
     dry_run: DryRun = False,
@@ -67,10 +71,12 @@ def study(
     from hybrid_ir.tuning import check_collections, check_study, enumerate_points, load_study
     from hybrid_ir.types import InputError
 
-    form = "toy" if toy else "full"
+    if real and not toy:
+        raise InputError("--real and --full are two forms of a study; give one of them")
+    form = "real" if real else "toy" if toy else "full"
     if out is not None and is_uri(out):
         raise InputError(f"a study reads what it wrote, so it needs a folder, not {out}; choose another --out")
-    folder = Path(out or f"runs/studies/{Path(name).stem}{'' if toy else '_full'}")
+    folder = Path(out or f"runs/studies/{Path(name).stem}{'' if form == 'toy' else f'_{form}'}")
     asked = load_study(name, form, folder, overrides or ())
     check_study(asked, enumerate_points(asked.space, asked.experiment))
     from hybrid_ir.cli.terminal import console

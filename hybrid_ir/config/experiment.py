@@ -53,6 +53,8 @@ class EncoderSection(Section):
     """Share of values that layers drop in training; null = the model's own, 0 for a preset."""
     vocabulary: int = setting(16000, on_resume="keep", ge=300)
     """Entries of the tokenizer that a preset trains on the store."""
+    layers: int | None = setting(None, on_resume="keep", ge=1)
+    """Keep so many of a pretrained encoder's layers, evenly spaced: faster, and to be trained again; null = all."""
     trim_vocabulary: bool = setting(False, on_resume="keep")
     """Keep of a pretrained encoder's vocabulary what the store's texts use, and all single characters: the same vectors
     for such texts, from a smaller encoder; false = keep all of it."""

@@ -12,6 +12,7 @@ from .language_means import (
     apply_correction as apply_correction,
     learn_correction as learn_correction,
 )
+from .layers import keep_layers as keep_layers
 from .loading import (
     PAPER_PREFIXES as PAPER_PREFIXES,
     dropout_of as dropout_of,

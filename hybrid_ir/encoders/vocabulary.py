@@ -121,7 +121,11 @@ def _used(reader: TextReader, texts: Iterable[str]) -> tuple[set[int], list[str]
 def _tokens(reader: TextReader, texts: Sequence[str]) -> list[list[str]]:
     """The tokens of each text as a query, then of each as a passage."""
     read = [reader.read(texts, role) for role in ROLES]
-    return [reader.tokenizer.convert_ids_to_tokens(row.tolist()) for tokens in read for row in np.split(tokens.flat, tokens.offsets[1:-1])]
+    return [
+        reader.tokenizer.convert_ids_to_tokens(row.tolist())
+        for tokens in read
+        for row in np.split(tokens.flat, tokens.offsets[1:-1])
+    ]
 
 
 def _pieces(described: dict[str, Any]) -> dict[str, int]:

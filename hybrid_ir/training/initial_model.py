@@ -14,7 +14,15 @@ from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store
-from hybrid_ir.encoders import PRESET_TOKENS, PRESETS, TextReader, create_encoder, dropout_of, trim_vocabulary
+from hybrid_ir.encoders import (
+    PRESET_TOKENS,
+    PRESETS,
+    TextReader,
+    create_encoder,
+    dropout_of,
+    keep_layers,
+    trim_vocabulary,
+)
 from hybrid_ir.storage import absolute, is_uri
 from hybrid_ir.training.checkpoint import load_model, save_model
 from hybrid_ir.types import InputError
@@ -23,18 +31,19 @@ TOKENIZER_TEXTS = 200_000
 
 
 def initial_model(experiment: Experiment, store: Store, run: Path, put_back: Callable[[], None]) -> str:
-    """Folder, URI or name of the encoder to start from. What is made for this run (a preset, an encoder with a smaller
-    vocabulary) is made once and kept in RUN/initial.
+    """Folder, URI or name of the encoder to start from. What is made for this run (a preset, an encoder that is made
+    smaller) is made once and kept in RUN/initial.
 
     `put_back` has what `run` holds written to where it belongs. Raises InputError for an encoder that cannot be made.
     """
     section = experiment.encoder
-    if section.name in PRESETS and section.trim_vocabulary:
+    smaller = section.trim_vocabulary or section.layers is not None
+    if section.name in PRESETS and smaller:
         raise InputError(
-            f"encoder.trim_vocabulary is for pretrained encoders; the tokenizer of {section.name} is made from the "
-            "store's texts, with encoder.vocabulary entries"
+            f"encoder.trim_vocabulary and encoder.layers are for pretrained encoders; {section.name} is made small, "
+            "with encoder.vocabulary entries from the store's texts"
         )
-    if section.name not in PRESETS and not section.trim_vocabulary:
+    if section.name not in PRESETS and not smaller:
         return absolute(section.name) if Path(section.name).exists() else section.name
     folder = run / "initial"
     if not (folder / "config.json").is_file():
@@ -51,7 +60,10 @@ def initial_model(experiment: Experiment, store: Store, run: Path, put_back: Cal
             )
         else:
             model = load_model(experiment, section.name, torch.device("cpu"))
-            trim_vocabulary(model, store.texts())
+            if section.layers is not None:
+                keep_layers(model, section.layers)
+            if section.trim_vocabulary:
+                trim_vocabulary(model, store.texts())
             save_model(model, partial)
         os.replace(partial, folder)
     if is_uri(experiment.out):

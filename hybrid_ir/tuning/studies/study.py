@@ -1,6 +1,6 @@
 """The five studies: a question and a sweep that answers it. In: a YAML file, such as those here. Out: a `Study`.
 
-Such a file holds a `question`, and for each form (toy, full) an `experiment`, a `space`, `compare` (pairs of points
+Such a file holds a `question`, and for each form that it has (toy, real, full) an `experiment`, a `space`, `compare` (pairs of points
 that are tested on the same questions) and `collections` to evaluate on afterwards. What a study measures beyond
 retrieval on the test split is in `probes`; what it makes of it is in `findings`.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
@@ -30,7 +30,7 @@ from hybrid_ir.types import InputError
 
 FOLDER = Path(str(files("hybrid_ir.tuning.studies")))
 STUDIES = tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
-Form = Literal["toy", "full"]
+Form = Literal["toy", "real", "full"]
 
 
 class Benchmark(Section):
@@ -67,10 +67,12 @@ def load_study(name: str, form: Form, out: Path, overrides: Sequence[str] = ()) 
     """
     path = _find(name)
     tree = read_mapping(path)
-    known = {"question", "toy", "full"}
-    if set(tree) != known:
+    forms = get_args(Form)
+    if "question" not in tree or form not in tree or not set(tree) <= {"question", *forms}:
         found = ", ".join(map(str, tree)) or "none"
-        raise InputError(f"{path} must have the keys {', '.join(sorted(known))}, found {found}")
+        raise InputError(
+            f"{path} must have the keys question and {form}, and no others but {', '.join(forms)}; found {found}"
+        )
     part = tree[form]
     needed = {"experiment", "space", "compare"}
     if not isinstance(part, dict) or not needed <= set(part) <= needed | {"collections"}:

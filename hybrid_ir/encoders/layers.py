@@ -1,0 +1,36 @@
+"""A shallower encoder. In: an encoder, a number of layers. Out: the same encoder with so many, evenly spaced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+from torch import nn
+
+from hybrid_ir.types import InputError
+
+
+def keep_layers(model: SentenceTransformer, layers: int) -> None:
+    """Keep `layers` of the transformer's layers, in place: the first, the last, and those evenly between them.
+
+    Raises InputError for more layers than there are, and for a transformer whose layers are not one list.
+    """
+    transformer: Any = model[0]
+    config, there = transformer.config, getattr(transformer.config, "num_hidden_layers", 0)
+    lists = [
+        (parent, name)
+        for parent in transformer.model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == there
+    ]
+    if len(lists) != 1:
+        raise InputError(
+            f"the layers of a {type(transformer.model).__name__} cannot be told apart ({len(lists)} lists of {there}); "
+            "leave encoder.layers at null"
+        )
+    if layers > there:
+        raise InputError(f"encoder.layers={layers}, and the encoder has {there}; set at most that")
+    (parent, name), kept = lists[0], np.linspace(0, there - 1, layers).round().astype(int)
+    setattr(parent, name, nn.ModuleList(getattr(parent, name)[n] for n in kept))
+    config.num_hidden_layers = layers
