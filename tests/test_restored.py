@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hybrid_ir.encoders import RESTORED, encode, load_encoder, restored_encoder
-from hybrid_ir.encoders import restored as module
+from hybrid_ir.encoders import RESTORED, encode, load_encoder, restored as module, restored_encoder
 from hybrid_ir.types import InputError
 
 NAME = "multilingual-e5-small"

@@ -24,7 +24,7 @@ OURS = TEXTS[1:4]
 
 
 def make_unigram(folder: Path) -> Path:
-    """XLM-R as the hub has it: SentencePiece Unigram, the special tokens first, `<mask>` last, rows that no piece has."""
+    """XLM-R as the hub has it: SentencePiece Unigram, special tokens first, `<mask>` last, rows of no piece."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

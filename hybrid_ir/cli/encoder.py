@@ -1,4 +1,4 @@
-"""Commands about an encoder alone: `encoder trim`, `encoder correct`. In: words of the command line. Out: an encoder folder."""
+"""Commands about an encoder alone: `encoder trim`, `encoder correct`. In: words of the command line. Out: a folder."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ def correct(
     out: Annotated[str, typer.Option(help="Folder to write the corrected encoder to; it must not exist.")],
     collection: Annotated[str, typer.Option(help="What to measure it on: store, xquad-r or mlqa-r.")] = "store",
     path: Annotated[str | None, typer.Option(help="The collection's folder. Without it nothing is measured.")] = None,
-    languages: Annotated[
-        str | None, typer.Option(help="Comma-separated; all that the passages have by default.")
-    ] = None,
+    languages: Annotated[str | None, typer.Option(help="Comma-separated; all of the passages' by default.")] = None,
     max_loss: Annotated[float, typer.Option(help="AP that a language may lose among its own passages.")] = 0.02,
     config: Config = None,
     overrides: Overrides = None,

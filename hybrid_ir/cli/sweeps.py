@@ -59,7 +59,7 @@ def study(
     ] = True,
     real: Annotated[
         bool,
-        typer.Option("--real", help="A released encoder and real data, on two cores in hours or a GPU in minutes."),
+        typer.Option("--real", help="A released encoder and real data: hours on two cores, minutes on a GPU."),
     ] = False,
     out: Annotated[str | None, typer.Option(help="Folder to write to; runs/studies/NAME by default.")] = None,
     wait_for_nodes: WaitForNodes = 0,

@@ -49,8 +49,8 @@ def model_card(
     cut = ""
     if before := encoder.get("vocabulary_before"):
         cut = (
-            f"\nThe vocabulary is cut from {before:,} to {encoder['vocabulary']:,} pieces: those that the store's texts "
-            "use,\nand all single characters. A word of other pieces is read as more and smaller ones.\n"
+            f"\nThe vocabulary is cut from {before:,} to {encoder['vocabulary']:,} pieces: those that the store's "
+            "texts use,\nand all single characters. A word of other pieces is read as more and smaller ones.\n"
         )
     revision = f" (revision {encoder['revision']})" if encoder["revision"] else ""
     return f"""---

@@ -55,7 +55,7 @@ class Embedder(nn.Module):
             features = module(features)
         return features["sentence_embedding"]
 
-    def _attention(self) -> AbstractContextManager[None]:
+    def _attention(self) -> AbstractContextManager[Any]:
         """Training in bf16 on a CPU: torch's fused attention takes 12 times as long as the plain one in its backward
         pass over texts of some twenty tokens (torch 2.13, AVX512-BF16), two fifths of a whole step."""
         plain = self.precision == "bf16" and self.model.device.type == "cpu" and torch.is_grad_enabled()

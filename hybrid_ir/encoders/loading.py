@@ -77,8 +77,8 @@ def load_encoder(
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
             f"{name!r} is not a model that can be loaded: {reason[:200].rstrip(' .')}. Give a preset "
-            f"({', '.join(PRESETS)}), {' or '.join(RESTORED)}, a folder, or the name of a Hugging Face model (and check "
-            "the network or HF_HUB_OFFLINE)"
+            f"({', '.join(PRESETS)}), {' or '.join(RESTORED)}, a folder, or the name of a Hugging Face model (and "
+            "check the network or HF_HUB_OFFLINE)"
         ) from error
     fault = _fault(model)
     if fault:

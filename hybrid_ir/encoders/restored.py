@@ -12,6 +12,7 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ class _Model:
         length = self._take("Q")
         offsets, scores = self._array("<u4", pieces + 1), self._array("<f4", pieces)
         blob = bytes(self._array("u1", length))
-        texts = [blob[a:b].decode("utf-8", "replace") for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        texts = [blob[a:b].decode("utf-8", "replace") for a, b in pairwise(offsets)]
         self.vocabulary = [(text, float(score)) for text, score in zip(texts, scores, strict=True)]
         self._take("i")
         length = self._take("I")
@@ -123,9 +124,9 @@ class _Model:
             self.tensors[name] = self._tensor(count, offset, size)
 
     def _take(self, form: str) -> Any:
-        values = struct.unpack_from(f"<{form}", self._data, self._at)
+        values: tuple[Any, ...] = struct.unpack_from(f"<{form}", self._data, self._at)
         self._at += struct.calcsize(f"<{form}")
-        return values if len(values) > 1 else values[0]
+        return values[0] if len(values) == 1 else values
 
     def _array(self, dtype: str, count: int) -> np.ndarray:
         values = np.frombuffer(self._data, dtype, count, self._at)

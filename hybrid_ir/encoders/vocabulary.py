@@ -92,7 +92,9 @@ def trim_vocabulary(model: SentenceTransformer, texts: Iterable[str]) -> Trimmed
 
 def _describe(tokenizer: Any) -> dict[str, Any]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    described = json.loads(backend.to_str()) if backend is not None else {"model": {"type": "one without a file"}}
+    described: dict[str, Any] = {"model": {"type": "one without a file"}}
+    if backend is not None:
+        described = json.loads(backend.to_str())
     kind = described["model"].get("type")
     if kind not in ("Unigram", "BPE", "WordPiece"):
         raise InputError(
@@ -188,12 +190,12 @@ def _cut(described: dict[str, Any], new_id: dict[int, int]) -> dict[str, Any]:
     if isinstance(model.get("unk_id"), int):
         model["unk_id"] = new_id[model["unk_id"]]
     if model["type"] == "BPE":
-        continuing = model.get("continuing_subword_prefix") or ""
+        continuing, pieces = model.get("continuing_subword_prefix") or "", set(model["vocab"])
         model["merges"] = [
             merge
             for merge in model["merges"]
             for left, right in [_pair(merge)]
-            if {left, right, left + right.removeprefix(continuing)} <= model["vocab"].keys()
+            if {left, right, left + right.removeprefix(continuing)} <= pieces
         ]
     added = [{**each, "id": new_id[each["id"]]} for each in described["added_tokens"]]
     post = _renumbered(described["post_processor"], new_id)

@@ -21,11 +21,11 @@ def measure_correction(
     experiment: Experiment,
     progress: Callable[[int], None] = lambda texts: None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The summaries of `evaluate_collection` of the encoder as it is and with the correction. Texts are encoded once."""
+    """`evaluate_collection`'s summaries of the encoder as it is, and with the correction. Texts are encoded once."""
     run = encoder_of(model, experiment, progress)
     queries = run([q.text for q in test.queries], role="query")
     candidates = run([c.text for c in test.candidates], role="document")
-    chance = {"seed": experiment.seed, "resamples": experiment.evaluate.bootstrap_rounds}
+    chance: dict[str, Any] = {"seed": experiment.seed, "resamples": experiment.evaluate.bootstrap_rounds}
     before = evaluate_collection(test.queries, test.candidates, queries, candidates, **chance)
     after = evaluate_collection(test.queries, test.candidates, correction(queries), correction(candidates), **chance)
     return before.summary, after.summary

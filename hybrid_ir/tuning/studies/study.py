@@ -1,8 +1,8 @@
 """The five studies: a question and a sweep that answers it. In: a YAML file, such as those here. Out: a `Study`.
 
-Such a file holds a `question`, and for each form that it has (toy, real, full) an `experiment`, a `space`, `compare` (pairs of points
-that are tested on the same questions) and `collections` to evaluate on afterwards. What a study measures beyond
-retrieval on the test split is in `probes`; what it makes of it is in `findings`.
+Such a file holds a `question`, and for each form that it has (toy, real, full) an `experiment`, a `space`, `compare`
+(pairs of points that are tested on the same questions) and `collections` to evaluate on afterwards. What a study
+measures beyond retrieval on the test split is in `probes`; what it makes of it is in `findings`.
 """
 
 from __future__ import annotations
@@ -70,9 +70,8 @@ def load_study(name: str, form: Form, out: Path, overrides: Sequence[str] = ()) 
     forms = get_args(Form)
     if "question" not in tree or form not in tree or not set(tree) <= {"question", *forms}:
         found = ", ".join(map(str, tree)) or "none"
-        raise InputError(
-            f"{path} must have the keys question and {form}, and no others but {', '.join(forms)}; found {found}"
-        )
+        allowed = ", ".join(forms)
+        raise InputError(f"{path} must have the keys question and {form}, and no others but {allowed}; found {found}")
     part = tree[form]
     needed = {"experiment", "space", "compare"}
     if not isinstance(part, dict) or not needed <= set(part) <= needed | {"collections"}:
