@@ -8,7 +8,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    ModernBertConfig,
+    ModernBertModel,
+    PreTrainedTokenizerFast,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 
 from hybrid_ir.encoders.presets import create_encoder
 
@@ -116,4 +124,31 @@ def make_labse(folder: Path, hidden: int = 32) -> Path:
         "linear.bias": torch.randn(24, generator=generator),
     }
     save_file(weights, folder / "2_Dense" / "model.safetensors")
+    return folder
+
+
+def make_modernbert(folder: Path, hidden: int = 32) -> Path:
+    """A plain folder of ModernBERT's architecture: rotary positions, whose angles are not the architecture's own."""
+    make_bert(folder)
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    torch.manual_seed(4)
+    angles = {"full_attention": 160.0, "sliding_attention": 20.0}
+    ModernBertModel(
+        ModernBertConfig(
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=2 * hidden,
+            max_position_embeddings=64,
+            global_attn_every_n_layers=2,
+            local_attention=8,
+            pad_token_id=0,
+            bos_token_id=2,
+            cls_token_id=2,
+            eos_token_id=3,
+            sep_token_id=3,
+            rope_parameters={kind: {"rope_type": "default", "rope_theta": x} for kind, x in angles.items()},
+        )
+    ).save_pretrained(folder)
     return folder

@@ -39,7 +39,7 @@ def trained(monkeypatch):
     monkeypatch.setattr(loop, "backward", lambda *_: 1.0)
     monkeypatch.setattr(loop, "update", lambda *_: 1.0)
     monkeypatch.setattr(loop, "validate", lambda *_: {"AP_mean": 0.5})
-    monkeypatch.setattr(loop, "save_model", lambda *_: None)
+    monkeypatch.setattr(loop, "save_encoder", lambda *_: None)
 
     def run(progress: Progress, stop: int = 99, experiment: Experiment = EXPERIMENT, rank: int = 0, workers: int = 1):
         state = SimpleNamespace(

@@ -18,6 +18,7 @@ from .loading import (
     dropout_of as dropout_of,
     load_encoder as load_encoder,
 )
+from .portable import save_encoder as save_encoder
 from .presets import PRESET_TOKENS as PRESET_TOKENS, PRESETS as PRESETS, create_encoder as create_encoder
 from .quiet import quiet_libraries as quiet_libraries
 from .restored import RESTORED as RESTORED, restored_encoder as restored_encoder

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from hybrid_ir.encoders.portable import rename_tokenizer
+
 PRESETS: dict[str, dict[str, Any]] = {
     # About 0.3 and 3 million parameters besides the vocabulary's: for laptops, tests and the quickstart.
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256},
@@ -66,3 +68,4 @@ def create_encoder(
         model = XLMRobertaModel(config)
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
+    rename_tokenizer(fast, folder)

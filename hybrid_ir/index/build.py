@@ -23,7 +23,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from hybrid_ir.config import Index
-from hybrid_ir.encoders import check_space, difference, load_encoder, probe_vectors, space_of
+from hybrid_ir.encoders import check_space, difference, load_encoder, probe_vectors, save_encoder, space_of
 from hybrid_ir.index.codec import ROWS_PER_SHARD, default_codec, make_codec
 from hybrid_ir.index.folder import (
     Manifest,
@@ -86,7 +86,7 @@ def build_index(
         # Saved, renamed, and loaded from there by the actors: what is served is what encoded.
         shutil.rmtree(build / "encoder", ignore_errors=True)
         try:
-            model.save_pretrained(str(build / "encoder"), create_model_card=False)
+            save_encoder(model, build / "encoder")
         except SafetensorError as error:
             raise OSError(errno.EIO, f"the encoder could not be saved ({one_line(error)})", str(build)) from error
         os.replace(build / "encoder", index / "encoder")

@@ -25,7 +25,7 @@ from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.batches import Batch
 from hybrid_ir.config import Experiment
-from hybrid_ir.encoders import PAPER_PREFIXES, Embedder, freeze_unused, load_encoder
+from hybrid_ir.encoders import PAPER_PREFIXES, Embedder, freeze_unused, load_encoder, save_encoder
 from hybrid_ir.training.step import make_optimizer
 
 
@@ -132,7 +132,7 @@ def read_progress(checkpoint: Path) -> Progress:
 
 
 def save_state(state: State, checkpoint: Path) -> None:
-    save_model(state.model, checkpoint / "encoder")
+    save_encoder(state.model, checkpoint / "encoder")
     if any(state.best.iterdir()):
         shutil.copytree(state.best, checkpoint / "best")
     values = {
@@ -151,7 +151,3 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, file: Path, device: torch.
         number, _, name = key.partition(".")
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def save_model(model: SentenceTransformer, folder: Path) -> None:
-    model.save(str(folder), create_model_card=False)  # the card is written once, with the final measures

@@ -18,7 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_ir.batches import Waited
 from hybrid_ir.config import Experiment
-from hybrid_ir.training.checkpoint import State, save_model
+from hybrid_ir.encoders import save_encoder
+from hybrid_ir.training.checkpoint import State
 from hybrid_ir.training.decision import Decision, decide
 from hybrid_ir.training.step import LossSettings, backward, learning_rate_at, update
 from hybrid_ir.training.validation import validate
@@ -58,7 +59,7 @@ def train_steps(
             measures = validate(state.model, collection, experiment.evaluate, rank, workers)
             recorder.validation(progress.done, measures)
             if progress.note_validation(measures, settings.early_stopping_measure) and rank == 0:
-                save_model(state.model, state.best)
+                save_encoder(state.model, state.best)
             decision = decision.after_validation(progress.stale, settings.patience)
         progress.finished, progress.owes_validation = decision.then == "finish", decision.owes_validation
         save(decision.validate == "async")
