@@ -6,6 +6,7 @@ Each test is a claim of docs/security.md.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -177,10 +178,7 @@ def test_a_version_that_is_asked_for_is_a_name_and_no_path(folder):
 
 @pytest.mark.parametrize("key", ["model/../../../stolen", "model//{tmp}/stolen"])
 def test_a_key_that_would_leave_the_copy_is_refused(bucket, tmp_path, monkeypatch, key):
-    """In a bucket `..` is a name like any other, and so is one that begins with a slash.
-
-    pyarrow refuses the second kind by itself, before anything is read.
-    """
+    """In a bucket `..` is a name like any other, and so is one that begins with a slash."""
     import boto3
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -192,6 +190,5 @@ def test_a_key_that_would_leave_the_copy_is_refused(bucket, tmp_path, monkeypatc
             fetch(f"{bucket}/model")
     finally:
         client.delete_object(Bucket="bucket", Key=key)
-    print(refused.value)
-    assert "stolen" in str(refused.value)
+    assert re.search(r"has a file named '.*stolen', which would lie outside of its copy", str(refused.value))
     assert not list(tmp_path.rglob("stolen"))
