@@ -37,6 +37,14 @@ def absolute(path: str) -> str:
     return path if is_uri(path) else os.path.abspath(path)
 
 
+def lies_inside(folder: str, name: str) -> bool:
+    """Whether a name in somebody's manifest is that of a file in its folder: no `..`, and no link that leads out."""
+    if any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name:
+        return False
+    place = Path(folder.removeprefix("file://"))
+    return is_uri(str(place)) or (place / name).resolve().is_relative_to(place.resolve())
+
+
 def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
     """The filesystem of a path or URI, and the path inside it. Raises InputError for a scheme nobody serves."""
     if not is_uri(str(path)):

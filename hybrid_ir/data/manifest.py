@@ -11,10 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hybrid_ir.storage import open_filesystem
+from hybrid_ir.storage import lies_inside, open_filesystem
 from hybrid_ir.types import InputError, one_line
 
 FORMAT = 1
+OTHER = "take a store from whom you trust, or prepare it yourself"
 
 
 class _File(BaseModel):
@@ -55,7 +56,8 @@ def is_store(path: str) -> bool:
 
 
 def read_manifest(path: str) -> dict[str, Any]:
-    """Raises InputError for a missing store, one of another format, or a manifest that is none of a store."""
+    """Raises InputError for a missing store, one of another format, a manifest that is none of a store, or one that
+    names a file outside of it."""
     filesystem, inner = open_filesystem(path)
     try:
         with filesystem.open_input_stream(f"{inner}/manifest.json") as stream:
@@ -72,11 +74,18 @@ def read_manifest(path: str) -> dict[str, Any]:
         found = manifest.get("format")
         raise InputError(f"{path} is a store of format {found}, this version reads {FORMAT}; prepare it again")
     try:
-        _Manifest.model_validate(manifest)
+        parsed = _Manifest.model_validate(manifest)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(
             f"{path}/manifest.json is damaged ({where}: {first['msg']}); prepare the store again"
         ) from None
+    for name in (parsed.folder, *parsed.eval.values()):
+        if name and not lies_inside(path, name):
+            raise InputError(f"{path}/manifest.json names {name!r:.80}, which lies outside of the store; {OTHER}")
+    root = files_root(path, manifest)
+    for name in (file.path for partition in parsed.partitions for file in partition.files):
+        if not lies_inside(root, name):
+            raise InputError(f"{path}/manifest.json names {name!r:.80}, which lies outside of the store; {OTHER}")
     return manifest

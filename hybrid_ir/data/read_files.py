@@ -1,7 +1,8 @@
 """Read a file row by row: lines, tab-separated fields, JSON lines, Parquet.
 
 In: the path of a file; of text also .gz. Out: (where a row stands, the row), one at a time.
-A file that is missing or breaks off is an InputError that names it and the last row that was read.
+A file that is missing or breaks off is an InputError that names it and the last row that was read. So is one with a row
+of more than 16 MiB: a file of a few kilobytes may hold a line that decompresses to more than the machine's memory.
 """
 
 from __future__ import annotations
@@ -21,15 +22,23 @@ from hybrid_ir.data.find_files import listing
 from hybrid_ir.types import InputError, Rejected, one_line
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+SHORTER = "cut its text, or write it as several"
+ROW_BYTES = 16 << 20
+"""The most that a row may have. Of Parquet it is what the row takes in memory."""
+
+
+def read_lines(path: Path, most: int = ROW_BYTES) -> Iterator[tuple[int, str]]:
     """(line number from 1, line without its end) of a UTF-8 file, plain or .gz; only LF and CRLF end a line.
 
-    Bytes that are not UTF-8 come as lone surrogates, which `checked_group` rejects.
+    Bytes that are not UTF-8 come as lone surrogates, which `checked_group` rejects. Raises InputError for a line of
+    more than `most` bytes, of which no more than those are read.
     """
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
-            for number, line in enumerate(stream, start=1):
+            for number, line in enumerate(iter(lambda: stream.readline(most + 1), b""), start=1):
+                if len(line) > most:
+                    raise InputError(f"line {number} of {path} has more than {most:,} bytes; {SHORTER}")
                 if number == 1 and (encoding := _other_encoding(line)):
                     raise InputError(f"{path} is {encoding}, not UTF-8; convert it: iconv -f {encoding} -t UTF-8")
                 text = line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
@@ -88,6 +97,8 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
             for batch in file.iter_batches(batch_size=256):
                 for i in range(batch.num_rows):
                     number += 1
+                    if batch.nbytes > ROW_BYTES and batch.slice(i, 1).nbytes > ROW_BYTES:
+                        raise InputError(f"row {number} of {path} has more than {ROW_BYTES:,} bytes; {SHORTER}")
                     try:
                         row = batch.slice(i, 1).to_pylist(maps_as_pydicts="strict")[0]
                     except (UnicodeDecodeError, KeyError):
@@ -95,6 +106,8 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
                     yield number, row
     except FileNotFoundError:
         raise InputError(f"no file {path}; found {listing(path.parent)} in its folder") from None
+    except InputError:
+        raise
     except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name of a column that is not UTF-8
         raise InputError(f"{path} cannot be read after row {number} ({one_line(error)}); write it again") from error
 

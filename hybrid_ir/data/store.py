@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from hybrid_ir.data.manifest import files_root, read_manifest
-from hybrid_ir.storage import is_uri, open_filesystem
+from hybrid_ir.storage import is_uri, lies_inside, open_filesystem
 from hybrid_ir.types import Candidate, Collection, Group, InputError, Query, one_line
 
 ROWS_PER_BLOCK = 1024
@@ -258,6 +258,8 @@ def read_collection(folder: str, name: str) -> Collection:
     filesystem, inner = open_filesystem(folder)
     tables = []
     for part, fields in (("queries", Query._fields), ("candidates", Candidate._fields)):
+        if not lies_inside(folder, f"{part}.parquet"):
+            raise InputError(f"{folder}/{part}.parquet is a link out of the store; put the file itself there")
         try:
             with filesystem.open_input_file(f"{inner}/{part}.parquet") as file:
                 table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=list(fields))

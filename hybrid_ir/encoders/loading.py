@@ -18,6 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from sentence_transformers.util import is_sentence_transformer_model, load_file_path
 from torch import nn
 
+from hybrid_ir.encoders.foreign_code import code_of_its_own
 from hybrid_ir.encoders.presets import PRESETS
 from hybrid_ir.encoders.restored import RESTORED, restored_encoder
 from hybrid_ir.machine import usable_cpus
@@ -50,7 +51,8 @@ def load_encoder(
 
     `pooling` serves models that bring none. Prefixes, length and dropout are the model's own where None is given;
     `without_prefixes`, by role, are those of a model that says nothing of prefixes. The length is at most what the
-    model has positions for. Raises InputError when `name` is not a model that can be loaded.
+    model has positions for. Code that a model brings is never run. Raises InputError when `name` is not a model that can
+    be loaded, or not without such code.
     """
     # torch takes all CPUs of the machine, and time on them may be limited: more threads than that wait for each other.
     torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
@@ -66,13 +68,18 @@ def load_encoder(
             "save the model as safetensors (`save_pretrained` does) and give that folder"
         )
     try:
+        if foreign := code_of_its_own(name, revision):
+            raise InputError(f"{name!r} cannot be used: {foreign}")
         if is_sentence_transformer_model(name, revision=revision):
-            model = SentenceTransformer(name, device=device, revision=revision)
+            model = SentenceTransformer(name, device=device, revision=revision, trust_remote_code=False)
         else:
-            source = {"revision": revision}
+            # Said, because transformers would ask at the terminal where nothing is said, and run the code at a "y".
+            source = {"revision": revision, "trust_remote_code": False}
             transformer = Transformer(name, model_kwargs=source, processor_kwargs=source, config_kwargs=source)
             modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
             model = SentenceTransformer(modules=modules, device=device)
+    except InputError:
+        raise
     except Exception as error:  # a broken file raises SafetensorError, UnpicklingError, ...: no common class
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(

@@ -30,7 +30,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hybrid_ir.storage import fetch_files, is_uri, read_file, sizes_of
+from hybrid_ir.storage import fetch_files, is_uri, lies_inside, read_file, sizes_of
 from hybrid_ir.types import InputError, one_line
 
 FORMAT = 2
@@ -95,11 +95,13 @@ class Manifest(_Part):
 
 def read_manifest(index: str | Path, version: str | None = None) -> Manifest:
     """The manifest of one version, by default the current one. Raises InputError when there is no index, no such
-    version, or none that this program reads."""
+    version, none that this program reads, or one that names a file outside of the index."""
     current = _parse(index, "manifest.json")
     if version in (None, current.index_version):
         return current
     try:
+        if "/" in version:
+            raise FileNotFoundError(version)
         return _parse(index, f"versions/{version}.json")
     except FileNotFoundError:
         raise InputError(
@@ -145,6 +147,13 @@ def _parse(index: str | Path, name: str) -> Manifest:
         raise InputError(f"{path} is damaged ({where}: {first['msg']}); {REBUILD}") from None
     if manifest.format > 1 and manifest.checksum != checksum_of(content):
         raise InputError(f"{path} is damaged (its checksum is not that of its content); {REBUILD}")
+    files = [name for part in (manifest, *manifest.shards) for name in part.files]
+    for name in (f"versions/{manifest.index_version}", *(f"shards/{shard.name}" for shard in manifest.shards), *files):
+        if not lies_inside(str(index), name):
+            raise InputError(
+                f"{path} names {name!r:.80}, which lies outside of the index; take an index from whom you trust, or "
+                "build it yourself"
+            )
     return manifest
 
 

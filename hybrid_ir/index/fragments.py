@@ -20,6 +20,9 @@ from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError, Rejected, key64
 
 FRAGMENT_ROWS = 4096
+FRAGMENT_CHARACTERS = 256 << 20
+"""The most that the texts of a fragment, which is held in memory until it is full, may have together. That is 64 Ki
+characters a passage; a column of Arrow ends at 2 GiB."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,17 @@ def ingest(
     reasons: Counter[str] = Counter()
     seen: set[int] = set()
     waiting: list[IndexedPassage] = []
+    characters = 0
 
     def flush() -> None:
+        nonlocal characters
         folder = build / "fragments" / f"{len(counts):05d}"
         folder.mkdir(parents=True)
         write_passages(folder / "passages.arrow", waiting, sorted({k for p in waiting for k in p.metadata}))
         save_array(folder / "languages.npy", np.asarray([languages[p.language] for p in waiting], dtype=np.int16))
         counts.append(len(waiting))
         waiting.clear()
+        characters = 0
         progress("passages", sum(counts))
 
     with (build / "rejected.jsonl").open("w", encoding="utf-8") as rejects:
@@ -128,6 +134,13 @@ def ingest(
                 languages.setdefault(item.language, len(languages))
                 keys.update(dict.fromkeys(item.metadata))
                 waiting.append(item)
+                characters += len(item.text)
+                if characters > FRAGMENT_CHARACTERS:
+                    raise InputError(
+                        f"{path}: the {len(waiting):,} passages up to {item.doc_id!r:.80} have more than "
+                        f"{FRAGMENT_CHARACTERS:,} characters; an encoder reads the first few thousand of each, so cut "
+                        "them into passages"
+                    )
                 if len(waiting) == FRAGMENT_ROWS:
                     flush()
     if waiting:

@@ -109,6 +109,8 @@ def copy_file(source: Path, place: Path) -> None:
 
 
 def _marker(build: Path) -> dict[str, Any] | None:
+    if build.is_symlink():
+        raise InputError(f"{build} is a link, and what is in it would be removed in the end; remove the link")
     try:
         return json.loads((build / MARKER).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -16,6 +16,9 @@ from hybrid_ir.data.read_files import read_lines
 from hybrid_ir.languages import language_code
 from hybrid_ir.types import InputError, Passage, Records, Rejected, one_line
 
+FILE_BYTES = 256 << 20
+"""The most that a file may have, decompressed: it is one JSON text, which is read whole."""
+
 
 def read_squad(files: Mapping[str, str | Path], exclude_ids: frozenset[str] = frozenset()) -> Records:
     """One group a question; its passage is the whole paragraph.
@@ -44,7 +47,7 @@ def squad_question_ids(path: str | Path) -> frozenset[str]:
 
 def load_squad(path: Path) -> list[dict[str, Any]]:
     """The articles of a SQuAD v1.1 or LAReQA file, plain or .gz, all with a title. Raises InputError naming it."""
-    text = "\n".join(line for _, line in read_lines(path))
+    text = "\n".join(_bounded(path))
     try:
         articles = json.loads(text)["data"]
         for a, article in enumerate(articles):
@@ -63,6 +66,16 @@ def load_squad(path: Path) -> list[dict[str, Any]]:
         missing = f"no {error} in it" if isinstance(error, KeyError) else one_line(error)
         raise InputError(f"{path} is not a SQuAD or LAReQA file: {missing}; give a file of that format") from error
     return articles
+
+
+def _bounded(path: Path) -> Iterator[str]:
+    """The lines of the file, which is often one line. Raises InputError where they are too many for one JSON text."""
+    size = 0
+    for _, line in read_lines(path, FILE_BYTES):
+        size += len(line) + 1
+        if size > FILE_BYTES:
+            raise InputError(f"{path} has more than {FILE_BYTES:,} bytes; cut its articles into several files")
+        yield line
 
 
 def each_question(articles: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping, Mapping, Mapping]]:
