@@ -309,7 +309,7 @@ def test_interval_of_identical_questions_has_no_width():
 def test_small_blocks_give_the_same_evaluation(monkeypatch):
     collection = random_collection(2)
     whole = evaluate_collection(*collection, resamples=0)
-    monkeypatch.setattr("hybrid_ir.evaluation.averages.MAX_SCORES", 7 * 120)
+    monkeypatch.setattr("hybrid_ir.evaluation.scores.MAX_SCORES", 7 * 120)
     blocks = evaluate_collection(*collection, resamples=0)
     assert whole.summary == blocks.summary
     key = [("query_id", "ascending"), ("pool", "ascending")]

@@ -40,8 +40,8 @@ def evaluate(
 
     from hybrid_ir.cli.progress import counter
     from hybrid_ir.cli.terminal import console, measures_table, task_table
-    from hybrid_ir.encoders import best_device, load_encoder, quiet_libraries
-    from hybrid_ir.evaluation import count_texts, evaluate as run_evaluation, load_test
+    from hybrid_ir.encoders import quiet_libraries
+    from hybrid_ir.evaluation import count_texts, evaluate as run_evaluation, load_measured, load_test
     from hybrid_ir.storage import fetch, written
 
     if not verbose:
@@ -50,14 +50,7 @@ def evaluate(
         path, corpus = fetch(path), None if corpus is None else fetch(corpus)
     wanted = [x.strip() for x in languages.split(",") if x.strip()] if languages else None
     test = load_test(collection, path, split=split, languages=wanted, corpus=corpus)
-    section = experiment.encoder
-    model = load_encoder(
-        checkpoint,
-        pooling=section.pooling,
-        query_prefix=section.query_prefix,
-        passage_prefix=section.passage_prefix,
-        device=best_device(),
-    )
+    model = load_measured(checkpoint, experiment)
     with counter("encoding", count_texts(test)) as count, written(out) as folder:
         done = 0
 

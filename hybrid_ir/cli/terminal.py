@@ -59,3 +59,28 @@ def task_table(title: str, summary: Mapping[str, Any]) -> Table:
     if chance := summary["chance"]:
         table.add_row("chance", *(f"{chance[m]:.3f}" if m in chance else "-" for m in summary["measures"]))
     return table
+
+
+def cost_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What each encoder costs: a row an encoder; a figure that it has not (BM25 has no vectors) is a dash."""
+    table = Table(title="cost", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("", style="bold")
+    for name in ("parameters", "dimension", "MB", "texts/s"):
+        table.add_column(name, justify="right")
+    for name, cost in rows.items():
+        figures = (cost["parameters"], cost["dimension"], cost["megabytes"], cost["texts_per_s"])
+        table.add_row(name, *("-" if n is None else f"{n:,.0f}" for n in figures))
+    return table
+
+
+def paired_table(comparisons: Sequence[Any]) -> Table:
+    """`significance.Comparison`s, all against one: difference, its 95 % interval, p-value, and what that says."""
+    title = f"against {comparisons[0].second}, {comparisons[0].questions} questions (p-values after Holm)"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for name in ("", "measure", "difference", "95% interval", "p", "is"):
+        table.add_column(name, justify="left" if name in ("", "measure", "is") else "right")
+    for c in comparisons:
+        shown = f"+.{digits(c.measure)}f"
+        interval = f"{c.low:{shown}} to {c.high:{shown}}"
+        table.add_row(c.first, c.measure, f"{c.difference:{shown}}", interval, f"{c.p:.4f}", c.verdict)
+    return table

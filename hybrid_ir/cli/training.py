@@ -1,12 +1,9 @@
-"""Commands that make an encoder: `prepare`, `train`, `compare`. In: sources, a store. Out: a store, run folders."""
+"""Commands that make an encoder: `prepare`, `train`. In: sources, a store. Out: a store, a run folder."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from hybrid_ir.cli.options import Config, Overrides, Verbose, WaitForNodes
 
@@ -37,7 +34,7 @@ def train(
     from hybrid_ir.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
-    _check_store(experiment)
+    check_store(experiment)
 
     from hybrid_ir.cli.progress import TrainingProgress
     from hybrid_ir.cli.terminal import console, measures_table
@@ -71,56 +68,7 @@ def train(
         )
 
 
-def compare(
-    mixes: Annotated[
-        str,
-        typer.Option(
-            help="Comma-separated: monolingual, cross_lingual, multilingual, hybrid, or a baseline (docs/tune.md)."
-        ),
-    ],
-    config: Config = None,
-    overrides: Overrides = None,
-    wait_for_nodes: WaitForNodes = 0,
-    verbose: Verbose = False,
-) -> None:
-    """Train and evaluate the same experiment under several mixes; print the table of all."""
-    from hybrid_ir.config import load_experiment
-    from hybrid_ir.data import open_store
-    from hybrid_ir.storage import is_uri
-    from hybrid_ir.tuning import list_recipes
-    from hybrid_ir.types import InputError
-
-    experiment = load_experiment(config, overrides or ())
-    if is_uri(experiment.out):
-        raise InputError(f"a comparison reads what it wrote, so it needs a folder, not {experiment.out}")
-    trials = list_recipes(experiment, [m.strip() for m in mixes.split(",") if m.strip()])
-    for each in trials.values():
-        _check_store(each)
-    tests = open_store(experiment.store).collection("test")
-
-    from hybrid_ir.cli.progress import TrainingProgress
-    from hybrid_ir.cli.terminal import console, measures_table
-    from hybrid_ir.cluster import cluster_for, ray_session
-    from hybrid_ir.encoders import quiet_libraries
-    from hybrid_ir.tuning import publish_comparison, run_trial
-
-    if not verbose:
-        quiet_libraries()
-    begun = time.perf_counter()
-    out = console()
-    with ray_session(verbose) as resources:
-        resources = cluster_for(experiment, resources, wait_for_nodes, out.print)
-        with TrainingProgress(experiment.train.steps) as progress:
-            for name, trial in trials.items():
-                progress.begin(name)
-                run_trial(trial, resources, progress.report)
-    summaries = publish_comparison(trials, tests.name, Path(experiment.out))
-    out.print(f"comparison written to {experiment.out} (report: {experiment.out}/report.html)")
-    out.print(measures_table(f"{tests.name}, {experiment.train.steps} steps each", summaries))
-    out.print(f"{time.perf_counter() - begun:.0f} s for {len(trials)} trainings and their evaluation")
-
-
-def _check_store(experiment: Any) -> None:
+def check_store(experiment: Any) -> None:
     """Refuse in a second, before the libraries of training are loaded, what the store or the run folder rule out."""
     from hybrid_ir.batches import plan_for
     from hybrid_ir.data import open_store

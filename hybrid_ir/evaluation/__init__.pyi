@@ -4,14 +4,18 @@ from .corrected import (
     own_language as own_language,
     refuse_loss as refuse_loss,
 )
+from .encoder_comparison import compare_encoders as compare_encoders, name_encoders as name_encoders
 from .evaluator import (
+    BM25 as BM25,
     LAREQA as LAREQA,
     averages_of as averages_of,
     count_texts as count_texts,
     encoder_of as encoder_of,
     evaluate as evaluate,
+    load_measured as load_measured,
     load_test as load_test,
 )
+from .lexical import has_bm25 as has_bm25, require_bm25 as require_bm25
 from .perturbations import PERTURBATIONS as PERTURBATIONS, perturb as perturb
 from .ranking import measure_run as measure_run
 from .significance import Comparison as Comparison, compare_trials as compare_trials, holm as holm

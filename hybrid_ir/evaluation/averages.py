@@ -10,23 +10,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from hybrid_ir.evaluation.measures import (
-    average_precision,
-    best_position,
-    rank_distance,
-    ratio,
-    recall_at,
-    relevant_positions,
-)
-from hybrid_ir.evaluation.ranking import MAX_SCORES
+from hybrid_ir.evaluation.measures import ratio
 from hybrid_ir.evaluation.resampling import percentile_intervals, resample
+from hybrid_ir.evaluation.scores import Score, dot_products, measure_blocks
 from hybrid_ir.measure_names import MEASURES, OF_LANGUAGE, PRECISIONS
 from hybrid_ir.types import Candidate, InputError, Query
 
@@ -57,15 +50,12 @@ def evaluate_collection(
     seed: int = 0,
     resamples: int = 1000,
 ) -> Evaluation:
-    """Rank every candidate for every query by dot product, in each language's pool and in the common one.
+    """Rank every candidate for every query by dot product, as `evaluate_scores` does.
 
-    Averages are the paper's: `mono` over languages, `cross` over ordered pairs of languages, `multi` and
-    `rank_distance` over the languages of the queries, each a mean of means over queries. Only languages that have
-    both queries and candidates take part; a query without a relevant candidate in a pool is left out of that pool;
-    `counts` tells both. `collapsed` says that the candidates have all but one vector, so that nothing else means much.
-    `families` maps a language to its family; `resamples=0` gives no intervals. Raises
-    InputError for nothing to rank, repeated ids, no common language, or vectors that do not fit.
+    The summary's `collapsed` says that the candidates have all but one vector, so that nothing else means much. Raises
+    InputError for vectors that do not fit.
     """
+    _check_any(queries, candidates)
     _check_vectors("query", queries, query_vectors)
     _check_vectors("candidate", candidates, candidate_vectors)
     if query_vectors.shape[1] != candidate_vectors.shape[1]:
@@ -73,6 +63,30 @@ def evaluate_collection(
             f"query vectors have {query_vectors.shape[1]} dimensions, candidate vectors {candidate_vectors.shape[1]}; "
             "encode both with the same checkpoint and dimension"
         )
+    score = dot_products(query_vectors, candidate_vectors)
+    evaluation = evaluate_scores(queries, candidates, score, families=families, seed=seed, resamples=resamples)
+    evaluation.summary["collapsed"] = is_collapsed(candidate_vectors)
+    return evaluation
+
+
+def evaluate_scores(
+    queries: Sequence[Query],
+    candidates: Sequence[Candidate],
+    score: Score,
+    *,
+    families: Mapping[str, str] | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> Evaluation:
+    """Rank every candidate for every query by its score, in each language's pool and in the common one.
+
+    Averages are the paper's: `mono` over languages, `cross` over ordered pairs of languages, `multi` and
+    `rank_distance` over the languages of the queries, each a mean of means over queries. Only languages that have
+    both queries and candidates take part; a query without a relevant candidate in a pool is left out of that pool;
+    `counts` tells both. `families` maps a language to its family; `resamples=0` gives no intervals. Raises
+    InputError for nothing to rank, repeated ids, or no common language.
+    """
+    _check_any(queries, candidates)
     _check_unique("query", [(query.language, query.query_id) for query in queries])
     _check_unique("candidate", [(candidate.language, candidate.doc_id) for candidate in candidates])
     asked = Counter(query.language for query in queries)
@@ -83,7 +97,7 @@ def evaluate_collection(
             f"no language has both queries and candidates (queries: {', '.join(sorted(asked))}; candidates: "
             f"{', '.join(sorted(ranked))}); check the language codes of the collection"
         )
-    blocks = list(_score_blocks(queries, candidates, query_vectors, candidate_vectors, languages))
+    blocks = list(measure_blocks(queries, candidates, score, languages))
     rows = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     kept = rows["n_relevant"] > 0
     counts: dict[str, Any] = {
@@ -102,7 +116,6 @@ def evaluate_collection(
     # A question is drawn with all its translations, as those are not independent.
     drawn = resample(cells.averages, cells.n_groups, resamples, np.random.default_rng(seed))
     summary |= {"intervals": percentile_intervals(MEASURES, drawn), "counts": counts}
-    summary["collapsed"] = is_collapsed(candidate_vectors)
     return Evaluation(_per_query_table(rows, queries, languages), summary)
 
 
@@ -113,9 +126,13 @@ def is_collapsed(vectors: np.ndarray) -> bool:
     return len(vectors) > 1 and bool(1 - mean @ mean / squared_length < 1e-3)
 
 
+def _check_any(queries: Sequence[Query], candidates: Sequence[Candidate]) -> None:
+    for kind, items in (("query", queries), ("candidate", candidates)):
+        if not len(items):
+            raise InputError(f"the collection has no {kind}; give at least one")
+
+
 def _check_vectors(kind: str, items: Sequence[Any], vectors: np.ndarray) -> None:
-    if not len(items):
-        raise InputError(f"the collection has no {kind}; give at least one")
     if vectors.ndim != 2 or len(vectors) != len(items):
         raise InputError(f"{kind} vectors must have one row for each of {len(items)} texts, got shape {vectors.shape}")
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
@@ -130,57 +147,6 @@ def _check_unique(kind: str, keys: list[tuple[str, str]]) -> None:
     key, times = Counter(keys).most_common(1)[0]
     if times > 1:
         raise InputError(f"{kind} {key[1]!r} ({key[0]}) stands {times} times in the collection; keep one of them")
-
-
-def _score_blocks(
-    queries: Sequence[Query],
-    candidates: Sequence[Candidate],
-    query_vectors: np.ndarray,
-    candidate_vectors: np.ndarray,
-    languages: Sequence[str],
-) -> Iterator[dict[str, np.ndarray]]:
-    """Columns of numbers per (query, pool), a block of one query language at a time to bound memory."""
-    number = {language: i for i, language in enumerate(languages)}
-    kept = [i for i, candidate in enumerate(candidates) if candidate.language in number]
-    language_C = np.array([number[candidates[i].language] for i in kept])
-    pools = [np.flatnonzero(language_C == i) for i in range(len(languages))] + [np.arange(len(kept))]
-    columns_of_group: dict[str, list[int]] = defaultdict(list)
-    for column, i in enumerate(kept):
-        for group_id in candidates[i].group_ids:
-            columns_of_group[group_id].append(column)
-    # Equal vectors are scored once: a product of matrices gives columns at its edges other last bits.
-    vectors_UD, unique_C = _unique_rows(np.asarray(candidate_vectors, np.float32)[kept])
-    block_size = max(1, MAX_SCORES // len(kept))
-
-    for language in languages:
-        of_language = np.array([i for i, query in enumerate(queries) if query.language == language])
-        for start in range(0, len(of_language), block_size):
-            query_Q = of_language[start : start + block_size]
-            scores_QU = np.asarray(query_vectors[query_Q], np.float32) @ vectors_UD.T
-            relevant_QC = np.zeros((len(query_Q), len(kept)), bool)
-            for row, i in enumerate(query_Q):
-                relevant_QC[row, columns_of_group.get(queries[i].group_id, [])] = True
-            for pool, columns in enumerate(pools):
-                scores = scores_QU.take(unique_C[columns], axis=1)
-                positions = relevant_positions(scores, relevant_QC.take(columns, axis=1))
-                yield {
-                    "query": query_Q,
-                    "language": np.full(len(query_Q), number[language]),
-                    "pool": np.full(len(query_Q), pool),
-                    "AP": average_precision(positions),
-                    "R@1": recall_at(1, positions),
-                    "R@10": recall_at(10, positions),
-                    "rank_distance": rank_distance(positions, language_C[columns]),  # NaN in a pool of one language
-                    "n_relevant": positions.n_relevant_Q,
-                    "best_position": best_position(positions),
-                }
-
-
-def _unique_rows(vectors_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different rows, and for each row of `vectors_CD` which of them it is."""
-    rows = np.ascontiguousarray(vectors_CD).view(np.dtype((np.void, vectors_CD.dtype.itemsize * vectors_CD.shape[1])))
-    _, first, inverse = np.unique(rows[:, 0], return_index=True, return_inverse=True)
-    return vectors_CD[first], inverse
 
 
 def _per_query_table(rows: Mapping[str, np.ndarray], queries: Sequence[Query], languages: Sequence[str]) -> pa.Table:

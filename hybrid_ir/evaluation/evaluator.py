@@ -6,6 +6,8 @@ A test is a collection, in which all candidates are ranked for every query, or a
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from sentence_transformers import SentenceTransformer
 
 import hybrid_ir
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import lareqa_collection, open_store
-from hybrid_ir.encoders import encode, resolve_precision
-from hybrid_ir.evaluation.averages import evaluate_collection
+from hybrid_ir.encoders import best_device, encode, load_encoder, resolve_precision, space_of
+from hybrid_ir.evaluation.averages import evaluate_collection, evaluate_scores
+from hybrid_ir.evaluation.lexical import bm25_scores, bm25_version
 from hybrid_ir.evaluation.public_tasks import TASKS, Task, load_task
 from hybrid_ir.evaluation.tasks.result import summarize
 from hybrid_ir.languages import FAMILY
@@ -30,6 +34,7 @@ from hybrid_ir.storage import write_json
 from hybrid_ir.types import Collection, InputError
 
 LAREQA = ("xquad-r", "mlqa-r")
+BM25 = "BM25"
 Test = Collection | Task
 
 
@@ -65,6 +70,18 @@ def count_texts(test: Test) -> int | None:
     return len(test.queries) + len(test.candidates) if isinstance(test, Collection) else None
 
 
+def load_measured(checkpoint: str, experiment: Experiment) -> SentenceTransformer:
+    """The encoder to measure, on the fastest device here, with the pooling and prefixes that `experiment` asks for."""
+    section = experiment.encoder
+    return load_encoder(
+        checkpoint,
+        pooling=section.pooling,
+        query_prefix=section.query_prefix,
+        passage_prefix=section.passage_prefix,
+        device=best_device(),
+    )
+
+
 def encoder_of(
     model: SentenceTransformer, experiment: Experiment, progress: Callable[[int], None] = lambda texts: None
 ) -> Callable[..., np.ndarray]:
@@ -88,27 +105,77 @@ def evaluate(
     start = time.perf_counter()
     encode_role = encoder_of(model, experiment, progress)
     chance = {"seed": experiment.seed, "resamples": experiment.evaluate.bootstrap_rounds}
+    named = {"checkpoint": checkpoint, "precision": resolve_precision(experiment.evaluate.precision, model.device.type)}
     if isinstance(test, Collection):
         queries = encode_role([q.text for q in test.queries], role="query")
         candidates = encode_role([c.text for c in test.candidates], role="document")
+        texts_per_s = (len(queries) + len(candidates)) / (time.perf_counter() - start)
         result = evaluate_collection(test.queries, test.candidates, queries, candidates, families=FAMILY, **chance)
-        measures = result.summary
-        write_page = partial(write_report, training_log=read_log(Path(checkpoint).parent / "log.jsonl"))
-    else:
-        result = test.measure(partial(encode_role, role="query"), partial(encode_role, role="document"), out / "runs")
-        measures, write_page = summarize(result, **chance), write_task_report
+        cost = {**size_of(model), "texts_per_s": round(texts_per_s, 1)}
+        summary = {**named, **result.summary, "cost": cost, "made_from": made_from(model, test, experiment)}
+        log = read_log(Path(checkpoint).parent / "log.jsonl")
+        return _write(out, test.name, start, summary, result.per_query, partial(write_report, training_log=log))
+    result = test.measure(partial(encode_role, role="query"), partial(encode_role, role="document"), out / "runs")
+    return _write(out, test.name, start, named | summarize(result, **chance), result.per_query, write_task_report)
+
+
+def evaluate_bm25(test: Collection, out: Path, experiment: Experiment) -> dict[str, Any]:
+    """Rank the test with BM25 and write the files that `evaluate` writes. Raises InputError without the extra bm25."""
+    start = time.perf_counter()
+    score = bm25_scores([q.text for q in test.queries], [c.text for c in test.candidates])
+    texts_per_s = (len(test.queries) + len(test.candidates)) / (time.perf_counter() - start)
+    chance = {"seed": experiment.seed, "resamples": experiment.evaluate.bootstrap_rounds}
+    result = evaluate_scores(test.queries, test.candidates, score, families=FAMILY, **chance)
+    cost = {"parameters": None, "dimension": None, "megabytes": None, "texts_per_s": round(texts_per_s, 1)}
+    summary = {"checkpoint": BM25, **result.summary, "cost": cost, "made_from": made_from(None, test, experiment)}
+    return _write(out, test.name, start, summary, result.per_query, write_report)
+
+
+def made_from(model: SentenceTransformer | None, test: Collection, experiment: Experiment) -> dict[str, Any]:
+    """All that the measures depend on: two evaluations with equal ones need not both be run. `model` None is BM25."""
+    return {
+        "ranker": bm25_version() if model is None else space_of(model)["id"],
+        "precision": None if model is None else resolve_precision(experiment.evaluate.precision, model.device.type),
+        "test": _content_of(test),
+        "seed": experiment.seed,
+        "bootstrap_rounds": experiment.evaluate.bootstrap_rounds,
+        "version": hybrid_ir.__version__,
+    }
+
+
+def size_of(model: SentenceTransformer) -> dict[str, int | float | None]:
+    """Parameters, dimension of a vector, and megabytes (10^6 bytes) that the weights take in memory, in float32."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "parameters": parameters,
+        "dimension": model.get_embedding_dimension(),
+        "megabytes": round(parameters * 4 / 1e6, 1),
+    }
+
+
+def _content_of(test: Collection) -> str:
+    """A hash of every query and candidate, in their order: a copy of the collection elsewhere has the same."""
+    digest = hashlib.blake2b(test.name.encode(), digest_size=16)
+    for item in (*test.queries, *test.candidates):
+        digest.update(json.dumps([type(item).__name__, *item], ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _write(
+    out: Path, collection: str, start: float, measured: dict[str, Any], per_query: pa.Table, write_page: Any
+) -> dict[str, Any]:
+    """The three files of an evaluation. Returns what `metrics.json` holds."""
     summary = {
-        "collection": test.name,
-        "checkpoint": checkpoint,
-        "precision": resolve_precision(experiment.evaluate.precision, model.device.type),
+        "collection": collection,
         "seconds": round(time.perf_counter() - start, 1),
         "version": hybrid_ir.__version__,
-        **measures,
+        **measured,
     }
     out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(result.per_query, out / "per_query.parquet")
-    write_page(out / "report.html", title=test.name, subtitle=f"checkpoint {checkpoint}", summary=summary)
-    # Last, so that a folder with measures has everything else too.
+    # Gone while the others are written, and written last: a folder with measures has everything else that they say.
+    (out / "metrics.json").unlink(missing_ok=True)
+    pq.write_table(per_query, out / "per_query.parquet")
+    write_page(out / "report.html", title=collection, subtitle=f"checkpoint {summary['checkpoint']}", summary=summary)
     write_json(out / "metrics.json", summary)
     return summary
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ir.config import leaf_texts
-from hybrid_ir.measure_names import HEADLINE, MEASURES, OF_LANGUAGE, best_of, lower_is_better
+from hybrid_ir.measure_names import HEADLINE, MEASURES, OF_LANGUAGE, best_of, digits, lower_is_better
 from hybrid_ir.reports.charts import draw_bars, draw_curves, draw_heat_maps
 from hybrid_ir.reports.drawing_kit import DASH, INK, LINE, PAPER, drawing, format_measure, render, svg
 from hybrid_ir.reports.training_log import Log, curve_of, smooth
@@ -44,9 +44,16 @@ def write_comparison(
     subtitle: str = "",
     runs: Mapping[str, Mapping[str, Any]],
     comparisons: Mapping[str, Summary] | None = None,
+    costs: Mapping[str, Mapping[str, Any]] | None = None,
+    paired: Sequence[Mapping[str, Any]] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Several runs on one collection: name -> {"summary": ..., "log": rows or None}, in the order to show them."""
+    """Several runs on one collection: name -> {"summary": ..., "log": rows or None}, in the order to show them.
+
+    `costs` is a row a run: parameters, dimension, megabytes, texts_per_s. `paired` are paired tests of runs against
+    one of them, rows of first, second, measure, values, difference, low, high, p, questions and verdict; where they are
+    given they stand in place of sentences about intervals, which see less.
+    """
     if not runs:
         raise InputError(f"no run to report in {path}; give at least one")
     summaries = {name: run["summary"] for name, run in runs.items()}
@@ -73,7 +80,12 @@ def write_comparison(
         language_measures=OF_LANGUAGE,
         rows=rows,
         best=_best_of_columns(list(rows.values())),
-        sentences=[_sentence(a, summaries[a], b, summaries[b]) for a, b in itertools.combinations(summaries, 2)],
+        sentences=[_sentence(a, summaries[a], b, summaries[b]) for a, b in itertools.combinations(summaries, 2)]
+        if not paired
+        else [],
+        costs=costs or {},
+        paired=[_paired_row(row) for row in paired],
+        against=paired[0] if paired else None,
         summaries=summaries,
         counts=next(iter(summaries.values()))["counts"],  # runs that are compared share their collection
         heat_map=heat_map,
@@ -121,6 +133,14 @@ def _sentence(first: str, a: Summary, second: str, b: Summary) -> str:
     clauses = [f"{name} is better on {', '.join(parts[name])}" for name in (first, second) if parts[name]]
     clauses += [f"they are equal on {', '.join(parts[''])}"] if parts[""] else []
     return f"{first} against {second}: {'; '.join(clauses) or 'no measure in common'}."
+
+
+def _paired_row(row: Mapping[str, Any]) -> list[str]:
+    """As the page prints it; a p-value below what it shows is said to be below."""
+    shown = f"+.{digits(row['measure'])}f"
+    interval = f"{row['low']:{shown}} to {row['high']:{shown}}"
+    p = f"{row['p']:.3f}" if row["p"] >= 0.001 else "< .001"
+    return [row["first"], row["measure"], f"{row['difference']:{shown}}", interval, p, row["verdict"]]
 
 
 def _overlap(a: Summary, b: Summary, measure: str) -> str:
