@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from hybrid_ir.cli.app import app
 from hybrid_ir.encoders import apply_correction, encode, learn_correction, load_encoder, space_of
-from hybrid_ir.encoders.language_means import correction_of
+from hybrid_ir.encoders.derived.language_means import correction_of
 from hybrid_ir.evaluation import refuse_loss
 from hybrid_ir.types import InputError
 

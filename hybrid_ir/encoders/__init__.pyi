@@ -1,4 +1,12 @@
 from .card import model_card as model_card
+from .derived.language_means import (
+    LEAST_TEXTS as LEAST_TEXTS,
+    Correction as Correction,
+    apply_correction as apply_correction,
+    learn_correction as learn_correction,
+)
+from .derived.layers import keep_layers as keep_layers
+from .derived.vocabulary import Trimmed as Trimmed, trim_vocabulary as trim_vocabulary
 from .embedding import (
     Embedder as Embedder,
     best_device as best_device,
@@ -6,19 +14,12 @@ from .embedding import (
     freeze_unused as freeze_unused,
     resolve_precision as resolve_precision,
 )
-from .language_means import (
-    LEAST_TEXTS as LEAST_TEXTS,
-    Correction as Correction,
-    apply_correction as apply_correction,
-    learn_correction as learn_correction,
-)
-from .layers import keep_layers as keep_layers
 from .loading import (
     PAPER_PREFIXES as PAPER_PREFIXES,
     dropout_of as dropout_of,
     load_encoder as load_encoder,
 )
-from .portable import save_encoder as save_encoder
+from .portable import save_encoder as save_encoder, write_encoder as write_encoder
 from .presets import PRESET_TOKENS as PRESET_TOKENS, PRESETS as PRESETS, create_encoder as create_encoder
 from .quiet import quiet_libraries as quiet_libraries
 from .restored import RESTORED as RESTORED, restored_encoder as restored_encoder
@@ -29,5 +30,3 @@ from .space import (
     space_of as space_of,
 )
 from .tokens import TextReader as TextReader, Tokens as Tokens, tokenize as tokenize
-from .vocabulary import Trimmed as Trimmed, trim_vocabulary as trim_vocabulary
-from .writing import write_encoder as write_encoder

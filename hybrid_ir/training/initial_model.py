@@ -21,10 +21,11 @@ from hybrid_ir.encoders import (
     create_encoder,
     dropout_of,
     keep_layers,
+    save_encoder,
     trim_vocabulary,
 )
 from hybrid_ir.storage import absolute, is_uri
-from hybrid_ir.training.checkpoint import load_model, save_model
+from hybrid_ir.training.checkpoint import load_model
 from hybrid_ir.types import InputError
 
 TOKENIZER_TEXTS = 200_000
@@ -64,7 +65,7 @@ def initial_model(experiment: Experiment, store: Store, run: Path, put_back: Cal
                 keep_layers(model, section.layers)
             if section.trim_vocabulary:
                 trim_vocabulary(model, store.texts())
-            save_model(model, partial)
+            save_encoder(model, partial)
         os.replace(partial, folder)
     if is_uri(experiment.out):
         put_back()

@@ -1,0 +1,1 @@
+"""Encoders made of an encoder without training: fewer pieces, fewer layers, no language means."""
