@@ -11,15 +11,17 @@ PORT ?= 8000
 help:
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /  /'
 
-quickstart: $(VENV)/run ## train, evaluate, compare, index and serve the embedded data set (no GPU, no download); PORT=8000
+# No hub and no GPU: the encoder comes from the package index.
+quickstart: $(VENV)/run ## train a released encoder, compare it with itself, index, serve and search; PORT=8000
 	@$(HYBRID) serve --index $(OUT)/index --check-port serve.port=$(PORT)
 	@$(HYBRID) prepare --config tune_configs/quickstart.yaml
-	@$(HYBRID) compare --config tune_configs/quickstart.yaml --mixes monolingual,hybrid out=$(OUT)
+	@$(HYBRID) train --config tune_configs/quickstart.yaml out=$(OUT)/hybrid
+	@$(HYBRID) compare --encoders multilingual-e5-small,$(OUT)/hybrid --path store/atlas --out $(OUT)/compared
 	@test -f $(OUT)/index/manifest.json || $(HYBRID) index --config tune_configs/quickstart.yaml \
 		--checkpoint $(OUT)/hybrid/checkpoint --passages store/atlas --out $(OUT)/index
 	@$(HYBRID) serve --index $(OUT)/index serve.port=$(PORT) \
-		--query "Which currency do people pay with in Switzerland?" \
-		--query "¿Cuál es el idioma más hablado en Brasil?" --query "在日本，法定货币是什么？"
+		--query "What money do I need in Switzerland?" \
+		--query "¿Qué idioma habla la mayoría de la gente en Brasil?" --query "墨西哥用什么钱？"
 
 # They start first, so that neither process is left alone with one of them.
 LONGEST := tests/test_sweep.py tests/test_training.py
@@ -71,7 +73,7 @@ define install
 endef
 
 $(VENV)/run: pyproject.toml constraints.txt
-	$(call install,.,$@)
+	$(call install,'.[bm25]',$@)
 
 $(VENV)/dev: pyproject.toml constraints.txt
 	$(call install,'.[dev]',$(VENV)/run $@)
