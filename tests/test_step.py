@@ -333,3 +333,29 @@ def test_a_gradient_that_is_not_finite_raises_and_changes_nothing(bad: float, cl
 )  # fmt: skip
 def test_learning_rate_by_hand(step: int, warmup: int, rate: float):
     assert learning_rate_at(step, peak=2.0, warmup_steps=warmup, steps=10) == pytest.approx(rate)
+
+
+def test_one_look_up_of_a_batchs_pieces_gives_the_gradient_of_a_look_up_a_micro_batch(embedder: Embedder):
+    """In every parameter: the gradient of the vocabulary's matrix is the sum over micro-batches in either way."""
+    batch = make_batch(0)
+    tokens = batch.query_tokens + batch.passage_tokens
+    assert len(embedder.micro_batches(tokens)) > 2
+    weights = torch.linspace(-1, 1, len(tokens))[:, None]
+
+    def gradients(look_ups: int) -> dict[str, torch.Tensor]:
+        embedder.zero_grad(set_to_none=True)
+        torch.manual_seed(0)
+        if look_ups == 1:
+            vectors = embedder(tokens)
+        else:
+            parts = embedder.micro_batches(tokens)
+            vectors = torch.cat([embedder(tokens[part], [np.arange(len(part))]) for part in parts])
+            vectors = vectors[torch.from_numpy(np.argsort(np.concatenate(parts)))]
+        (vectors * weights).square().sum().backward()
+        return {name: p.grad.clone() for name, p in embedder.named_parameters() if p.grad is not None}
+
+    once, each = gradients(1), gradients(2)
+    assert once.keys() == each.keys()
+    for name, gradient in once.items():
+        torch.testing.assert_close(gradient, each[name], msg=name)
+    assert "forward" not in vars(embedder.model[0].model.get_input_embeddings())  # nothing of it stays

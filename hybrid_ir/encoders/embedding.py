@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ class Embedder(nn.Module):
     def forward(self, tokens: Tokens, batches: Sequence[np.ndarray] | None = None) -> Tensor:
         """(len(tokens), D) float32 in the order of `tokens`. `batches` are index arrays that cover them once."""
         batches = self.micro_batches(tokens) if batches is None else batches
-        vectors = torch.cat([self._embed(tokens[batch]) for batch in batches])
+        with self._one_look_up(tokens):
+            vectors = torch.cat([self._embed(tokens[batch]) for batch in batches])
         return vectors[torch.from_numpy(np.argsort(np.concatenate(list(batches)))).to(vectors.device)]
 
     def _embed(self, tokens: Tokens) -> Tensor:
@@ -54,6 +55,28 @@ class Embedder(nn.Module):
         for module in list(self.model)[1:]:
             features = module(features)
         return features["sentence_embedding"]
+
+    @contextmanager
+    def _one_look_up(self, tokens: Tokens) -> Iterator[None]:
+        """Within it, the rows of these tokens' pieces are taken out of the vocabulary's matrix once, and micro-batches
+        look up among them. The gradient of a look-up is as large as the matrix that it looks into: of 250 thousand rows
+        it is 384 MB, cleared and added for every micro-batch, where a step touches some thousand rows."""
+        transformer: Any = self.model[0].model
+        pieces = transformer.get_input_embeddings()
+        trained = torch.is_grad_enabled() and isinstance(pieces, nn.Embedding) and pieces.weight.requires_grad
+        # What torch.compile has compiled it would compile again, for each step's rows.
+        if not trained or transformer._compiled_call_impl is not None:
+            yield
+            return
+        used = torch.from_numpy(np.union1d(tokens.flat, self.pad_id).astype(np.int64)).to(pieces.weight.device)
+        rows = nn.functional.embedding(used, pieces.weight, pieces.padding_idx)
+        place = torch.zeros(pieces.num_embeddings, dtype=torch.int64, device=used.device)
+        place[used] = torch.arange(len(used), device=used.device)
+        pieces.forward = lambda ids: nn.functional.embedding(place[ids], rows)
+        try:
+            yield
+        finally:
+            del pieces.forward  # which stood before the class's own
 
     def _attention(self) -> AbstractContextManager[Any]:
         """Training in bf16 on a CPU: torch's fused attention takes 12 times as long as the plain one in its backward
