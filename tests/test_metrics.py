@@ -85,6 +85,8 @@ def test_per_query_values_stand_by_query_and_pool():
         "R@1": 0.5,
         "R@10": 1.0,
         "rank_distance": 3.0,
+        "Max@R": 4.0,
+        "MRC@10": pytest.approx(-0.8),  # tests/test_language_bias.py has it by hand
         "n_relevant": 2,
         "best_position": 1,
     }

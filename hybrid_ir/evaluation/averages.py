@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from hybrid_ir.evaluation.measures import ratio
 from hybrid_ir.evaluation.resampling import percentile_intervals, resample
-from hybrid_ir.evaluation.scores import Score, dot_products, measure_blocks
-from hybrid_ir.measure_names import MEASURES, OF_LANGUAGE, PRECISIONS
+from hybrid_ir.evaluation.scores import Block, Score, dot_products, measure_blocks
+from hybrid_ir.measure_names import BIAS, MEASURES, OF_LANGUAGE, PRECISIONS
 from hybrid_ir.types import Candidate, InputError, Query
 
 ALL = "all"
@@ -32,8 +32,8 @@ class Evaluation:
     """What a run scored on a collection. `summary` is plain JSON, where a mean over nothing is None.
 
     `per_query` has one row per (query, pool) that has something relevant: query_id, group_id, language (of the
-    query), pool (a language of the candidates, or `all`), AP, R@1, R@10, rank_distance (null but for pool `all`),
-    n_relevant, best_position.
+    query), pool (a language of the candidates, or `all`), AP, R@1, R@10, rank_distance, Max@R and MRC@10
+    (null but for pool `all`), n_relevant, best_position.
     """
 
     per_query: pa.Table
@@ -98,7 +98,8 @@ def evaluate_scores(
             f"{', '.join(sorted(ranked))}); check the language codes of the collection"
         )
     blocks = list(measure_blocks(queries, candidates, score, languages))
-    rows = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    parts = [columns for block in blocks for columns in block.pools]
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     kept = rows["n_relevant"] > 0
     counts: dict[str, Any] = {
         "queries": {language: asked.pop(language) for language in languages},
@@ -115,7 +116,10 @@ def evaluate_scores(
     counts["empty_pairs"] = sum(ap is None for row in summary["matrix"].values() for ap in row.values())
     # A question is drawn with all its translations, as those are not independent.
     drawn = resample(cells.averages, cells.n_groups, resamples, np.random.default_rng(seed))
-    summary |= {"intervals": percentile_intervals(MEASURES, drawn), "counts": counts}
+    intervals = percentile_intervals((*MEASURES, *BIAS), drawn)
+    summary["bias"] |= {"intervals": {name: intervals.pop(name) for name in BIAS}}
+    summary["bias"] |= _first_languages(blocks, queries, counts["candidates"])
+    summary |= {"intervals": intervals, "counts": counts}
     return Evaluation(_per_query_table(rows, queries, languages), summary)
 
 
@@ -157,7 +161,7 @@ def _per_query_table(rows: Mapping[str, np.ndarray], queries: Sequence[Query], l
         "language": names.take(pa.array(rows["language"])),
         "pool": names.take(pa.array(rows["pool"])),
     }
-    for name in PER_QUERY:
+    for name in (*PER_QUERY, *BIAS):
         columns[name] = pa.array(rows[name], from_pandas=True)  # NaN becomes null
     columns["n_relevant"] = pa.array(rows["n_relevant"].astype(np.int64))
     columns["best_position"] = pa.array(rows["best_position"])  # an expectation where it is tied
@@ -165,7 +169,10 @@ def _per_query_table(rows: Mapping[str, np.ndarray], queries: Sequence[Query], l
 
 
 class _Cells:
-    """Sums and counts of each per-query measure by group, query language and pool: all that an average needs."""
+    """Sums and counts of each per-query measure by group, query language and pool: all that an average needs.
+
+    What is measured in the common pool alone has that one pool.
+    """
 
     def __init__(self, rows: Mapping[str, np.ndarray], queries: Sequence[Query], languages: Sequence[str]) -> None:
         group_ids, group_Q = np.unique([query.group_id for query in queries], return_inverse=True)
@@ -177,20 +184,26 @@ class _Cells:
         for name in PER_QUERY:
             np.add.at(self.sums_GLP[name], where, np.nan_to_num(rows[name]))
             np.add.at(self.counts_GLP[name], where, ~np.isnan(rows[name]))
+        common = rows["pool"] == len(languages)
+        where = (where[0][common], where[1][common], 0)
+        for name in BIAS:
+            self.sums_GLP[name], self.counts_GLP[name] = np.zeros((2, *shape[:2], 1))
+            np.add.at(self.sums_GLP[name], where, np.nan_to_num(rows[name][common]))
+            np.add.at(self.counts_GLP[name], where, ~np.isnan(rows[name][common]))
 
     def mean_LP(self, name: str, weight_G: np.ndarray) -> np.ndarray:
         """Mean over queries for each query language and pool, when group g stands `weight_G[g]` times."""
         return ratio(np.tensordot(weight_G, self.sums_GLP[name], 1), np.tensordot(weight_G, self.counts_GLP[name], 1))
 
     def averages(self, rows: np.ndarray) -> list[float]:
-        """Of `MEASURES`, in their order, over the questions of `rows`, which may stand several times."""
+        """Of `MEASURES` and `BIAS`, in their order, over the questions of `rows`, which may stand several times."""
         weight_G = np.bincount(rows, minlength=self.n_groups)
         ap, r1, r10, distance = (self.mean_LP(name, weight_G) for name in PER_QUERY)
         own = np.eye(*ap.shape, dtype=bool)
         other = ~own
         other[:, -1] = False
         values = (ap[own], ap[other], ap[:, -1], r1[own], r1[other], r10[:, -1], distance[:, -1])
-        return [_mean(cells) for cells in values]
+        return [*map(_mean, values), *(_mean(self.mean_LP(name, weight_G)) for name in BIAS)]
 
 
 def _summarize(cells: _Cells, languages: Sequence[str], families: Mapping[str, str]) -> dict[str, Any]:
@@ -205,8 +218,17 @@ def _summarize(cells: _Cells, languages: Sequence[str], families: Mapping[str, s
     members: dict[str, list[int]] = defaultdict(list)
     for i, language in enumerate(languages if families else ()):
         members[families.get(language, "unlisted")].append(i)
+    averages = dict(zip((*MEASURES, *BIAS), map(_number, cells.averages(np.arange(cells.n_groups))), strict=True))
+    bias_L = {name: cells.mean_LP(name, once_G)[:, 0] for name in BIAS}
     return {
-        **dict(zip(MEASURES, map(_number, cells.averages(np.arange(cells.n_groups))), strict=True)),
+        **{name: averages[name] for name in MEASURES},
+        "bias": {
+            **{name: averages[name] for name in BIAS},
+            "per_language": {
+                language: {name: _number(values[i]) for name, values in bias_L.items()}
+                for i, language in enumerate(languages)
+            },
+        },
         "languages": list(languages),
         "matrix": {
             query: {passage: _number(ap_LL[i, j]) for j, passage in enumerate(languages)}
@@ -221,6 +243,24 @@ def _summarize(cells: _Cells, languages: Sequence[str], families: Mapping[str, s
             | {measure: _number(_mean(values[of_family])) for measure, values in by_language.items()}
             for family, of_family in sorted(members.items())
         },
+    }
+
+
+def _first_languages(
+    blocks: Sequence[Block], queries: Sequence[Query], candidates: Mapping[str, int]
+) -> dict[str, Any]:
+    """`first_10`: of the queries of a language, which share of the first 10 is of each language; and `expected`, the
+    share of each language in the pool, which is what a ranking without any bias gives that language."""
+    query = np.concatenate([block.query_Q for block in blocks])
+    share_QL = np.concatenate([block.share_QL for block in blocks])
+    of_language = np.array([queries[i].language for i in query])
+    pool = sum(candidates.values())
+    return {
+        "first_10": {
+            language: dict(zip(candidates, share_QL[of_language == language].mean(axis=0).tolist(), strict=True))
+            for language in candidates
+        },
+        "expected": {language: n / pool for language, n in candidates.items()},
     }
 
 

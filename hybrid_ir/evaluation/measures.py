@@ -111,6 +111,18 @@ def rank_distance(positions: Positions, language_C: np.ndarray) -> np.ndarray:
     LAReQA has one relevant sentence per language and question. Where a language has several, its best one counts: the
     distance is between languages, not between sentences of one. `language_C` holds an int per candidate.
     """
+    return worst_position(positions, language_C) - best_position(positions)
+
+
+def worst_position(positions: Positions, language_C: np.ndarray) -> np.ndarray:
+    """Max@R: the position at which every language of a query's parallel relevant passages has come.
+
+        Max@R(q) = max over relevant passages d of the position of d
+
+    (Hong et al., "Improving Semantic Proximity in Information Retrieval through Cross-Lingual Alignment", ICLR 2026,
+    arXiv 2604.05684, where each language has one relevant passage.) Where a language has several, its best one counts,
+    as in `rank_distance`. The least it can be is the number of languages. NaN with fewer than two languages.
+    """
     language_R = language_C[positions.candidate_R]
     best_QL = np.full((positions.n_queries, int(language_C.max(initial=0)) + 1), np.inf)
     np.minimum.at(best_QL, (positions.query_R, language_R), positions.above_R)
@@ -123,7 +135,7 @@ def rank_distance(positions: Positions, language_C: np.ndarray) -> np.ndarray:
         here = last_R & (positions.query_R == query)
         counts = np.unique(language_R[here], return_counts=True)[1].tolist()
         worst_Q[query] += expected_last_of_firsts(counts, int(positions.tied_R[here][0])) - 1
-    return np.where(found_QL.sum(axis=1) >= 2, worst_Q - best_position(positions), np.nan)
+    return np.where(found_QL.sum(axis=1) >= 2, worst_Q, np.nan)
 
 
 def expected_last_of_firsts(counts: list[int], size: int) -> float:

@@ -10,17 +10,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from hybrid_ir.evaluation.language_bias import first_of, parallel_correlation, share_of_languages
 from hybrid_ir.evaluation.measures import (
+    Positions,
     average_precision,
     best_position,
     rank_distance,
     recall_at,
     relevant_positions,
+    worst_position,
 )
 from hybrid_ir.evaluation.ranking import MAX_SCORES
+from hybrid_ir.measure_names import BIAS
 from hybrid_ir.types import Candidate, Query
 
 Score = Callable[[np.ndarray], np.ndarray]
@@ -40,40 +45,80 @@ def dot_products(query_vectors: np.ndarray, candidate_vectors: np.ndarray) -> Sc
     return score
 
 
+class Block(NamedTuple):
+    """What a block of queries measured: columns of numbers for each pool, and whose languages come first."""
+
+    query_Q: np.ndarray
+    pools: list[dict[str, np.ndarray]]
+    share_QL: np.ndarray
+    """Which share of the first 10 of the common pool is of each language."""
+
+
 def measure_blocks(
     queries: Sequence[Query], candidates: Sequence[Candidate], score: Score, languages: Sequence[str]
-) -> Iterator[dict[str, np.ndarray]]:
-    """Columns of numbers per (query, pool), a block of one query language at a time to bound memory."""
+) -> Iterator[Block]:
+    """Every query of `languages` against each pool, in blocks that bound memory. A block has whole groups, as parallel
+    queries are compared with one another."""
     number = {language: i for i, language in enumerate(languages)}
     language_C = np.array([number.get(candidate.language, -1) for candidate in candidates])
-    pools = [np.flatnonzero(language_C == i) for i in range(len(languages))] + [np.flatnonzero(language_C >= 0)]
+    pools = [np.flatnonzero(language_C == i) for i in range(len(languages))]
+    common = np.flatnonzero(language_C >= 0)
     columns_of_group: dict[str, list[int]] = defaultdict(list)
     for column, candidate in enumerate(candidates):
         for group_id in candidate.group_ids:
             columns_of_group[group_id].append(column)
-    block_size = max(1, MAX_SCORES // len(candidates))
+    rows_of_group: dict[str, list[int]] = defaultdict(list)
+    for row, query in enumerate(queries):
+        if query.language in number:
+            rows_of_group[query.group_id].append(row)
 
-    for language in languages:
-        of_language = np.array([i for i, query in enumerate(queries) if query.language == language])
-        for start in range(0, len(of_language), block_size):
-            query_Q = of_language[start : start + block_size]
-            scores_QC = score(query_Q)
-            relevant_QC = np.zeros(scores_QC.shape, bool)
-            for row, i in enumerate(query_Q):
-                relevant_QC[row, columns_of_group.get(queries[i].group_id, [])] = True
-            for pool, columns in enumerate(pools):
-                positions = relevant_positions(scores_QC.take(columns, axis=1), relevant_QC.take(columns, axis=1))
-                yield {
-                    "query": query_Q,
-                    "language": np.full(len(query_Q), number[language]),
-                    "pool": np.full(len(query_Q), pool),
-                    "AP": average_precision(positions),
-                    "R@1": recall_at(1, positions),
-                    "R@10": recall_at(10, positions),
-                    "rank_distance": rank_distance(positions, language_C[columns]),  # NaN in a pool of one language
-                    "n_relevant": positions.n_relevant_Q,
-                    "best_position": best_position(positions),
+    for groups in _blocks(list(rows_of_group.values()), max(1, MAX_SCORES // len(candidates))):
+        query_Q = np.concatenate(groups)
+        group_Q = np.repeat(np.arange(len(groups)), [len(rows) for rows in groups])
+        language_Q = np.array([number[queries[i].language] for i in query_Q])
+        scores_QC = score(query_Q)
+        relevant_QC = np.zeros(scores_QC.shape, bool)
+        for row, i in enumerate(query_Q):
+            relevant_QC[row, columns_of_group.get(queries[i].group_id, [])] = True
+        measured = []
+        for pool, columns in enumerate([*pools, common]):
+            in_pool = scores_QC if len(columns) == len(candidates) else scores_QC.take(columns, axis=1)
+            positions = relevant_positions(in_pool, relevant_QC.take(columns, axis=1))
+            measured.append(_columns(positions) | {"query": query_Q, "language": language_Q})
+            measured[-1]["pool"] = np.full(len(query_Q), pool)
+            if columns is common:
+                first = first_of(in_pool)
+                measured[-1] |= {
+                    "rank_distance": rank_distance(positions, language_C[columns]),
+                    "Max@R": worst_position(positions, language_C[columns]),
+                    "MRC@10": parallel_correlation(in_pool, first, group_Q, language_Q),
                 }
+                yield Block(query_Q, measured, share_of_languages(first, language_C[columns], len(languages)))
+
+
+def _columns(positions: Positions) -> dict[str, np.ndarray]:
+    """The measures of one pool; those between languages are NaN until they are known."""
+    unknown = np.full(positions.n_queries, np.nan)
+    return {
+        "AP": average_precision(positions),
+        "R@1": recall_at(1, positions),
+        "R@10": recall_at(10, positions),
+        **dict.fromkeys(("rank_distance", *BIAS), unknown),
+        "n_relevant": positions.n_relevant_Q,
+        "best_position": best_position(positions),
+    }
+
+
+def _blocks(groups: Sequence[list[int]], size: int) -> Iterator[list[list[int]]]:
+    """Groups together, as many as have `size` queries; at least one."""
+    block: list[list[int]] = []
+    for rows in groups:
+        if block and sum(map(len, block)) + len(rows) > size:
+            yield block
+            block = []
+        block.append(rows)
+    if block:
+        yield block
 
 
 def _unique_rows(vectors_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
