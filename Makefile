@@ -6,7 +6,7 @@ HYBRID := $(BIN)/hybrid-ir
 OUT ?= runs/quickstart
 PORT ?= 8000
 
-.PHONY: quickstart test fuzz lint docs lock clean help
+.PHONY: quickstart test fuzz lint docs lock audit clean help
 
 help:
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /  /'
@@ -56,6 +56,14 @@ docs: $(VENV)/dev ## build the documentation into site/; a dead link fails
 
 lock: $(VENV)/dev ## write constraints.txt from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
+
+# In an environment of its own: the project does not need it. --strict, because what cannot be looked up is else skipped
+# and the audit says that it found nothing.
+AUDIT := $(VENV)/audit
+audit: constraints.txt ## look for known weaknesses of the pinned dependencies (asks the network)
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) \
+		&& $(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1; }
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 clean: ## remove the environment and the quickstart's files
 	rm -rf $(VENV) runs store

@@ -36,14 +36,14 @@ def environment(**more: str) -> dict[str, str]:
 class Service:
     """A `hybrid-ir serve` process and what runs below it."""
 
-    def __init__(self, index: Path, log: Path, *settings: str) -> None:
+    def __init__(self, index: Path, log: Path, *settings: str, **variables: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
         command = [*CLI, "serve", "--index", str(index), f"serve.port={self.port}", *settings]
         with log.open("w") as out:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment()
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment(**variables)
             )
         self.client = SearchClient(self.url)
 

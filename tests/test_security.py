@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from indices import sample_passages, write_served_index
@@ -90,12 +92,33 @@ def test_the_pages_carry_the_headers_that_keep_other_code_out(http):
         assert headers["Referrer-Policy"] == "no-referrer"
 
 
-def test_keys_reach_neither_the_log_nor_an_answer(folder, caplog):
+class Broken(LocalRelease):
+    """It fails as a defect of ours would, with what was asked in its traceback's frames."""
+
+    async def search(self, *_):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("release", [LocalRelease, Broken])
+def test_keys_reach_neither_the_log_nor_an_answer(folder, caplog, capfd, release):
     caplog.set_level("DEBUG")
-    app = create_app(SearchService(LocalRelease(str(folder)), Serve()), ("s3cret-of-ours",))
+    app = create_app(SearchService(release(str(folder)), Serve()), ("s3cret-of-ours",))
     with TestClient(app, base_url=LOCAL, raise_server_exceptions=False) as http:
         given = [{"Authorization": f"Bearer {key}"} for key in ("s3cret-of-ours", "s3cret-that-is-wrong")]
         answers = [http.post("/search", json={"query": "a", "k": k}, headers=h) for h in given for k in (1, 0)]
         answers += [http.get(route, headers=h) for h in given for route in ("/stats", "/nothing", "/openapi.json")]
-    assert [answer.status_code for answer in answers[:4]] == [200, 422, 401, 401]
-    assert "s3cret" not in caplog.text + "".join(answer.text + str(answer.headers) for answer in answers)
+    assert [answer.status_code for answer in answers[:4]] == [500 if release is Broken else 200, 422, 401, 401]
+    assert ("ZeroDivisionError" in caplog.text) == (release is Broken), "the log of the crash is not the one read here"
+    written = "".join(capfd.readouterr())
+    assert "s3cret" not in written + caplog.text + "".join(answer.text + str(answer.headers) for answer in answers)
+
+
+def test_every_test_that_the_document_names_is_there():
+    """docs/security.md is what an operator reads: a claim whose test was renamed would be held by nothing."""
+    tests = Path(__file__).parent
+    text = (tests.parent / "docs" / "security.md").read_text()
+    rows = re.findall(r"\| `(test_\w+\.py)`(?:: `(test_\w+)`)?", text)
+    assert len(rows) > 30
+    for file, name in rows:
+        assert not name or f"def {name}(" in (tests / file).read_text(), (file, name)
+        assert (tests / file).is_file(), file

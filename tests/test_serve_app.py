@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 from indices import sample_passages, write_served_index
 from pydantic import ValidationError
-from services import free_port, wait_until
+from services import environment, free_port, wait_until
 
 from hybrid_ir.cli import app as cli
 from hybrid_ir.config.experiment import Serve
@@ -113,6 +116,40 @@ def test_services_that_start_at_once_have_ports_of_their_own():
     with own_ports() as one, own_ports() as other:
         assert one.keys() == other.keys()
         assert not {v for v in one.values() if v.isdigit() and v != "1"} & set(other.values())
+
+
+def test_the_next_service_removes_the_folder_of_one_that_was_killed_and_of_no_other(monkeypatch):
+    """A folder of a killed service is one whose lock nobody holds; that of another version has no lock."""
+    monkeypatch.setattr("tempfile.tempdir", str(short := Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))))
+    hold = (
+        "import os, time\nfrom hybrid_ir.serving.ray_serve.machine_ports import own_ports\n"
+        "with own_ports(): print('held', flush=True); time.sleep(60)"
+    )
+    killed = subprocess.Popen(
+        [sys.executable, "-c", hold], stdout=subprocess.PIPE, env=environment(TMPDIR=str(short), PYTHONPATH=str(ROOT))
+    )
+    try:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == b"held\n"
+        (of_the_killed,) = short.iterdir()
+        with own_ports():
+            assert len(list(short.iterdir())) == 2, "a service that runs keeps its folder"
+        killed.kill()
+        killed.wait()
+        assert list(short.iterdir()) == [of_the_killed]
+        (short / "hybrid-ir-serve-empty").mkdir()
+        (short / "hybrid-ir-serve-older").mkdir()
+        (short / "hybrid-ir-serve-older" / "haproxy").touch()
+        with own_ports():
+            left = {path.name for path in short.iterdir()}
+            assert "hybrid-ir-serve-older" in left
+            assert not left & {of_the_killed.name, "hybrid-ir-serve-empty"}
+            assert len(left) == 2
+        assert [path.name for path in short.iterdir()] == ["hybrid-ir-serve-older"]
+    finally:
+        killed.kill()
+        killed.wait()
+        shutil.rmtree(short)
 
 
 def test_a_truncated_file_is_refused_before_ray_starts(tmp_path, monkeypatch, capsys):

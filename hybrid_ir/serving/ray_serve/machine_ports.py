@@ -6,6 +6,7 @@ Ray's own defaults are the same for every service: HAProxy sends what one cannot
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -21,6 +22,7 @@ from hybrid_ir.types import InputError
 
 FIRST, LAST, BLOCK = 20_000, 32_000, 500
 """A service has a block of so many ports: above those of Ray's workers, below those that the system hands out."""
+_PREFIX = "hybrid-ir-serve-"
 REPLICAS = 240
 """Ports of a block that gateways listen on: one each, and one more each time that one is replaced, for two minutes."""
 
@@ -42,13 +44,45 @@ def own_ports() -> Iterator[dict[str, str]]:
     ends with the process that started it, however that ends. Raises InputError when all blocks are taken.
     """
     claim, first = _claim()
-    folder = Path(tempfile.mkdtemp(prefix="hybrid-ir-serve-", dir="/tmp" if len(tempfile.gettempdir()) > 30 else None))
+    root = Path("/tmp" if len(tempfile.gettempdir()) > 30 else tempfile.gettempdir())
+    _remove_left(root)
+    folder, lock = _own_folder(root)
     try:
         yield {**_ports(first), **_haproxy(folder)}
     finally:
         claim.close()
         _end(folder)
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _own_folder(root: Path) -> tuple[Path, int]:
+    """A folder, and a lock in it that ends with this process, however that ends."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+        with suppress(FileNotFoundError):  # another service took it for one that was left, before it was locked
+            lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (folder / "lock").exists():
+                return folder, lock
+            os.close(lock)
+
+
+def _remove_left(root: Path) -> None:
+    """Remove the folders of services that were killed: nobody holds their lock. One without a lock goes if it is empty;
+    what else it is, of another version perhaps, is not for us to say."""
+    for folder in root.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another user's, or one that runs
+            try:
+                lock = os.open(folder / "lock", os.O_RDWR)
+            except FileNotFoundError:
+                folder.rmdir()
+                continue
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
 
 
 def _claim() -> tuple[socket.socket, int]:

@@ -1,0 +1,82 @@
+"""A service with keys as a user runs it: no key is in anything that it, HAProxy or Ray writes or says.
+
+The one test is a claim of docs/security.md.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from indices import sample_passages, write_served_index
+from services import Service, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
+RIGHT, WRONG = "s3cret-of-ours", "s3cret-that-is-wrong"
+
+
+def session_of(service: Service) -> Path:
+    """The folder in which the service's Ray has its logs, HAProxy's output, and what it writes of Serve."""
+    for process in service.below():
+        found = re.search(r"=(/\S*/session_[^/\s]+)", " ".join(process.cmdline()))
+        if found and Path(found[1]).is_dir():
+            return Path(found[1])
+    raise AssertionError("no session folder in the command line of any process")
+
+
+def holds_a_key(folder: Path) -> list[str]:
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(files) > 10, "these are not Ray's logs"
+    return [str(path) for path in files if b"s3cret" in path.read_bytes()]
+
+
+def test_no_key_is_in_a_log_a_metric_an_answer_or_a_command_line(tmp_path):
+    """Also not after the gateway has died, and with all that Ray Serve logs when it is asked to."""
+    write_served_index(tmp_path / "index", sample_passages())
+    service = Service(tmp_path / "index", tmp_path / "log", "--verbose", HYBRID_IR_API_KEYS=f"other,{RIGHT}")
+    said = []
+    try:
+        service.wait()
+        session = session_of(service)
+        with httpx.Client(base_url=service.url, timeout=30, trust_env=False) as http:
+
+            def ask(key: str) -> int:
+                for method, path, body in (
+                    ("POST", "/search", {"query": "river"}),
+                    ("POST", "/search", {"query": "river", "k": 0}),
+                    ("POST", "/v1/embeddings", {"input": ["river"]}),
+                    ("GET", "/nothing", None),
+                    ("GET", "/stats", None),
+                ):
+                    try:
+                        answer = http.request(method, path, json=body, headers={"Authorization": f"Bearer {key}"})
+                    except httpx.TransportError:
+                        return 0
+                    said.append(answer.text + str(answer.headers))
+                return answer.status_code
+
+            assert (ask(RIGHT), ask(WRONG)) == (200, 401)
+            for gateway in service.replicas("hybrid-ir:gateway"):
+                gateway.kill()
+            wait_until(lambda: ask(RIGHT) == 200, 180)  # it loads torch, on a busy machine
+            for process in service.below():
+                for connection in process.net_connections("tcp"):
+                    if connection.status == psutil.CONN_LISTEN and "agent" in " ".join(process.cmdline()):
+                        try:
+                            metrics = httpx.get(f"http://127.0.0.1:{connection.laddr.port}/metrics", trust_env=False)
+                        except httpx.HTTPError:
+                            continue
+                        said.append(metrics.text)
+        assert any("ray_hybrid_ir_requests_total" in text for text in said), "the metrics were not found"
+        said += [" ".join(process.cmdline()) for process in service.below()]
+        service.process.terminate()
+        service.process.wait(timeout=90)
+        assert "s3cret" not in service.said() + "".join(said)
+        assert holds_a_key(session) == []
+        assert "POST /search" in service.said() + "".join(p.read_text(errors="replace") for p in session.rglob("*.log"))
+    finally:
+        service.process.kill()
