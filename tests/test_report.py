@@ -139,6 +139,59 @@ def test_comparison_says_who_lost_and_whether_intervals_overlap(tmp_path):
     ) in html
 
 
+def with_bias(summary):
+    """Of three languages: two thirds of a query's first ten in its own language, of which a third of the pool is."""
+    first = {q: {p: 4 / 6 if p == q else 1 / 6 for p in LANGUAGES} for q in LANGUAGES}
+    return summary | {
+        "bias": {
+            "Max@R": 61.5,
+            "MRC@10": -0.125,
+            "intervals": {"Max@R": [60.0, 63.0], "MRC@10": [-0.25, 0.0]},
+            "per_language": {name: {"Max@R": 61.5, "MRC@10": None} for name in LANGUAGES},
+            "first_10": first,
+            "expected": dict.fromkeys(LANGUAGES, 1 / 3),
+        }
+    }
+
+
+def test_a_page_says_whose_passages_come_first_where_that_was_measured(tmp_path):
+    html = report_text(tmp_path / "report.html", summary=with_bias(summary_of()))
+    assert_stands_alone(html)
+    for said in ("Whose passages come first", "Max@R", "MRC@10", "own first 10", "pool"):
+        assert f">{said}<" in html
+    assert "who reads Thai alone wants the Thai passages first" in html
+    assert "<td>67%</td><td>33%</td>" in html
+    assert "-0.250 to 0.000" in html  # and no dash beside a minus sign
+    # An evaluation of an older version has no such measures: its own page is whole, and beside a new one too.
+    assert ">Whose passages come first<" not in report_text(tmp_path / "old.html")
+    both = comparison_text(tmp_path / "c.html", new=with_bias(summary_of()), old=summary_of())
+    assert_stands_alone(both)
+    assert both.count("<td>67%</td><td>33%</td>") == 1
+
+
+def test_paired_tests_and_costs_stand_in_place_of_sentences(tmp_path):
+    runs = {name: {"summary": summary_of(), "log": None} for name in ("mine", "free")}
+    paired = [
+        {"first": "free", "second": "mine", "measure": "rank_distance", "difference": -3.0, "low": -4.0, "high": 1.0,
+         "p": 0.25, "questions": 1190, "verdict": "no difference shown"},
+        {"first": "free", "second": "mine", "measure": "AP_mono", "difference": 0.1, "low": 0.05, "high": 0.15,
+         "p": 0.0001, "questions": 1190, "verdict": "better"},
+    ]  # fmt: skip
+    costs = {
+        "mine": {"parameters": 118_000_000, "dimension": 384, "megabytes": 472.0, "texts_per_s": 61.4},
+        "free": {"parameters": None, "dimension": None, "megabytes": None, "texts_per_s": 9000.0},
+    }
+    write_comparison(tmp_path / "c.html", title="Encoders", runs=runs, paired=paired, costs=costs)
+    html = (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert_stands_alone(html)
+    cells = ["rank_distance", "-3.0", "-4.0 to +1.0", "0.250", "no difference shown"]
+    assert "".join(f"<td>{cell}</td>" for cell in cells) in html
+    assert "<td>+0.100</td><td>+0.050 to +0.150</td><td>&lt; .001</td><td>better</td>" in html
+    assert "<td>118,000,000</td><td>384</td><td>472</td><td>61</td>" in html
+    assert "<td>\N{EN DASH}</td><td>\N{EN DASH}</td><td>\N{EN DASH}</td><td>9,000</td>" in html
+    assert "intervals overlap" not in html
+
+
 def test_same_input_gives_the_same_bytes(tmp_path):
     assert report_text(tmp_path / "a.html") == report_text(tmp_path / "b.html")
     runs = {"a": summary_of(), "b": summary_of(AP_mono=0.7)}

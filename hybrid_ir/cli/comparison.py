@@ -124,7 +124,7 @@ def _compare_encoders(
         raise InputError(f"a comparison reads what it wrote, so it needs a folder, not {out}")
 
     from hybrid_ir.cli.progress import counter
-    from hybrid_ir.cli.terminal import console, cost_table, measures_table, paired_table
+    from hybrid_ir.cli.terminal import collection_table, console, cost_table, paired_table
     from hybrid_ir.encoders import quiet_libraries
     from hybrid_ir.evaluation import compare_encoders, has_bm25, load_test, name_encoders, require_bm25
 
@@ -153,7 +153,7 @@ def _compare_encoders(
     for label, summary in summaries.items():
         if summary.get("collapsed"):
             terminal.print(f"warning: {label} is collapsed: it gives all candidates nearly the same vector")
-    terminal.print(measures_table(test.name, summaries))
+    terminal.print(collection_table(test.name, summaries))
     terminal.print(cost_table({label: summary["cost"] for label, summary in summaries.items()}))
     if comparisons:
         terminal.print(paired_table(comparisons))

@@ -39,7 +39,7 @@ def evaluate(
     experiment = load_experiment(config, overrides or ())
 
     from hybrid_ir.cli.progress import counter
-    from hybrid_ir.cli.terminal import console, measures_table, task_table
+    from hybrid_ir.cli.terminal import collection_table, console, task_table
     from hybrid_ir.encoders import quiet_libraries
     from hybrid_ir.evaluation import count_texts, evaluate as run_evaluation, load_measured, load_test
     from hybrid_ir.storage import fetch, written
@@ -68,4 +68,4 @@ def evaluate(
         if left_out := [f"{n:,} {name}" for name, n in summary["counts"]["left_out"].items() if n]:
             console().print(f"left out or missing: {', '.join(left_out)}")
     else:
-        console().print(measures_table(summary["collection"], {Path(checkpoint).parent.name or checkpoint: summary}))
+        console().print(collection_table(summary["collection"], {Path(checkpoint).parent.name or checkpoint: summary}))

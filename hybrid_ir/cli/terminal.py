@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_ir.measure_names import MEASURES, best_of, digits
+from hybrid_ir.measure_names import BIAS, MEASURES, best_of, digits
 
 
 def console() -> Console:
@@ -42,6 +42,12 @@ def measures_table(title: str, rows: Mapping[str, Mapping[str, Any]], measures: 
             cells.append(f"[bold green]{text}[/]" if value is not None and value == best.get(measure) else text)
         table.add_row(name, *cells)
     return table
+
+
+def collection_table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The measures of a collection, with those of language bias where the evaluation has them."""
+    rows = {name: {**summary, **summary.get("bias", {})} for name, summary in summaries.items()}
+    return measures_table(title, rows, (*MEASURES, *BIAS))
 
 
 def task_table(title: str, summary: Mapping[str, Any]) -> Table:

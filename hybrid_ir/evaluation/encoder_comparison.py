@@ -22,7 +22,15 @@ from hybrid_ir.reports import write_comparison
 from hybrid_ir.storage import is_uri, write_json
 from hybrid_ir.types import Collection, InputError
 
-SHOWN = ("checkpoint", *MEASURES, "intervals", "cost", "seconds", "collapsed")  # of each encoder in comparison.json
+SHOWN = (
+    "checkpoint",
+    *MEASURES,
+    "intervals",
+    "bias",
+    "cost",
+    "seconds",
+    "collapsed",
+)  # of each encoder in comparison.json
 
 
 def name_encoders(encoders: Sequence[str], bm25: bool = False) -> dict[str, str]:

@@ -37,7 +37,7 @@ def heat_map_png(path: Path | str, matrices: Mapping[str, Matrix], *, dpi: int =
     picture.save(path, "PNG", optimize=True)
 
 
-def draw_heat_maps(matrices: Mapping[str, Matrix], *, ink: str, paper: str, empty: str) -> Figure:
+def draw_heat_maps(matrices: Mapping[str, Matrix], *, ink: str, paper: str, empty: str, measure: str = "AP") -> Figure:
     """The matrices side by side on one colour scale: rows are query languages, columns passage languages."""
     import matplotlib
     from matplotlib.cm import ScalarMappable
@@ -86,7 +86,7 @@ def draw_heat_maps(matrices: Mapping[str, Matrix], *, ink: str, paper: str, empt
     bar.outline.set_visible(False)
     bar.solids.set_edgecolor("face")  # pyright: ignore[reportOptionalMemberAccess]
     bar.ax.tick_params(length=0, labelcolor=ink)
-    bar.ax.set_title("AP", color=ink, fontsize=8)
+    bar.ax.set_title(measure, color=ink, fontsize=8)
     return figure
 
 

@@ -90,6 +90,7 @@ def format_measure(value: float | None, measure: str, more: int = 0) -> str:
 
 
 def format_interval(run: Mapping[str, Any], measure: str) -> str:
-    """`.41–.46`, or nothing where the run has no interval."""
+    """`.41–.46` (of what may be negative `-.12 to .03`), or nothing where the run has no interval."""
     low, high = run.get("intervals", {}).get(measure) or (None, None)
-    return "" if low is None else f"{format_measure(low, measure)}{DASH}{format_measure(high, measure)}"
+    between = DASH if low is None or low >= 0 else " to "
+    return "" if low is None else f"{format_measure(low, measure)}{between}{format_measure(high, measure)}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ir.config import leaf_texts
-from hybrid_ir.measure_names import HEADLINE, MEASURES, OF_LANGUAGE, best_of, digits, lower_is_better
+from hybrid_ir.measure_names import BIAS, HEADLINE, MEASURES, OF_LANGUAGE, best_of, digits, lower_is_better
 from hybrid_ir.reports.charts import draw_bars, draw_curves, draw_heat_maps
 from hybrid_ir.reports.drawing_kit import DASH, INK, LINE, PAPER, drawing, format_measure, render, svg
 from hybrid_ir.reports.training_log import Log, curve_of, smooth
@@ -70,6 +70,9 @@ def write_comparison(
     with drawing():
         heat_map = svg(draw_heat_maps(matrices, ink=INK, paper=PAPER, empty=LINE), "heat-map")
         bars = svg(draw_bars(distances), "rank-distance")
+        first = _first_languages(summaries)
+        share = {"ink": INK, "paper": PAPER, "empty": LINE, "measure": "share"}
+        first_map = svg(draw_heat_maps(first, **share), "first-ten") if first else ""
         training = svg(draw_curves(curves), "training") if curves else ""
     rows = {**summaries, **(comparisons or {})}
     html = render(
@@ -90,6 +93,9 @@ def write_comparison(
         counts=next(iter(summaries.values()))["counts"],  # runs that are compared share their collection
         heat_map=heat_map,
         bars=bars,
+        first_map=first_map,
+        bias_measures=BIAS,
+        own={name: _own_shares(summary["bias"]) for name, summary in summaries.items() if "bias" in summary},
         training=training,
         speeds={name: _training_figures(log) for name, log in logs.items()},
         settings=leaf_texts(settings or {}),
@@ -106,6 +112,21 @@ def write_task_report(path: Path | str, *, title: str, subtitle: str = "", summa
             bars[measure] = svg(draw_bars({measure: values}, "{:.2f}", summary["chance"].get(measure)), f"bars-{i}")
     html = render("task_report.html.j2", title=title, subtitle=subtitle, bars=bars, **summary)
     Path(path).write_text(html, encoding="utf-8", newline="\n")
+
+
+def _first_languages(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Mapping[str, float]]]:
+    """Of each run that has them, the languages of the first ten by query language; last row: those of the pool."""
+    return {
+        name if len(summaries) > 1 else "": {**summary["bias"]["first_10"], "pool": summary["bias"]["expected"]}
+        for name, summary in summaries.items()
+        if "bias" in summary
+    }
+
+
+def _own_shares(bias: Mapping[str, Any]) -> tuple[str, str]:
+    """Means over languages: a language's share of the first ten of its own queries, and of the pool."""
+    first = statistics.fmean(row[language] for language, row in bias["first_10"].items())
+    return f"{first:.0%}", f"{statistics.fmean(bias['expected'].values()):.0%}"
 
 
 def _best_of_columns(rows: Sequence[Summary]) -> dict[str, str]:
