@@ -201,7 +201,8 @@ def written_in_steps(path: str, leave: Sequence[str] = ()) -> Iterator[tuple[Pat
             _put_back(filesystem, inner, folder, before, now)
         except (OSError, pa.ArrowException) as error:
             raise InputError(
-                f"cannot write to {path}: {one_line(error)}; what was to go there is in {folder}"
+                f"cannot write to {path}: {one_line(error)}; what was to go there is in {folder}; once it answers "
+                "again, run the same command"
             ) from error
         before = now
 

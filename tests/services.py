@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -76,6 +77,16 @@ class Service:
         return subprocess.run(
             [*CLI, *words], capture_output=True, text=True, env=environment(RAY_ADDRESS=self.ray_address()), timeout=240
         )
+
+    def metrics(self) -> Callable[[], str]:
+        """What reads the metrics that Ray exports; each call reads them anew."""
+        asked = "import ray, sys; ray.init(sys.argv[1], log_to_driver=0); print(ray.nodes()[0]['MetricsExportPort'])"
+        variables = environment(RAY_AUTH_MODE="token")
+        done = subprocess.run(
+            [sys.executable, "-c", asked, self.ray_address()], capture_output=True, text=True, env=variables
+        )
+        port = done.stdout.split()[-1]
+        return lambda: httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
 
     def said(self) -> str:
         return self._log.read_text()

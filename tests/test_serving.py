@@ -176,15 +176,10 @@ def test_metrics_reach_ray(local):
     with pytest.raises(InputError):
         local.client.search("river", languages=["xx"])
     missing: set[str] = set()
-    asked = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(ray.nodes()[0]['MetricsExportPort'])"
-    ray_env = environment(RAY_AUTH_MODE="token")
-    said = subprocess.run(
-        [sys.executable, "-c", asked, local.ray_address()], capture_output=True, text=True, env=ray_env
-    )
-    port = said.stdout.split()[-1]
+    metrics = local.metrics()
 
     def scraped() -> bool:
-        text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+        text = metrics()
         wanted = (
             "# TYPE ray_hybrid_ir_request_duration_seconds histogram",
             "# TYPE ray_hybrid_ir_shard_duration_seconds histogram",
@@ -206,6 +201,39 @@ def test_metrics_reach_ray(local):
         wait_until(scraped, 40)
     except AssertionError as error:
         raise AssertionError(f"not among the metrics: {missing}") from error
+
+
+def test_a_shard_whose_file_is_truncated_is_said_to_be_missing_and_heals(local, distributed, indices):
+    """Also by a gateway, and by replicas of the shard, that start again while the file is damaged."""
+    file = indices[0] / "shards" / "001" / "ids.npy"
+    content = file.read_bytes()
+
+    def partial(service) -> bool:
+        try:
+            answer = http.post(f"{service.url}/search", json={"query": "river", "k": 100, "policy": "best_effort"})
+        except httpx.TransportError:
+            return False
+        return answer.status_code == 200 and answer.json()["coverage"]["shards_missing"] == ["001"]
+
+    with httpx.Client(timeout=30, trust_env=False) as http:
+        for service in (local, distributed):
+            wait_until(service.client.ready, 120)
+        try:
+            with file.open("r+b") as stream:
+                stream.truncate(len(content) - 1)
+            for service in (local, distributed):
+                wait_until(lambda service=service: partial(service), 20)
+                strict = http.post(f"{service.url}/search", json={"query": "river"})
+                assert (strict.status_code, strict.json()["error"]["type"]) == (503, "shards_missing")
+            for replica in (*local.replicas("hybrid-ir:gateway"), *distributed.replicas("shard-001")):
+                replica.kill()
+            wait_until(lambda: partial(local), 180)
+            wait_until(lambda: partial(distributed), 20)
+        finally:
+            file.write_bytes(content)
+        for service in (local, distributed):
+            wait_until(service.client.ready, 180)
+            assert service.client.search("river", k=100)["coverage"]["complete"]
 
 
 def test_an_encoder_of_another_space_is_refused_by_name(indices, tmp_path):

@@ -20,6 +20,7 @@ from training_runs import OVERRIDES, STEPS, experiment
 from training_store import make_store
 
 from hybrid_ir.storage import fetch, open_filesystem
+from hybrid_ir.training.ray_train.saved import sealed_in
 from hybrid_ir.types import InputError
 
 pytestmark = pytest.mark.slow
@@ -144,6 +145,62 @@ def test_a_training_at_a_uri_with_validation_beside_it_measures_the_same_checkpo
     assert measured[metrics["best_step"]] == max(measured.values())
     assert (run / "checkpoint" / "modules.json").is_file()
     assert_same_ledger(unbroken, run)
+
+
+def test_storage_that_is_lost_under_a_training_is_said_and_the_same_command_goes_on(
+    unbroken, store, tmp_path, monkeypatch
+):
+    """The bucket's server ends when the first checkpoint is there, and answers at the same port later."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    def start(port: int) -> ThreadedMotoServer:
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+        server.start()
+        return server
+
+    server = start(0)
+    _, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1", "XDG_CACHE_HOME": str(tmp_path),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="fails")
+    command = [*COMMAND, "train", *OVERRIDES, f"store={store}", "out=s3://fails/run"]
+    said = (tmp_path / "said").open("w+")
+    training = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment())
+    try:
+        deadline = time.monotonic() + 200
+        while not sealed_in("s3://fails/run"):
+            assert training.poll() is None, (tmp_path / "said").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        server.stop()
+        code = training.wait(timeout=200)
+    finally:
+        training.kill()
+    text = (tmp_path / "said").read_text()
+    assert code == 2, text
+    assert "s3://fails/run" in text
+    assert "once it answers again" in text
+    assert "Traceback" not in text
+    away = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=200)
+    assert away.returncode == 2, away.stderr
+    assert "s3://fails/run cannot be read or written" in away.stderr
+    assert "Traceback" not in away.stderr
+    server = start(port)
+    try:
+        begun = sealed_in("s3://fails/run")[0].done
+        assert 0 < begun < STEPS
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        run = Path(fetch("s3://fails/run"))
+        rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        assert rows[-1]["step"] == STEPS
+        assert_same_ledger(unbroken, run)
+    finally:
+        server.stop()
 
 
 def test_a_name_that_is_not_a_model_is_refused(store, tmp_path, ray_cluster):

@@ -129,7 +129,7 @@ def prune(
     from hybrid_ir.storage import written
 
     read_manifest(index)
-    with written(index) as folder:
+    with _unwritable(index), written(index) as folder:
         gone = prune_versions(folder, keep)
     console().print(f"{len(gone)} versions of {index} removed{': ' if gone else ''}{' '.join(gone)}")
 
@@ -149,7 +149,7 @@ def _index_folder(index: str) -> Iterator[str]:
     """Where a build writes. Its tasks share the folder, so one that a URI stands for is on the only node."""
     from hybrid_ir.cluster import live_nodes
     from hybrid_ir.storage import is_uri, written
-    from hybrid_ir.types import InputError, one_line
+    from hybrid_ir.types import InputError
 
     nodes = live_nodes()
     if is_uri(index) and nodes > 1:
@@ -157,9 +157,17 @@ def _index_folder(index: str) -> Iterator[str]:
             f"a build on {nodes} nodes needs a folder that all of them see, not {index}; build on such a folder and "
             "copy it, or start Ray on one node"
         )
+    with _unwritable(index), written(index) as folder:
+        yield str(folder)
+
+
+@contextmanager
+def _unwritable(index: str) -> Iterator[None]:
+    """Raises InputError where the index cannot be written to."""
+    from hybrid_ir.types import InputError, one_line
+
     try:
-        with written(index) as folder:
-            yield str(folder)
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # said for every command

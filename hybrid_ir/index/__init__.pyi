@@ -4,6 +4,7 @@ from .folder import (
     Manifest as Manifest,
     check_files as check_files,
     encoder_folder as encoder_folder,
+    local_files as local_files,
     read_manifest as read_manifest,
 )
 from .passages import (

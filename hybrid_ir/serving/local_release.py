@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import faiss
 import numpy as np
 
-from hybrid_ir.index import IndexedPassage, Shard, ShardQuery, open_shard, read_manifest
+from hybrid_ir.index import Found, IndexedPassage, ShardQuery, read_manifest
+from hybrid_ir.serving.kept_shard import KeptShard
 from hybrid_ir.serving.one_thread import OneThread
 from hybrid_ir.serving.query_encoder import QueryEncoder
 from hybrid_ir.serving.release import Encoded, ShardAnswer
@@ -23,12 +24,23 @@ class LocalRelease:
     placement = "local"
 
     def __init__(
-        self, index: str, version: str | None = None, *, checkpoint: str | None = None, threads: int = 1
+        self,
+        index: str,
+        version: str | None = None,
+        *,
+        checkpoint: str | None = None,
+        threads: int = 1,
+        may_lack_shards: bool = False,
     ) -> None:
-        """Check every file, open the shards, load the encoder. Raises InputError that names what is wrong."""
+        """Check every file, open the shards, load the encoder. Raises InputError that names what is wrong.
+
+        With `may_lack_shards` it begins with those that can be opened, and says of the others that they are down.
+        """
         self.index = absolute(index)
         self.manifest = read_manifest(index, version)
-        self._shards: list[Shard] = [open_shard(index, self.manifest, n) for n in range(len(self.manifest.shards))]
+        self._shards = [
+            KeptShard(index, self.manifest, n, may_be_down=may_lack_shards) for n in range(len(self.manifest.shards))
+        ]
         self.key = f"{self.index}@{self.manifest.index_version}"
         self._encoding = OneThread()
         self._searching = OneThread(faiss.omp_set_num_threads, threads)
@@ -38,13 +50,13 @@ class LocalRelease:
         return await self._encoding.run(self._encoder, texts, role)
 
     async def search(self, shard: int, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:
-        return await self._searching.run(self._shards[shard].search, vectors, queries), {}
+        return await self._searching.run(self._search, shard, vectors, queries), {}
 
     async def read(self, shard: int, rows: Sequence[int]) -> list[IndexedPassage]:
-        return self._shards[shard].read(rows)
+        return self._shards[shard].get(reopen=False).read(rows)
 
     def down(self) -> tuple[list[int], bool]:
-        return list(range(len(self._shards))) if self._searching.stuck else [], not self._encoding.stuck
+        return [n for n, s in enumerate(self._shards) if self._searching.stuck or s.down], not self._encoding.stuck
 
     def check(self) -> None:
         self._encoding.check()
@@ -53,3 +65,8 @@ class LocalRelease:
     def close(self) -> None:
         self._encoding.close()
         self._searching.close()
+        for shard in self._shards:
+            shard.close()
+
+    def _search(self, shard: int, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> list[Found]:
+        return self._shards[shard].get().search(vectors, queries)

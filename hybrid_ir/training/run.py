@@ -36,7 +36,7 @@ from hybrid_ir.training.initial_model import describe_encoder, initial_model
 from hybrid_ir.training.publish import publish
 from hybrid_ir.training.ray_train.saved import check_format, remove_all
 from hybrid_ir.training.resources import check_resources
-from hybrid_ir.training.run_folder import is_complete
+from hybrid_ir.training.run_folder import answering, is_complete
 from hybrid_ir.training.tracking import check_trackers
 from hybrid_ir.training.validation import check_validation
 from hybrid_ir.types import InputError, Interrupted
@@ -56,12 +56,13 @@ def train(experiment: Experiment, resources: dict[str, float], report: Report = 
     check_trackers(experiment.train.trackers)
     check_resources(experiment, resources)
     check_validation(experiment, store)
-    if is_complete(experiment, store):
-        remove_all(experiment.out)  # which the run that completed it may not have come to
-        return json.loads(Path(fetch(f"{experiment.out}/metrics.json")).read_text(encoding="utf-8"))
-    check_format(experiment.out)
-    with written_in_steps(experiment.out, leave=("ray", ".last")) as (run, put_back):
-        return _train(experiment, store, plan, run, put_back, report)
+    with answering(experiment.out):
+        if is_complete(experiment, store):
+            remove_all(experiment.out)  # which the run that completed it may not have come to
+            return json.loads(Path(fetch(f"{experiment.out}/metrics.json")).read_text(encoding="utf-8"))
+        check_format(experiment.out)
+        with written_in_steps(experiment.out, leave=("ray", ".last")) as (run, put_back):
+            return _train(experiment, store, plan, run, put_back, report)
 
 
 def _train(

@@ -1,19 +1,29 @@
-"""Whether a run folder holds this training. In: an experiment and its store. Out: finished or not, or a refusal."""
+"""The run folder: whether it holds this training, and what is said when it is lost.
+
+In: an experiment and its store. Out: finished or not, or a refusal.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pyarrow import fs
 
 from hybrid_ir.config import Experiment, leaves, on_resume
 from hybrid_ir.data import Store
-from hybrid_ir.storage import open_filesystem
-from hybrid_ir.types import InputError
+from hybrid_ir.storage import is_uri, open_filesystem
+from hybrid_ir.types import InputError, one_line
 
 
 def is_complete(experiment: Experiment, store: Store) -> bool:
     """Whether `experiment.out` holds this very training, finished. Raises InputError if it holds another one."""
+    with answering(experiment.out):
+        return _is_complete(experiment, store)
+
+
+def _is_complete(experiment: Experiment, store: Store) -> bool:
     path = f"{experiment.out}/manifest.json"
     filesystem, inner = open_filesystem(experiment.out)
     if not filesystem.get_file_info(f"{inner}/manifest.json").is_file:
@@ -45,3 +55,21 @@ def is_complete(experiment: Experiment, store: Store) -> bool:
             "choose another out=FOLDER, or restore them to resume"
         )
     return state == "complete" and filesystem.get_file_info(f"{inner}/metrics.json").is_file
+
+
+@contextmanager
+def answering(out: str) -> Iterator[None]:
+    """Raises InputError where the storage of a run at a URI does not answer."""
+    try:
+        yield
+    except OSError as error:
+        # What pyarrow raises. What goes wrong on a disk of this machine is a subclass.
+        raise (storage_lost(out, error) if is_uri(out) and type(error) is OSError else error) from None
+
+
+def storage_lost(out: str, error: BaseException) -> InputError:
+    """What is said then."""
+    return InputError(
+        f"{out} cannot be read or written ({one_line(error)}); once it answers again, the same command goes on from "
+        "the last checkpoint that is there"
+    )

@@ -61,8 +61,11 @@ class _Target:
                 break
             try:
                 result = response.result()
-            except ray.exceptions.RayTaskError:
-                raise  # raised by our own code: a defect, not a dead replica
+            except ray.exceptions.RayTaskError as error:
+                if not isinstance(error.cause, ShardDown):
+                    raise  # raised by our own code: a defect, not a dead replica
+                log.info("%s: %s; asking another", self._name, error.cause)
+                continue
             except (ray.exceptions.RayError, RayServeException, OSError) as error:
                 log.info("%s: a replica is gone (%s); asking another", self._name, type(error).__name__)
                 continue

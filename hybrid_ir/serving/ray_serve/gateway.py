@@ -62,7 +62,7 @@ class Gateway:
             restarted, wanted = True, state["active"]
         # A release serves once it is loaded, and what serves may change meanwhile.
         while True:
-            release = await self._open(wanted)
+            release = await self._open(wanted, may_lack_shards=restarted)
             state = await self._registry.deployed.remote(self._app, deployment, spec)
             if release_key(state["active"]) == release.key:
                 break
@@ -84,13 +84,13 @@ class Gateway:
         """Serve starts another gateway in place of one whose encoder or shards are stuck in its own process."""
         self._service.release.check()
 
-    async def _open(self, spec: Spec) -> Release:
-        """Raises InputError."""
+    async def _open(self, spec: Spec, *, may_lack_shards: bool = False) -> Release:
+        """Raises InputError. One that has served may lack shards by now: the others are served."""
         if spec["app"] is not None:
             release: Any = DistributedRelease(spec["index"], spec["version"], spec["app"])
             await release.wait(FIRST_ANSWERS_S)
         else:
-            release = await self._in_thread(self._load, spec)
+            release = await self._in_thread(self._load, spec, may_lack_shards)
         if release.key != release_key(spec):
             release.close()
             raise InputError(
@@ -99,11 +99,17 @@ class Gateway:
             )
         return release
 
-    def _load(self, spec: Spec) -> Release:
+    def _load(self, spec: Spec, may_lack_shards: bool) -> Release:
         # Torch is imported only where an encoder runs: it takes a gateway of a distributed release seconds.
         from hybrid_ir.serving.local_release import LocalRelease
 
-        return LocalRelease(spec["index"], spec["version"], checkpoint=spec["checkpoint"], threads=self._threads)
+        return LocalRelease(
+            spec["index"],
+            spec["version"],
+            checkpoint=spec["checkpoint"],
+            threads=self._threads,
+            may_lack_shards=may_lack_shards,
+        )
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import faiss
 import numpy as np
 
-from hybrid_ir.index import IndexedPassage, ShardQuery, open_shard, read_manifest
+from hybrid_ir.index import IndexedPassage, ShardQuery, read_manifest
+from hybrid_ir.serving.kept_shard import KeptShard
 from hybrid_ir.serving.one_thread import OneThread
 from hybrid_ir.serving.release import Encoded, ShardAnswer
 
@@ -21,30 +22,33 @@ class ShardReplica:
 
     def __init__(self, index: str, version: str | None, number: int, threads: int) -> None:
         self._thread = OneThread(faiss.omp_set_num_threads, threads)
-        self._shard = open_shard(index, read_manifest(index, version), number)
+        self._shard = KeptShard(index, read_manifest(index, version), number)
 
     async def search(self, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:
         return await self._thread.run(self._search, vectors, queries)
 
     async def read(self, rows: Sequence[int]) -> list[IndexedPassage]:
-        return self._shard.read(rows)
+        return self._shard.get(reopen=False).read(rows)
 
     async def ping(self) -> None:
-        """Asked by gateways. Raises Stuck."""
+        """Asked by gateways. Raises Stuck, or ShardDown where its files have changed; it is opened again meanwhile."""
         self._thread.check()
+        if self._shard.down:
+            await self._thread.run(self._shard.get)
 
     async def check_health(self) -> None:
         """Asked by Serve, which starts another replica in place of one that is stuck."""
         self._thread.check()
 
     def _search(self, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:
-        found = self._shard.search(vectors, queries)
+        shard = self._shard.get()
+        found = shard.search(vectors, queries)
         # The likely hits' passages come along: a second call would cost more than their bytes.
         rows: set[int] = set()
         for query, one in zip(queries, found, strict=True):
             rows.update(one.rows[np.argsort(-one.scores, kind="stable")[: query.k]].tolist())
         ordered = sorted(rows)
-        return found, dict(zip(ordered, self._shard.read(ordered), strict=True))
+        return found, dict(zip(ordered, shard.read(ordered), strict=True))
 
 
 class EncoderReplica:

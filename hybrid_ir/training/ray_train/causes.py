@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 
 from hybrid_ir.config import Experiment
+from hybrid_ir.storage import is_uri
+from hybrid_ir.training.run_folder import storage_lost
 from hybrid_ir.types import InputError, one_line
 
 LOST = (
@@ -49,6 +51,9 @@ def cause_of(error: BaseException, experiment: Experiment) -> BaseException:
                 "loss.cached=true, and run the same command again: a run may go on with other values of both. If it "
                 "came in a validation, lower evaluate.token_budget"
             )
+    lost_storage = next((each for each in causes if type(each) is OSError), None)  # what pyarrow raises for a URI
+    if is_uri(experiment.out) and lost_storage is not None:
+        return storage_lost(experiment.out, lost_storage)
     return error
 
 
