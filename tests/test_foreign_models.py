@@ -34,7 +34,9 @@ def marker(tmp_path):
 
 def add_code(folder: Path, marker: Path) -> None:
     """A Python file of the model's own, with every class that its configs will name."""
-    classes = "".join(f"class {name}:\n    load = from_pretrained = None\n" for name in ("Own", "OwnConfig", "OwnModel"))
+    classes = "".join(
+        f"class {name}:\n    load = from_pretrained = None\n" for name in ("Own", "OwnConfig", "OwnModel")
+    )
     (folder / "own.py").write_text(f"open({str(marker)!r}, 'w').close()\n{classes}")
 
 
@@ -49,7 +51,9 @@ def rename_module(folder: Path, name: str) -> None:
     (folder / "modules.json").write_text(json.dumps(modules))
 
 
-@pytest.fixture(params=["a known architecture", "an unknown architecture", "a tokenizer", "a module", "a nested module"])
+@pytest.fixture(
+    params=["a known architecture", "an unknown architecture", "a tokenizer", "a module", "a nested module"]
+)
 def model(request, tmp_path, marker):
     """A model folder of each kind that names code of its own."""
     folder = tmp_path / "model"
@@ -78,7 +82,9 @@ def model(request, tmp_path, marker):
 def test_code_that_comes_with_a_model_is_not_run(model, marker, monkeypatch):
     """Not even if somebody, or something, answers "y" at the terminal."""
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    with pytest.raises(InputError, match=r"cannot be used: its \S+ names .*own\.Own.*; choose a model that transformers"):
+    with pytest.raises(
+        InputError, match=r"cannot be used: its \S+ names .*own\.Own.*; choose a model that transformers"
+    ):
         load_encoder(str(model))
     assert not marker.exists()
 

@@ -27,7 +27,9 @@ def code_of_its_own(name: str, revision: str | None = None) -> str | None:
     entries = [entry for entry in modules if isinstance(entry, dict)] if isinstance(modules, list) else []
     for entry in entries:
         if not str(entry.get("type")).startswith(OURS):
-            return f"its modules.json names {_shown(entry.get('type'))}, which is not of sentence-transformers; {INSTEAD}"
+            return (
+                f"its modules.json names {_shown(entry.get('type'))}, which is not of sentence-transformers; {INSTEAD}"
+            )
     paths = {str(entry.get("path") or "") for entry in entries}
     # One that leads out of the folder is not looked into; sentence-transformers refuses to load it.
     folders = sorted({""} | {path for path in paths if not path.startswith("/") and ".." not in Path(path).parts})
