@@ -16,8 +16,7 @@ from checkpoints import make_preset
 from conftest import make_group, write_store
 from indices import sample_passages, write_served_index
 
-from hybrid_ir import cache as cache_module
-from hybrid_ir import storage
+from hybrid_ir import cache as cache_module, storage
 from hybrid_ir.cli import app as cli
 from hybrid_ir.data.inputs import Input
 from hybrid_ir.data.prepare import prepare

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from hybrid_ir.data.find_files import listing
 from hybrid_ir.types import InputError, Rejected, one_line
 
-
 SHORTER = "cut its text, or write it as several"
 ROW_BYTES = 16 << 20
 """The most that a row may have. Of Parquet it is what the row takes in memory."""
