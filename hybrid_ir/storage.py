@@ -12,20 +12,16 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
+from hybrid_ir.cache import cached
 from hybrid_ir.types import InputError, Interrupted, one_line
-
-CACHE_SHARE = 0.5
-"""Of the disk space that is free or taken by the cache itself."""
-CACHE_KEEPS_S = 600
 
 
 def is_uri(path: str) -> bool:
@@ -124,44 +120,6 @@ def sizes_of(path: str) -> dict[str, int]:
     return {name: size for name, (size, _) in _files(filesystem, inner, path).items()}
 
 
-def cached(key: Any, fill: Callable[[Path], None]) -> Path:
-    """The cache's folder of this key, filled now if it is not there. Then the cache is cut to its bound.
-
-    `fill` writes into a folder of its own, which becomes this one when it is complete.
-    """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hybrid_ir"
-    place = root / hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()
-    if not place.exists():
-        root.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=root))
-        try:
-            fill(partial)
-            with suppress(OSError):  # another process has fetched the same
-                partial.rename(place)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        _evict(root)
-    with suppress(OSError):
-        os.utime(place)  # when it was last used
-    return place
-
-
-def _evict(root: Path) -> None:
-    """Remove what was used longest ago, until the cache is within `CACHE_SHARE` of what the disk could give it.
-
-    What was used in the last `CACHE_KEEPS_S` stays: somebody may be opening it. Files that are open can be read on.
-    """
-    entries = [(path.stat().st_mtime, path) for path in root.iterdir() if path.is_dir()]
-    sizes = {path: sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) for _, path in entries}
-    total = sum(sizes.values())
-    bound = CACHE_SHARE * (shutil.disk_usage(root).free + total)
-    for used, path in sorted(entries):
-        if total <= bound or time.time() - used < CACHE_KEEPS_S:
-            return
-        shutil.rmtree(path, ignore_errors=True)
-        total -= sizes[path]
-
-
 @contextmanager
 def written(path: str, leave: Sequence[str] = ()) -> Iterator[Path]:
     """The folder to write for `path`: itself, or for a URI a local one with what is there, put back at the end.
@@ -177,7 +135,8 @@ def written(path: str, leave: Sequence[str] = ()) -> Iterator[Path]:
 def written_in_steps(path: str, leave: Sequence[str] = ()) -> Iterator[tuple[Path, Callable[[], None]]]:
     """As `written`, and a function that puts back what was written so far: what a killed process is to leave.
 
-    The function raises InputError where the place cannot be written to, and may be called again.
+    The function raises InputError where the place cannot be written to, or another has changed its manifest.json
+    since, and may be called again.
     """
     if not is_uri(path):
         yield Path(path), lambda: None
@@ -192,19 +151,25 @@ def written_in_steps(path: str, leave: Sequence[str] = ()) -> Iterator[tuple[Pat
     folder.mkdir()
     there = {n: f for n, f in _files(filesystem, inner, path).items() if n.partition("/")[0] not in leave}
     _copy(filesystem, inner, there, folder, path)
-    before = _times(folder, leave)
+    before, seen = _times(folder, leave), _manifest(str(folder))
 
     def put_back() -> None:
-        nonlocal before
-        now = _times(folder, leave)
+        nonlocal before, seen
+        now, ours = _times(folder, leave), _manifest(str(folder))
         try:
+            # What names all other files: whoever has changed it works on the same place.
+            if _manifest(path) not in (seen, ours):
+                raise InputError(
+                    f"{path} was changed by another command meanwhile, so it is left as that has it; run this one "
+                    f"again; what was to go there is in {folder}"
+                )
             _put_back(filesystem, inner, folder, before, now)
         except (OSError, pa.ArrowException) as error:
             raise InputError(
-                f"cannot write to {path}: {one_line(error)}; what was to go there is in {folder}; once it answers "
-                "again, run the same command"
+                f"cannot write to {path}: {one_line(error)}; once it answers again, run the same command; what was to "
+                f"go there is in {folder}"
             ) from error
-        before = now
+        before, seen = now, ours
 
     try:
         yield folder, put_back
@@ -213,6 +178,13 @@ def written_in_steps(path: str, leave: Sequence[str] = ()) -> Iterator[tuple[Pat
     finally:
         put_back()
         shutil.rmtree(scratch)
+
+
+def _manifest(path: str) -> bytes | None:
+    try:
+        return read_file(path, "manifest.json")
+    except FileNotFoundError:
+        return None
 
 
 def put(folder: Path, path: str) -> None:

@@ -75,22 +75,11 @@ def goes_on(root: Path, out: Path, command: Callable, start: Path | None, wanted
 
 
 def build(root: Path, out: Path) -> None:
-    try:
-        build_index(str(root / "encoder"), [str(root / "first.jsonl")], str(out), SETTINGS, seed=0)
-    except InputError as error:
-        # Killed between the last two steps of all, which remove the marker and its folder.
-        if "is an index already" not in str(error) or (out / ".build" / "build.json").exists():
-            raise
-        shutil.rmtree(out / ".build", ignore_errors=True)
+    build_index(str(root / "encoder"), [str(root / "first.jsonl")], str(out), SETTINGS, seed=0)
 
 
 def add(root: Path, out: Path) -> None:
-    try:
-        add_passages(str(out), [str(root / "more.jsonl")], SETTINGS, seed=0)
-    except InputError as error:
-        if "duplicate doc_id" not in str(error) or len(read_manifest(out).shards) < 3:
-            raise
-        shutil.rmtree(out / ".build", ignore_errors=True)
+    add_passages(str(out), [str(root / "more.jsonl")], SETTINGS, seed=0)
 
 
 def copy(start: Path | None, out: Path) -> Path:

@@ -116,6 +116,86 @@ def test_an_addition_that_fails_and_is_run_again_adds_everything_once(index, bui
         add(index, built)
 
 
+STEPS_OF_CLEARING = ["shutil.rmtree", "Path.unlink", "os.replace", "Path.rmdir", "Path.unlink of the marker"]
+
+
+@pytest.mark.parametrize("step", STEPS_OF_CLEARING)
+@pytest.mark.parametrize("what", ["build", "addition"])
+def test_what_is_killed_while_it_clears_up_is_finished_and_says_so(index, built, tmp_path, monkeypatch, step, what):
+    """Whichever step is the last before the end, the same command finds the index whole, and clears up the rest."""
+    out = tmp_path / "out" if what == "build" else index
+
+    def run():
+        if what == "addition":
+            return add(index, built)
+        return build_index(str(built / "encoder"), [str(built / "first.jsonl")], str(out), SETTINGS, seed=0)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    publish, unlink = build_module.publish, Path.unlink
+
+    def published(*arguments):
+        """From here on, a step fails."""
+        done = publish(*arguments)
+        name = step.removesuffix(" of the marker")
+        if step == "Path.unlink of the marker":
+            patch.setattr(Path, "unlink", lambda path, **more: killed() if path.name == ".build.json" else unlink(path))
+        else:
+            patch.setattr(f"pathlib.{name}" if name.startswith("Path") else name, killed)
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_module, "publish", published)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    rows = read_manifest(out).rows
+    assert rows == (80 if what == "build" else 100)
+    assert run().rows == rows
+    assert not list(out.glob(".build*"))
+    with pytest.raises(InputError, match="is an index already" if what == "build" else "20 x duplicate doc_id"):
+        run()
+
+
+def test_an_empty_folder_that_an_earlier_version_left_is_removed(index, built):
+    (index / ".build").mkdir()
+    with pytest.raises(InputError, match="is an index already"):
+        build_index(str(built / "encoder"), [str(built / "first.jsonl")], str(index), SETTINGS, seed=0)
+    assert not (index / ".build").exists()
+
+
+def test_two_at_once_on_one_index_are_refused_and_a_killed_one_holds_nothing_up(index, built, tmp_path):
+    """The first holds the index in a process of its own; it ends by KILL, as one that runs out of memory does."""
+    hold = (
+        "import sys, time\nfrom pathlib import Path\nfrom hybrid_ir.index.writing import alone\n"
+        "with alone(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    before = files(index)
+    first = subprocess.Popen([sys.executable, "-c", hold, str(index)], stdout=subprocess.PIPE)
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"held\n"
+        for second in (
+            lambda: add(index, built),
+            lambda: prune_versions(index, 1),
+            lambda: build_index(str(built / "encoder"), [str(built / "first.jsonl")], str(index), SETTINGS, seed=0),
+        ):
+            with pytest.raises(InputError, match=r"another process is building .*; wait until it has ended, then run"):
+                second()
+        assert files(index) == before
+    finally:
+        first.kill()
+        first.wait()
+    assert add(index, built).rows == 100
+
+
+def test_a_build_that_is_refused_leaves_no_folder(built, tmp_path, monkeypatch):
+    without_ray(monkeypatch)
+    with pytest.raises(InputError, match="is not a model"):
+        build_index(str(tmp_path), [str(built / "first.jsonl")], str(tmp_path / "a" / "b"), SETTINGS, seed=0)
+    assert not (tmp_path / "a").exists()
+
+
 def test_pruning_leaves_what_is_kept_whole(index, built, tmp_path):
     first = read_manifest(index)
     second = add(index, built)

@@ -78,9 +78,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_a_build_where_nothing_can_be_written_is_one_sentence(shared, command, place):
     """In a folder of somebody else's, below a file, and in a file system that makes no folders."""
     out, before = place.format(shared=shared), tree(shared)
-    code, said = command(
-        "build", "--checkpoint", shared / "encoder", "--passages", shared / "more.jsonl", "--out", out
-    )
+    code, said = command("build", "--checkpoint", shared / "encoder", "--passages", shared / "more.jsonl", "--out", out)
     assert code == 2
     assert f"cannot write the index at {out} (" in said
     assert "the same command goes on" in said

@@ -5,7 +5,6 @@ change.
 from __future__ import annotations
 
 import subprocess
-import sys
 
 import httpx
 import pytest

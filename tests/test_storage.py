@@ -16,7 +16,7 @@ from checkpoints import make_preset
 from conftest import make_group, write_store
 from indices import sample_passages, write_served_index
 
-from hybrid_ir import storage
+from hybrid_ir import cache as cache_module, storage
 from hybrid_ir.cli import app as cli
 from hybrid_ir.data.inputs import Input
 from hybrid_ir.data.prepare import prepare
@@ -126,6 +126,32 @@ def test_nothing_is_lost_when_the_place_is_gone_at_the_end(bucket):
         client.delete_bucket(Bucket="gone")
     left = Path(str(caught.value).rpartition(" is in ")[2])
     assert (left / "result").read_text() == "hours of work"
+
+
+def test_what_another_command_has_changed_meanwhile_is_left_as_that_has_it(bucket):
+    """Two at once, as two `index add` of one index: the one that ends last is refused, and its work is kept."""
+    uri = f"{bucket}/contested"
+    put_text(f"{uri}/manifest.json", '{"version": 1}')
+    said = r"s3://bucket/contested was changed by another command meanwhile, .* run this one again; what was to go"
+    with pytest.raises(InputError, match=said) as caught, written(uri) as mine:  # noqa: PT012
+        with written(uri) as other:
+            (other / "manifest.json").write_text('{"version": 2}')
+            (other / "of-2").touch()
+        (mine / "manifest.json").write_text('{"version": "mine"}')
+        (mine / "of-mine").touch()
+    copy = Path(fetch(uri))
+    assert (copy / "manifest.json").read_text() == '{"version": 2}'
+    assert names(uri) == {"manifest.json", "of-2"}
+    assert (Path(str(caught.value).rpartition(" is in ")[2]) / "of-mine").is_file()
+
+
+def test_a_manifest_that_one_command_writes_in_steps_is_its_own(bucket):
+    uri = f"{bucket}/steps"
+    with storage.written_in_steps(uri) as (folder, put_back):
+        for step in range(3):
+            (folder / "manifest.json").write_text(str(step))
+            put_back()
+    assert names(uri) == {"manifest.json"}
 
 
 def test_a_folder_is_replaced_in_one_step(tmp_path):
@@ -277,7 +303,7 @@ def test_of_an_index_at_a_uri_only_what_is_opened_is_fetched_and_once(bucket, tm
 def test_what_was_used_longest_ago_leaves_the_cache(bucket, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.setattr(storage, "CACHE_KEEPS_S", -1)
+    monkeypatch.setattr(cache_module, "CACHE_KEEPS_S", -1)
     for name in "abc":
         put_text(f"{bucket}/evicted/{name}", name * 1000)
     copies = {name: Path(fetch(f"{bucket}/evicted/{name}")) for name in "ab"}

@@ -339,6 +339,36 @@ def test_xcopa_is_read_as_the_hub_has_it(tmp_path, name):
     assert load_xcopa(str(tmp_path), split="val", languages=["et"])["et"][0].premise == "eesti validation"
 
 
+def test_files_whose_language_nobody_knows_are_counted_and_named(small_miracl, tmp_path):
+    """`qqq` and `orv` are codes that CLDR has no language for: their files are not measured, and not passed over."""
+    write(tmp_path / TOPICS.replace("-sw-", "-qqq-"), "1\tmoja\n")
+    for name in ("swh", "orv", "tzl"):
+        write(tmp_path / "tatoeba" / f"tatoeba.{name}-eng.{name}", "moja\n")
+        write(tmp_path / "tatoeba" / f"tatoeba.{name}-eng.eng", "one\n")
+    for name in ("sw", "qqq"):
+        write(tmp_path / "xcopa" / f"test.{name}.jsonl", json_lines(GOOD))
+    unread = {
+        "miracl": {"files not read, as no known language has its tag: topics.miracl-v1.0-qqq-dev.tsv (qqq)": 1},
+        "tatoeba": {
+            "files not read, as no known language has its tag: tatoeba.orv-eng.orv (orv), tatoeba.tzl-eng.tzl (tzl)": 2
+        },
+        "xcopa": {"files not read, as no known language has its tag: test.qqq.jsonl (qqq)": 1},
+    }
+
+    def encode(texts):
+        return np.eye(3, dtype=np.float32)[[len(text) % 3 for text in texts]]
+
+    folders = {"miracl": small_miracl, "tatoeba": tmp_path / "tatoeba", "xcopa": tmp_path / "xcopa"}
+    for name, folder in folders.items():
+        counts = load_task(name, str(folder)).measure(encode, encode, tmp_path / "runs").counts
+        assert list(counts["per_language"]) == ["sw"]
+        found = {key: n for key, n in counts["left_out"].items() if key.startswith("files not read")}
+        assert found == unread[name]
+        # Who names the languages has not asked for the others.
+        counts = load_task(name, str(folder), languages=["sw"]).measure(encode, encode, tmp_path / "runs").counts
+        assert not [key for key in counts["left_out"] if key.startswith("files not read")]
+
+
 # Mewsli-X
 
 

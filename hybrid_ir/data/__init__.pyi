@@ -1,4 +1,5 @@
 from .find_files import (
+    LanguageFiles as LanguageFiles,
     check_folder as check_folder,
     files_by_language as files_by_language,
     record_files as record_files,

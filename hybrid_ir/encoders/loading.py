@@ -52,7 +52,7 @@ def load_encoder(
     `pooling` serves models that bring none. Prefixes, length and dropout are the model's own where None is given;
     `without_prefixes`, by role, are those of a model that says nothing of prefixes. The length is at most what the
     model has positions for. Code that a model brings is never run. Raises InputError when `name` is not a model that
-    can be loaded, or not without such code.
+    can be loaded without such code.
     """
     # torch takes all CPUs of the machine, and time on them may be limited: more threads than that wait for each other.
     torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))

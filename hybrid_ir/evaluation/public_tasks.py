@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybrid_ir.data import tatoeba_files
 from hybrid_ir.evaluation.ranking import Encode
 from hybrid_ir.evaluation.tasks.mewsli_x import load_mewsli, measure_mewsli
-from hybrid_ir.evaluation.tasks.miracl import load_miracl, measure_miracl
-from hybrid_ir.evaluation.tasks.result import TaskResult
+from hybrid_ir.evaluation.tasks.miracl import load_miracl, measure_miracl, miracl_files
+from hybrid_ir.evaluation.tasks.result import TaskResult, with_unread_files
 from hybrid_ir.evaluation.tasks.tatoeba import load_tatoeba, measure_tatoeba
-from hybrid_ir.evaluation.tasks.xcopa import load_xcopa, measure_xcopa
+from hybrid_ir.evaluation.tasks.xcopa import load_xcopa, measure_xcopa, xcopa_files
 from hybrid_ir.types import InputError
 
 TASKS = ("miracl", "tatoeba", "mewsli-x", "xcopa")
@@ -36,14 +37,17 @@ def load_task(
     match name:
         case "miracl":
             topics = load_miracl(path, split=split or "dev", languages=languages, corpus_root=corpus)
-            return Task(name, lambda query, passage, runs: measure_miracl(query, passage, topics, runs))
+            unread = miracl_files("topics", path, split or "dev", languages).left_out
+            return Task(name, lambda q, p, runs: with_unread_files(measure_miracl(q, p, topics, runs), unread))
         case "mewsli-x":
             mentions = load_mewsli(path, split=split or "test", languages=languages)
             return Task(name, lambda query, passage, runs: measure_mewsli(query, passage, mentions, path, runs))
         case "tatoeba":
             pairs = load_tatoeba(path, languages)
-            return Task(name, lambda query, passage, _: measure_tatoeba(query, passage, pairs))
+            unread = tatoeba_files(path, languages).left_out
+            return Task(name, lambda q, p, _: with_unread_files(measure_tatoeba(q, p, pairs), unread))
         case "xcopa":
             choices = load_xcopa(path, split=split or "test", languages=languages)
-            return Task(name, lambda query, passage, _: measure_xcopa(query, passage, choices))
+            unread = xcopa_files(path, split or "test", languages).left_out
+            return Task(name, lambda q, p, _: with_unread_files(measure_xcopa(q, p, choices), unread))
     raise InputError(f"unknown task {name!r}; there are {', '.join(TASKS)}")

@@ -40,7 +40,7 @@ from hybrid_ir.index.query import is_flat
 from hybrid_ir.index.ray_stages import Progress, encode_fragments, write_shards
 from hybrid_ir.index.recall import recall_gate
 from hybrid_ir.index.resuming import claim, clear, codec_of, copy_file, inputs_of, is_finished
-from hybrid_ir.index.writing import count_lists, cut_shards, keep_version, make_manifest, open_shards, publish
+from hybrid_ir.index.writing import alone, count_lists, cut_shards, keep_version, make_manifest, open_shards, publish
 from hybrid_ir.storage import fetch
 from hybrid_ir.types import InputError, one_line
 
@@ -61,6 +61,20 @@ def build_index(
     `prefixes` (query, passage) replace the checkpoint's own where they are not None. Raises InputError for input that
     cannot be indexed, for another index or another build at `out`, and when the recall gate fails.
     """
+    with alone(Path(out).absolute()):
+        return _build(checkpoint, passages, out, settings, seed, pooling, prefixes, progress)
+
+
+def _build(
+    checkpoint: str,
+    passages: Sequence[str],
+    out: str,
+    settings: Index,
+    seed: int,
+    pooling: str,
+    prefixes: tuple[str | None, str | None],
+    progress: Progress,
+) -> Manifest:
     index = Path(out).absolute()
     build = index / ".build"
     here = [fetch(path) for path in passages]
@@ -133,8 +147,14 @@ def add_passages(
     """Add passages to an index as one more shard, with its own encoder and codec: a new version of it, made beside the
     one that is there. Whoever serves that goes on with it until it is swapped.
 
-    Raises InputError for a damaged index, and when nothing new can be added.
+    Raises InputError for a damaged index, when nothing new can be added, and while another process writes the index.
     """
+    read_manifest(out)  # where there is none, none is made
+    with alone(Path(out).absolute()):
+        return _add(passages, out, settings, seed, progress)
+
+
+def _add(passages: Sequence[str], out: str, settings: Index, seed: int, progress: Progress) -> Manifest:
     index = Path(out).absolute()
     build = index / ".build"
     old = read_manifest(index)

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError
 
 MARKER = "build.json"
+LAST = ".build.json"
+"""Where the marker is at the very end, beside the folder: one step then removes the last that is left."""
 
 
 def inputs_of(passages: Sequence[str]) -> list[Any]:
@@ -66,7 +69,10 @@ def claim(
 def is_finished(build: Path, inputs: list[Any], current: str, *, addition: bool) -> bool:
     """Whether the folder is what is left of this very build (or addition), which was killed after it had published
     `current`. What another one left behind is removed."""
-    found = _marker(build)
+    found = _marker(build) or _read(build.with_name(LAST))
+    if found is None:
+        with suppress(OSError):  # an earlier version removed the marker before the folder
+            build.rmdir()
     if found is None or (addition and found.get("base") == current):
         return False
     same = found["inputs"] == inputs and (found.get("base") is not None) == addition
@@ -76,12 +82,15 @@ def is_finished(build: Path, inputs: list[Any], current: str, *, addition: bool)
 
 
 def clear(build: Path) -> None:
-    """Remove the folder, its marker last: as long as that is there, it says what is finished."""
-    for path in build.iterdir():
-        if path.name != MARKER:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (build / MARKER).unlink(missing_ok=True)
-    build.rmdir()
+    """Remove the folder, and last of all its marker: as long as that is there, it says what is finished."""
+    if build.is_dir():
+        for path in build.iterdir():
+            if path.name != MARKER:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with suppress(FileNotFoundError):  # it has been moved already, by one that was killed then
+            os.replace(build / MARKER, build.with_name(LAST))
+        build.rmdir()
+    build.with_name(LAST).unlink(missing_ok=True)
 
 
 def codec_of(build: Path, codec: str, fragments: Fragments, dimension: int, seed: int) -> Any:
@@ -111,7 +120,11 @@ def copy_file(source: Path, place: Path) -> None:
 def _marker(build: Path) -> dict[str, Any] | None:
     if build.is_symlink():
         raise InputError(f"{build} is a link, and what is in it would be removed in the end; remove the link")
+    return _read(build / MARKER)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((build / MARKER).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None

@@ -1,19 +1,21 @@
 """Shards: fragments are cut into them, each is written to its files, and the manifest that names them is published.
 
 In: encoded fragments and the trained codec. Out: `INDEX/shards/NAME/` and, last of all, `INDEX/manifest.json`.
-Also what becomes of the versions that an index had before.
+Also who may write an index, and what becomes of the versions that it had before.
 """
 
 from __future__ import annotations
 
 import datetime
 import errno
+import fcntl
 import json
+import os
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,34 @@ from hybrid_ir.index.query import is_flat
 from hybrid_ir.index.shard import Shard, open_shard
 from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError, one_line
+
+
+@contextmanager
+def alone(index: Path) -> Iterator[None]:
+    """Nobody else writes this index until the block ends. Raises InputError if somebody does.
+
+    The lock is the system's, of the folder itself: it leaves no file, and ends with the process, however that ends.
+    Folders that had to be made for it are removed again if nothing was put there.
+    """
+    made = [folder for folder in (index, *index.parents) if not folder.exists()]
+    index.mkdir(parents=True, exist_ok=True)
+    lock = os.open(index, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another process is building {index}, or adding to it or pruning it; wait until it has ended, then "
+                "run the same command"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(lock)
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def cut_shards(
@@ -193,8 +223,14 @@ def prune_versions(index: Path, keep: int) -> list[str]:
     """Forget all but the newest `keep` versions, then remove the files that none of the rest names; returns the
     versions that went. A version's manifest goes before its files, so that none is left that cannot be opened.
 
-    Raises InputError while an addition is unfinished: its files are not named yet.
+    Raises InputError while an addition is unfinished, because its files are not named yet, or while it is made.
     """
+    read_manifest(index)  # where there is none, none is made
+    with alone(index):
+        return _prune(index, keep)
+
+
+def _prune(index: Path, keep: int) -> list[str]:
     if (index / ".build").exists():
         raise InputError(
             f"{index} holds an unfinished addition; finish it by its own command, or delete {index}/.build"

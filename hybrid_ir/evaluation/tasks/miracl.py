@@ -10,7 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybrid_ir.data import checked_text, files_by_language, read_json_lines, read_tsv, resolve_files, title_and_text
+from hybrid_ir.data import (
+    LanguageFiles,
+    checked_text,
+    files_by_language,
+    read_json_lines,
+    read_tsv,
+    resolve_files,
+    title_and_text,
+)
 from hybrid_ir.evaluation.ranking import Encode, cross_off, measure_run, rank_passages, write_run
 from hybrid_ir.evaluation.tasks.result import TaskResult, per_query_table, task_counts
 from hybrid_ir.types import InputError, Passage
@@ -37,20 +45,23 @@ def load_miracl(
     (None = `root`), `miracl-corpus-v1.0-{language}/docs-*.jsonl[.gz]`. Raises InputError naming the file and line of
     what is wrong: a missing file, a malformed line, an id that stands twice, judgements of unknown topics.
     """
-    prefixes = {kind: f"{kind}.miracl-v1.0-" for kind in ("topics", "qrels")}
-    files = {}
-    for kind, prefix in prefixes.items():
-        found = resolve_files(root, f"*{prefix}*-{split}.tsv")
-        tagged = [(path.name.removeprefix(prefix).removesuffix(f"-{split}.tsv"), path) for path in found]
-        wanted = languages if kind == "topics" else list(files["topics"])
-        files[kind] = files_by_language(tagged, wanted, f"the {kind} of {root}").files
+    topics_of = miracl_files("topics", root, split, languages).files
+    qrels_of = miracl_files("qrels", root, split, list(topics_of)).files
     tests = {}
-    for code, path in files["topics"].items():
+    for code, path in topics_of.items():
         topics = _read_topics(path)
-        qrels = _read_qrels(files["qrels"][code], topics, path)
+        qrels = _read_qrels(qrels_of[code], topics, path)
         corpus = resolve_files(corpus_root or root, f"*miracl-corpus-v1.0-{code}/docs-*.jsonl*")
         tests[code] = MiraclTest(topics, qrels, corpus)
     return tests
+
+
+def miracl_files(kind: str, root: str, split: str, languages: Sequence[str] | None) -> LanguageFiles:
+    """The topics or the qrels of each language, and files that are none of a known one. Raises InputError."""
+    prefix = f"{kind}.miracl-v1.0-"
+    found = resolve_files(root, f"*{prefix}*-{split}.tsv")
+    tagged = [(path.name.removeprefix(prefix).removesuffix(f"-{split}.tsv"), path) for path in found]
+    return files_by_language(tagged, languages, f"the {kind} of {root}")
 
 
 def measure_miracl(

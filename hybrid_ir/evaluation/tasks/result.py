@@ -8,7 +8,7 @@ Shape legend: `N` queries of one language, `M` measures.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from hybrid_ir.evaluation.resampling import percentile_intervals, resample
-from hybrid_ir.types import InputError
+from hybrid_ir.types import InputError, Rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,18 @@ def task_counts(of_language: Mapping[str, Mapping[str, int]], left_out: Sequence
         "per_language": of_language,
         "left_out": {name: sum(counts[name] for counts in of_language.values()) for name in left_out},
     }
+
+
+def with_unread_files(result: TaskResult, unread: Sequence[Rejected]) -> TaskResult:
+    """The result that also counts the files which were not read, and names them with their tags, by the reason."""
+    by_reason: dict[str, list[str]] = {}
+    for file in unread:
+        by_reason.setdefault(file.reason.removeprefix("left out: "), []).append(f"{file.where} ({file.record})")
+    files = {
+        f"files not read, as {reason}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}": len(names)
+        for reason, names in by_reason.items()
+    }
+    return replace(result, counts={**result.counts, "left_out": {**result.counts["left_out"], **files}})
 
 
 def summarize(result: TaskResult, *, seed: int = 0, resamples: int = 1000) -> dict[str, Any]:

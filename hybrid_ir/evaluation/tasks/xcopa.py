@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hybrid_ir.data import checked_text, files_by_language, parquet_rows, read_json_lines, resolve_files
+from hybrid_ir.data import (
+    LanguageFiles,
+    checked_text,
+    files_by_language,
+    parquet_rows,
+    read_json_lines,
+    resolve_files,
+)
 from hybrid_ir.evaluation.ranking import Encode
 from hybrid_ir.evaluation.tasks.result import TaskResult, per_query_table, task_counts
 from hybrid_ir.types import InputError
@@ -38,6 +45,16 @@ def load_xcopa(root: str, *, split: str = "test", languages: Sequence[str] | Non
     part of the test. Raises InputError for two files of one language: a clone of upstream's repository has such
     translations under the same names, in `data-gmt` beside `data`.
     """
+    tests = {}
+    for code, path in xcopa_files(root, split, languages).files.items():
+        tests[code] = [_read_choice(where, row, f"{code}/{n}") for n, (where, row) in enumerate(_rows(path))]
+        if not tests[code]:
+            raise InputError(f"{path} is empty; copy it again")
+    return tests
+
+
+def xcopa_files(root: str, split: str, languages: Sequence[str] | None) -> LanguageFiles:
+    """The file of each language, and those that are none of a known language. Raises InputError as `load_xcopa`."""
     hub_split = {"val": "validation"}.get(split, split)
     names = [f"{split}.*.jsonl", f"*/{split}.*.jsonl", f"*/{hub_split}-*.parquet", f"*/{hub_split}/*.parquet"]
     tagged = []
@@ -45,12 +62,7 @@ def load_xcopa(root: str, *, split: str = "test", languages: Sequence[str] | Non
         folder = path.parent.parent if path.parent.name == hub_split else path.parent
         if path.suffix == ".jsonl" or not folder.name.startswith("translation-"):
             tagged.append((path.name.split(".")[1] if path.suffix == ".jsonl" else folder.name, path))
-    tests = {}
-    for code, path in files_by_language(tagged, languages, root).files.items():
-        tests[code] = [_read_choice(where, row, f"{code}/{n}") for n, (where, row) in enumerate(_rows(path))]
-        if not tests[code]:
-            raise InputError(f"{path} is empty; copy it again")
-    return tests
+    return files_by_language(tagged, languages, root)
 
 
 def measure_xcopa(encode_query: Encode, encode_passage: Encode, tests: Mapping[str, list[Choice]]) -> TaskResult:
