@@ -185,7 +185,7 @@ class _Cells:
             np.add.at(self.sums_GLP[name], where, np.nan_to_num(rows[name]))
             np.add.at(self.counts_GLP[name], where, ~np.isnan(rows[name]))
         common = rows["pool"] == len(languages)
-        where = (where[0][common], where[1][common], 0)
+        where = (where[0][common], where[1][common], np.zeros(int(common.sum()), int))
         for name in BIAS:
             self.sums_GLP[name], self.counts_GLP[name] = np.zeros((2, *shape[:2], 1))
             np.add.at(self.sums_GLP[name], where, np.nan_to_num(rows[name][common]))
