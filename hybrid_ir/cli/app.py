@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from hybrid_ir.cli import capacity, evaluation, index, serving, sweeps, training
+from hybrid_ir.cli import capacity, encoder, evaluation, index, serving, sweeps, training
 from hybrid_ir.types import InputError
 
 NO_SPACE = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
@@ -28,6 +28,7 @@ app = typer.Typer(
 for command in (training.prepare, training.train, evaluation.evaluate, training.compare):
     app.command()(command)
 app.add_typer(index.index_app, name="index")
+app.add_typer(encoder.encoder_app, name="encoder")
 for command in (serving.serve, serving.search, serving.swap, serving.rollback, sweeps.tune, sweeps.study):
     app.command()(command)
 app.command("plan-capacity")(capacity.plan_capacity)

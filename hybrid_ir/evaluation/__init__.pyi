@@ -7,6 +7,7 @@ from .evaluator import (
     evaluate as evaluate,
     load_test as load_test,
 )
+from .export_loss import compare_export as compare_export
 from .perturbations import PERTURBATIONS as PERTURBATIONS, perturb as perturb
 from .ranking import measure_run as measure_run
 from .significance import Comparison as Comparison, compare_trials as compare_trials, holm as holm
