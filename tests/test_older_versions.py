@@ -20,6 +20,7 @@ from checkpoints import TEXTS, make_bert, make_labse, make_modernbert, make_pres
 
 from hybrid_ir.encoders.embedding import encode
 from hybrid_ir.encoders.loading import load_encoder
+from hybrid_ir.encoders.onnx_export import export_onnx
 from hybrid_ir.encoders.portable import save_encoder
 
 pytestmark = pytest.mark.slow
@@ -31,8 +32,15 @@ VERSIONS = {
     "2.7.0": ["sentence-transformers==2.7.0", "transformers==4.45.2", "tokenizers==0.20.3", "datasets==3.6.0"],
     # The oldest that read a dense layer's weights as safetensors.
     "3.1.1": ["sentence-transformers==3.1.1", "transformers==4.45.2", "tokenizers==0.20.3", "datasets==3.6.0"],
-    # The last transformers 4; ModernBERT came in between.
-    "5.1.2": ["sentence-transformers==5.1.2", "transformers==4.57.6", "tokenizers==0.22.1", "datasets==4.4.1"],
+    # The last transformers 4; ModernBERT came in between. With the backend that reads an export.
+    "5.1.2": [
+        "sentence-transformers==5.1.2",
+        "transformers==4.57.6",
+        "tokenizers==0.22.1",
+        "datasets==4.4.1",
+        "optimum==2.1.0",
+        "optimum-onnx==0.1.0",
+    ],
 }
 MODELS = {
     "preset": (make_preset, "mean", ("2.7.0", "3.1.1", "5.1.2")),
@@ -48,7 +56,8 @@ import sentence_transformers, transformers
 from sentence_transformers import SentenceTransformer
 texts, folders = json.loads(sys.stdin.read())
 for folder in folders:
-    model = SentenceTransformer(folder, device="cpu")
+    more = {"backend": "onnx"} if folder.endswith(".onnx") else {}
+    model = SentenceTransformer(folder, device="cpu", **more)
     vectors = [model.encode(texts, prompt_name=role) for role in ("query", "document")]
     np.save(f"{folder}/read.npy", np.concatenate(vectors))
 print(json.dumps([sentence_transformers.__version__, transformers.__version__]))
@@ -67,6 +76,8 @@ def written(tmp_path_factory) -> dict[str, Path]:
         save_encoder(model, folders[name])
         vectors = [encode(model, TEXTS, role=role, precision="fp32") for role in ("query", "document")]
         np.save(root / f"{name}.npy", np.concatenate(vectors))
+        if name == "labse":
+            export_onnx(model, root / "labse.onnx")
     return folders
 
 
@@ -88,10 +99,12 @@ def installed(request: pytest.FixtureRequest, version: str) -> Path:
 def test_older_versions_give_the_same_vectors(written: dict[str, Path], request: pytest.FixtureRequest, version: str):
     """To 1e-5, for texts in six scripts with the model's own prompts, whatever version reads the folder."""
     path = os.pathsep.join([str(installed(request, version)), os.environ.get("PYTHONPATH", "")])
-    names = [name for name, (_, _, readers) in MODELS.items() if version in readers]
+    read = {written[name]: name for name, (_, _, readers) in MODELS.items() if version in readers}
+    if version == "5.1.2":
+        read[written["labse"].with_suffix(".onnx")] = "labse"
     done = subprocess.run(
         [sys.executable, "-c", READER],
-        input=json.dumps([TEXTS, [str(written[name]) for name in names]]),
+        input=json.dumps([TEXTS, list(map(str, read))]),
         env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -99,6 +112,6 @@ def test_older_versions_give_the_same_vectors(written: dict[str, Path], request:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [version, VERSIONS[version][1].split("==")[1]]
-    for name in names:
+    for folder, name in read.items():
         expected = np.load(written[name].with_suffix(".npy"))
-        assert np.abs(expected - np.load(written[name] / "read.npy")).max() < 1e-5, name
+        assert np.abs(expected - np.load(folder / "read.npy")).max() < 1e-5, folder

@@ -26,7 +26,7 @@ from hybrid_ir.types import Group
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
-ANYONES = {"echo", "export", "pip", "python3", "source"}
+ANYONES = {"echo", "export", "pip", "python3", "source", "hf", "text-embeddings-router", "vllm"}
 """Programs whose commands say nothing about this project."""
 TO_BE_ADDED = re.compile("tsv|NAME")
 """In the names of files that CONTRIBUTING tells the reader to make."""
@@ -109,8 +109,11 @@ def test_every_command_is_one_that_its_program_knows(page, argv):
             f'"{argument}"' in script for argument in arguments[1:] if re.match("--|training$|serving$", argument)
         )
     elif program == "curl":
-        assert "localhost:8000/search" in arguments
-        SearchRequest.model_validate_json(arguments[-1])
+        assert {"localhost:8000/search", "localhost:3000/embed"} & set(arguments)  # ours, text-embeddings-inference's
+        if "localhost:8000/search" in arguments:
+            SearchRequest.model_validate_json(arguments[-1])
+        else:
+            assert {"inputs", "prompt_name"} == set(json.loads(arguments[-1]))
     elif program not in OURS_AND_RAYS:
         assert program in ANYONES
 

@@ -50,6 +50,32 @@ def collection_table(title: str, summaries: Mapping[str, Mapping[str, Any]]) -> 
     return measures_table(title, rows, (*MEASURES, *BIAS))
 
 
+def export_tables(measured: Mapping[str, Any]) -> list[Table]:
+    """What an export costs by language and in all, and what it gives: size and speed."""
+    loss = Table(title=measured["collection"], title_justify="left", title_style="bold", box=None, pad_edge=False)
+    names = list(next(iter(measured["per_language"].values())))[:-1]
+    loss.add_column("", style="bold")
+    for name in names:
+        loss.add_column(name, justify="right")
+        loss.add_column("export", justify="right")
+    loss.add_column("cosine", justify="right")
+
+    def add(table: Table, title: str, pairs: Sequence[Mapping[str, Any]], *more: str) -> None:
+        cells = [f"{value:.3f}" if value is not None else "-" for pair in pairs for value in pair.values()]
+        table.add_row(title, *cells, *more)
+
+    for language, row in measured["per_language"].items():
+        add(loss, language, [row[name] for name in names], f"{row['cosine']:.4f}")
+    add(loss, "mean", list(measured["averages"].values()), f"{measured['cosine']['mean']:.4f}")
+    gain = Table(box=None, pad_edge=False)
+    for name in ("", "original", "export"):
+        gain.add_column(name, justify="right" if name else "left")
+    speed = measured["texts_per_s"]
+    gain.add_row("weights, MB", *(f"{measured[name] / 1e6:.1f}" for name in ("original_bytes", "bytes")))
+    gain.add_row(f"texts/s, {measured['threads']} threads", *(f"{speed[name]:.0f}" for name in ("original", "export")))
+    return [loss, gain]
+
+
 def task_table(title: str, summary: Mapping[str, Any]) -> Table:
     """What the measures of a public task are: a row a language, the mean, its interval, and chance's if known."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)

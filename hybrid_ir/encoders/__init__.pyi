@@ -19,8 +19,15 @@ from .loading import (
     dropout_of as dropout_of,
     load_encoder as load_encoder,
 )
+from .onnx_export import (
+    check_onnx as check_onnx,
+    describe_onnx as describe_onnx,
+    export_onnx as export_onnx,
+    load_onnx as load_onnx,
+)
 from .portable import save_encoder as save_encoder, write_encoder as write_encoder
 from .presets import PRESET_TOKENS as PRESET_TOKENS, PRESETS as PRESETS, create_encoder as create_encoder
+from .push import files_to_push as files_to_push, push_encoder as push_encoder
 from .quiet import quiet_libraries as quiet_libraries
 from .restored import RESTORED as RESTORED, restored_encoder as restored_encoder
 from .space import (

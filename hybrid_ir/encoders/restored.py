@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_ir.encoders.portable import save_encoder
 from hybrid_ir.cache import cached
+from hybrid_ir.encoders.portable import save_encoder
 from hybrid_ir.types import InputError
 
 

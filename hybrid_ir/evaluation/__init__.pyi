@@ -15,6 +15,7 @@ from .evaluator import (
     load_measured as load_measured,
     load_test as load_test,
 )
+from .export_loss import compare_export as compare_export
 from .lexical import has_bm25 as has_bm25, require_bm25 as require_bm25
 from .perturbations import PERTURBATIONS as PERTURBATIONS, perturb as perturb
 from .ranking import measure_run as measure_run
