@@ -118,8 +118,8 @@ def test_equal_weights_show_no_difference_and_each_is_measured_once(encoders, tm
     assert summaries["mine"]["matrix"] == summaries["same"]["matrix"]
     assert {c.p for c in comparisons if c.first == "same"} == {1.0}
     assert {c.second for c in comparisons} == {"mine"}
-    # Four measures of three encoders. The least p of two questions is 1/2, so that Holm's correction makes all 1.
-    assert [c.p for c in comparisons] == [1.0] * 12
+    # Six measures of three encoders. The least p of two questions is 1/2, so that Holm's correction makes all 1.
+    assert [c.p for c in comparisons] == [1.0] * 18
 
     written = json.loads((tmp_path / "comparison.json").read_text())
     assert written["encoders"]["mine"]["cost"] == summaries["mine"]["cost"]
@@ -170,7 +170,7 @@ def test_one_language_is_compared_without_pairs(tmp_path):
     )
     summaries, comparisons = compare_encoders({BM25: BM25, "again": BM25}, one, tmp_path, EXPERIMENT)
     assert summaries[BM25]["AP_cross"] is None
-    assert {c.measure for c in comparisons} == {"AP_mono", "AP_multi"}
+    assert {c.measure for c in comparisons} == {"AP_mono", "AP_multi"}  # no pairs, no distance, no translations
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,7 @@ def test_one_language_is_compared_without_pairs(tmp_path):
         (["--mixes", "hybrid", "--encoders", "a"], "compare needs --mixes"),
         (["--encoders", "a"], "--encoders needs --path"),
         (["--mixes", "hybrid", "--path", "x", "--split", "test"], "--path, --split goes with --encoders"),
+        (["--mixes", "hybrid", "--no-bm25"], "--bm25 goes with --encoders"),
         (["--encoders", "a,a", "--path", "x", "--out", "o"], "encoders must be named once each, got a, a"),
         (["--encoders", "a", "--path", "x", "--out", "s3://b/o"], "needs a folder, not s3://b/o"),
         (["--encoders", "a", "--collection", "tatoeba", "--path", "/nowhere", "--out", "o"], "/nowhere"),

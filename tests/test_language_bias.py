@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from scipy.stats import kruskal, spearmanr
 from test_metrics import CANDIDATES, QUERIES, SCORES, evaluate_scores
@@ -12,6 +13,7 @@ from test_metrics import CANDIDATES, QUERIES, SCORES, evaluate_scores
 from hybrid_ir.evaluation.averages import evaluate_collection
 from hybrid_ir.evaluation.language_bias import FIRST, first_of, parallel_correlation, share_of_languages
 from hybrid_ir.evaluation.measures import relevant_positions, worst_position
+from hybrid_ir.evaluation.significance import question_values
 from hybrid_ir.measure_names import BIAS
 from hybrid_ir.types import Candidate, Query
 
@@ -127,6 +129,13 @@ def test_bias_does_not_depend_on_how_the_candidates_are_listed():
     order = [2, 0, 3, 1]
     listed = evaluate_scores(scores[:, order], candidates=[CANDIDATES[i] for i in order]).summary["bias"]
     assert listed == evaluate_scores(scores).summary["bias"]
+
+
+def test_a_question_has_the_mean_of_its_languages(tmp_path):
+    pq.write_table(evaluate_scores(SCORES).per_query, tmp_path / "per_query.parquet")
+    # Max@R is 3 of each English query and 4 of each German one; MRC as above.
+    assert question_values(tmp_path / "per_query.parquet", "Max@R") == {"a": 3.5, "b": 3.5}
+    assert question_values(tmp_path / "per_query.parquet", "MRC@10") == pytest.approx({"a": -0.2, "b": -0.8})
 
 
 def test_queries_of_one_question_meet_though_they_are_listed_apart():

@@ -56,6 +56,7 @@ def compare(
         wanted = (encoders, collection or "store", path, out, split, languages, bm25)
         return _compare_encoders(*wanted, config, overrides, verbose)
     of_encoders = {"collection": collection, "path": path, "out": out, "split": split, "languages": languages}
+    of_encoders |= {"bm25": bm25}
     if given := [f"--{name}" for name, value in of_encoders.items() if value is not None]:
         raise InputError(
             f"{', '.join(given)} goes with --encoders; of --mixes the test is the store's, and the folder is out=FOLDER"

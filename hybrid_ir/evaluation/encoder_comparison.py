@@ -17,7 +17,7 @@ import hybrid_ir
 from hybrid_ir.config import Experiment
 from hybrid_ir.evaluation.evaluator import BM25, evaluate, evaluate_bm25, load_measured, made_from
 from hybrid_ir.evaluation.significance import Comparison, compare_trials, holm
-from hybrid_ir.measure_names import HEADLINE, MEASURES
+from hybrid_ir.measure_names import BIAS, HEADLINE, MEASURES
 from hybrid_ir.reports import write_comparison
 from hybrid_ir.storage import is_uri, write_json
 from hybrid_ir.types import Collection, InputError
@@ -106,7 +106,8 @@ def compare_encoders(
 def _against_the_first(summaries: Mapping[str, Mapping[str, Any]], out: Path) -> list[Comparison]:
     first, *others = summaries
     # A test of one language has neither pairs of languages nor a distance between them.
-    measures = [measure for measure in HEADLINE if all(s[measure] is not None for s in summaries.values())]
+    known = [{**summary, **summary["bias"]} for summary in summaries.values()]
+    measures = [measure for measure in (*HEADLINE, *BIAS) if all(s[measure] is not None for s in known)]
     files = {label: [out / label / "per_query.parquet"] for label in summaries}
     return holm(
         [

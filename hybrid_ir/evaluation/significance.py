@@ -51,15 +51,11 @@ class Comparison:
 
 def question_values(per_query: Path, measure: str) -> dict[str, float]:
     """The measure of every test question: the mean over its languages, and for AP_cross over pairs of languages."""
-    table = pq.read_table(per_query, columns=["group_id", "language", "pool", "AP", "rank_distance"])
+    column = "AP" if measure.startswith("AP_") else measure
+    table = pq.read_table(per_query, columns=["group_id", "language", "pool", column])
     pool, language = (np.array(table[name].to_pylist()) for name in ("pool", "language"))
-    rows = {
-        "AP_mono": pool == language,
-        "AP_cross": (pool != language) & (pool != ALL),
-        "AP_multi": pool == ALL,
-        "rank_distance": pool == ALL,
-    }[measure]
-    column = "rank_distance" if measure == "rank_distance" else "AP"
+    one_pool = {"AP_mono": pool == language, "AP_cross": (pool != language) & (pool != ALL)}
+    rows = one_pool.get(measure, pool == ALL)
     means = table.filter(pa.array(rows)).select(["group_id", column]).group_by("group_id").aggregate([(column, "mean")])
     pairs = zip(means["group_id"].to_pylist(), means[f"{column}_mean"].to_pylist(), strict=True)
     return {group: value for group, value in pairs if value is not None}
