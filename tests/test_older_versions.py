@@ -7,6 +7,7 @@ pair is the one that all other tests run with.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -83,12 +84,14 @@ def written(tmp_path_factory) -> dict[str, Path]:
 
 def installed(request: pytest.FixtureRequest, version: str) -> Path:
     """The cached folder of these versions. Skips where they cannot be had: without a network, or without pip."""
-    folder = Path(request.config.cache.mkdir("older_versions")) / version
+    packages = [*VERSIONS[version], *BESIDE]
+    name = hashlib.blake2b(" ".join(packages).encode(), digest_size=6).hexdigest()  # another list, another folder
+    folder = Path(request.config.cache.mkdir("older_versions")) / f"{version}-{name}"
     if not folder.is_dir():
-        partial = folder.with_name(f".{version}.partial")
+        partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(partial)]
-        done = subprocess.run([*command, *VERSIONS[version], *BESIDE], capture_output=True, text=True, timeout=300)
+        done = subprocess.run([*command, *packages], capture_output=True, text=True, timeout=300)
         if done.returncode:
             pytest.skip(f"sentence-transformers {version} cannot be installed: {done.stderr.strip()[-200:]}")
         partial.rename(folder)
