@@ -156,19 +156,21 @@ def written_in_steps(path: str, leave: Sequence[str] = ()) -> Iterator[tuple[Pat
     def put_back() -> None:
         nonlocal before, seen
         now, ours = _times(folder, leave), _manifest(str(folder))
+        keep = f"what was to go there is in {folder}"
         try:
             # What names all other files: whoever has changed it works on the same place.
-            if _manifest(path) not in (seen, ours):
-                raise InputError(
-                    f"{path} was changed by another command meanwhile, so it is left as that has it; run this one "
-                    f"again; what was to go there is in {folder}"
-                )
-            _put_back(filesystem, inner, folder, before, now)
-        except (OSError, pa.ArrowException) as error:
+            theirs = _manifest(path)
+            if theirs in (seen, ours):
+                _put_back(filesystem, inner, folder, before, now)
+        except (OSError, InputError, pa.ArrowException) as error:
             raise InputError(
-                f"cannot write to {path}: {one_line(error)}; once it answers again, run the same command; what was to "
-                f"go there is in {folder}"
+                f"cannot write to {path}: {one_line(error)}; once it answers again, run the same command; {keep}"
             ) from error
+        if theirs not in (seen, ours):
+            raise InputError(
+                f"{path} was changed by another command meanwhile, so it is left as that has it; run this one again; "
+                f"{keep}"
+            )
         before, seen = now, ours
 
     try:

@@ -132,6 +132,20 @@ def test_a_shard_that_is_down_is_not_opened_at_every_search(index, monkeypatch):
     assert len(opened) == 1
 
 
+def test_what_is_mended_comes_back_without_a_search(index, soon):
+    """A balancer asks nothing of a service that is not ready. Serve asks for its health every few seconds."""
+    file = index / "shards" / "001" / "ids.npy"
+    content = file.read_bytes()
+    file.unlink()
+    release = LocalRelease(str(index), may_lack_shards=True)
+    assert release.down() == ([1], True)
+    file.write_bytes(content)
+    release.check()
+    release._searching.wait_for(lambda: None)  # after what `check` has asked of the thread
+    assert release.down() == ([], True)
+    release.close()
+
+
 def test_a_shard_that_is_closed_stays_so(index):
     shard = KeptShard(str(index), read_manifest(index), 0)
     assert shard.get().rows == 60

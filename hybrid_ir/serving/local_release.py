@@ -61,6 +61,10 @@ class LocalRelease:
     def check(self) -> None:
         self._encoding.check()
         self._searching.check()
+        # Who is not ready is not asked, so that no search would open what has been mended.
+        for shard in self._shards:
+            if shard.down:
+                self._searching.soon(shard.get)
 
     def close(self) -> None:
         self._encoding.close()

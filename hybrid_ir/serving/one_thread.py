@@ -32,6 +32,10 @@ class OneThread:
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._timed, function, arguments)
 
+    def soon(self, function: Callable[..., Any]) -> None:
+        """Call it when the thread is free; what it returns or raises is nobody's."""
+        self._pool.submit(function)
+
     @property
     def stuck(self) -> bool:
         since = self._since
