@@ -160,7 +160,7 @@ def test_an_export_that_fails_midway_leaves_nothing(run, work, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hybrid_ir.evaluation.export_loss.encode", full)
+    monkeypatch.setattr("hybrid_ir.evaluation.comparisons.export_loss.encode", full)
     monkeypatch.setattr("hybrid_ir.encoders.onnx_export._export", lambda model, file, beside: file.write_bytes(b""))
     monkeypatch.setattr("hybrid_ir.encoders.onnx_export._Session.__init__", full)
     before = sorted(work.rglob("*"))

@@ -1,10 +1,11 @@
 from .averages import evaluate_collection as evaluate_collection, with_mean as with_mean
-from .corrected import (
+from .comparisons.corrected import (
     measure_correction as measure_correction,
     own_language as own_language,
     refuse_loss as refuse_loss,
 )
-from .encoder_comparison import compare_encoders as compare_encoders, name_encoders as name_encoders
+from .comparisons.encoder_comparison import compare_encoders as compare_encoders, name_encoders as name_encoders
+from .comparisons.export_loss import compare_export as compare_export
 from .evaluator import (
     BM25 as BM25,
     LAREQA as LAREQA,
@@ -15,7 +16,6 @@ from .evaluator import (
     load_measured as load_measured,
     load_test as load_test,
 )
-from .export_loss import compare_export as compare_export
 from .lexical import has_bm25 as has_bm25, require_bm25 as require_bm25
 from .perturbations import PERTURBATIONS as PERTURBATIONS, perturb as perturb
 from .ranking import measure_run as measure_run
