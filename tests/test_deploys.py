@@ -62,6 +62,17 @@ def test_what_was_said_last_is_served_whatever_restarts(releases, url, placement
             [*CLI, *words], capture_output=True, text=True, env=environment(RAY_ADDRESS=address), timeout=200
         )
 
+    def gateways() -> list[int]:
+        """Processes of the gateways that run."""
+        details = serve.context._get_global_client().get_serve_details()["applications"]["app"]["deployments"]
+        return [each["pid"] for each in details["gateway"]["replicas"] if each["state"] == "RUNNING" and each["pid"]]
+
+    def answers(registry: Any) -> bool:
+        try:
+            return ray.get(registry.state.remote("app"), timeout=5) is not None
+        except ray.exceptions.RayError:
+            return False
+
     deploy(old)
     wait_until(lambda: serves(old))
     deploy(new)  # before: ignored (local), or a gateway that never came up (distributed)
@@ -74,13 +85,15 @@ def test_what_was_said_last_is_served_whatever_restarts(releases, url, placement
     assert same.returncode == 2
     assert "is what is served already" in same.stderr
     # The registry is killed, and then the gateway: neither brings back what was deployed.
-    ray.kill(ray.get_actor(REGISTRY, namespace=NAMESPACE), no_restart=False)
-    time.sleep(5)
+    registry = ray.get_actor(REGISTRY, namespace=NAMESPACE)
+    ray.kill(registry, no_restart=False)
+    wait_until(lambda: answers(registry))
+    time.sleep(1.5)  # a gateway asks a registry that was gone after a second
     assert serves(old)
-    details = serve.context._get_global_client().get_serve_details()["applications"]["app"]["deployments"]
-    os.kill(details["gateway"]["replicas"][0]["pid"], signal.SIGKILL)
-    time.sleep(5)
-    wait_until(lambda: serves(old))
+    killed = gateways()
+    os.kill(*killed, signal.SIGKILL)
+    wait_until(lambda: gateways() and gateways() != killed, 120)  # it loads torch, on a busy machine
+    wait_until(lambda: serves(old), 120)
     back = command("rollback")
     assert back.returncode == 0, back.stdout + back.stderr
     assert serves(new)

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 
-from hybrid_ir.index import Manifest, Shard, local_files, open_shard
+from hybrid_ir.index import Manifest, Shard, check_files, local_files, open_shard
 from hybrid_ir.serving.release import ShardDown
 from hybrid_ir.types import InputError
 
@@ -93,6 +93,7 @@ class KeptShard:
             for file in files:
                 os.close(file)
             if isinstance(error, OSError):
+                check_files(self._index, entry.files, checksums=False)  # says it better
                 raise InputError(f"{error.filename} cannot be opened ({error.strerror}); put it there again") from error
             raise
         with self._lock:
