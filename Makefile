@@ -6,10 +6,10 @@ HYBRID := $(BIN)/hybrid-ir
 OUT ?= runs/quickstart
 PORT ?= 8000
 
-.PHONY: quickstart test fuzz lint docs lock audit clean help
+.PHONY: quickstart test test-long fuzz lint docs lock audit clean help
 
 help:
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /  /'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /  /'
 
 # No hub and no GPU: the encoder comes from the package index.
 quickstart: $(VENV)/run ## train a released encoder, compare it with itself, index, serve and search; PORT=8000
@@ -29,11 +29,14 @@ test: $(VENV)/dev ## install what tests need and run all of them (or TESTS=tests
 ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS)
 else
-	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) tests
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m "not alone and not long" -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) tests
+	$(BIN)/python -m pytest -m "alone and not long"
 	HYBRID_IR_AUTO_PRECISION=fp32 $(BIN)/python -m pytest -m "numbers and not slow" -n 2
 	HYBRID_IR_AUTO_PRECISION=bf16 $(BIN)/python -m pytest -m "numbers and not slow" -n 2
 endif
+
+test-long: $(VENV)/dev ## the tests that take minutes each: the quickstart's ten questions, and a soak of the service
+	$(BIN)/python -m pytest -m long
 
 # In a folder of its own: what breaks a parser is left there as crash-*.
 RUNS ?= 100000

@@ -61,7 +61,7 @@ async def first_hit(release: LocalRelease, question: str, language: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
+@pytest.mark.long
 @pytest.mark.parametrize("language", ["the same", "another"])
 def test_the_first_hit_is_right_for_nine_of_ten_questions(release: LocalRelease, language: str):
     """Each question asked for passages in its own language, and for passages in another one."""

@@ -11,7 +11,7 @@ import pytest
 from indices import write_served_index
 from services import environment, free_port, labelled
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 SOAK = Path(__file__).parents[1] / "benchmarks" / "soak.py"
 
 
