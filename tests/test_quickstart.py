@@ -20,10 +20,10 @@ CONFIG = str(ROOT / "tune_configs" / "quickstart.yaml")
 # Language, question, the facts that answer it, another language. Nobody wrote these words into the data set.
 QUESTIONS = [
     ("en", "What money do I need in Switzerland?", {"currency/CH"}, "de"),
-    ("es", "¿Qué idioma habla la mayoría de la gente en Brasil?", {"most_spoken_language/BR"}, "ru"),
+    ("es", "¿Qué idioma habla la mayoría en Brasil?", {"most_spoken_language/BR", "official_language/BR"}, "ru"),
     ("de", "Seit wann zahlt man in Spanien mit dem heutigen Geld?", {"currency_year/ES"}, "tr"),
-    ("el", "Ποια γλώσσα είναι η επίσημη στην Ελλάδα;", {"official_language/GR"}, "en"),
-    ("ru", "Какой язык в Египте второй по числу говорящих?", {"second_language/EG"}, "ar"),
+    ("el", "Τι νόμισμα έχει η Σουηδία;", {"currency/SE"}, "en"),
+    ("ru", "Какими деньгами платят в Польше?", {"currency/PL"}, "ar"),
     ("tr", "Monako'da hangi para kullanılır?", {"currency/MC"}, "vi"),
     ("ar", "ما هي عملة اليابان؟", {"currency/JP"}, "zh"),
     ("hi", "नेपाल की मुद्रा क्या है?", {"currency/NP"}, "th"),
