@@ -288,8 +288,8 @@ def main() -> None:
         if args.other is None:
             args.other = shutil.copytree(args.index, Path(folder) / "copy")
         queries = texts_of(Path(args.index), 200)
-        indices = [Path(args.index), Path(args.other)]
-        exact = {read_manifest(str(index)).index_version: Exact(index, queries) for index in indices}
+        indices = {read_manifest(each).index_version: Path(each) for each in (args.index, str(args.other))}
+        exact = {version: Exact(index, queries) for version, index in indices.items()}
         settings = ["serve.placement=distributed", "serve.replicas=2", "serve.cpus_per_replica=0.05", "serve.threads=1"]
         command = [*CLI, "serve", "--index", args.index, f"serve.port={args.port}", *settings]
         process = subprocess.Popen([*command, f"serve.max_queue={args.max_queue}"], stdin=subprocess.DEVNULL)
