@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from hybrid_ir.cli.app import app
 from hybrid_ir.config import load_experiment
-from hybrid_ir.evaluation import encoder_comparison, evaluator
+from hybrid_ir.evaluation import evaluator
+from hybrid_ir.evaluation.comparisons import encoder_comparison
 from hybrid_ir.evaluation.comparisons.encoder_comparison import compare_encoders, name_encoders
 from hybrid_ir.evaluation.evaluator import BM25, evaluate_bm25
 from hybrid_ir.evaluation.lexical import K1, B, bm25_scores, words_of

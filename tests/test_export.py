@@ -18,7 +18,7 @@ from hybrid_ir.cli import app as cli
 from hybrid_ir.encoders.embedding import encode
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.onnx_export import export_onnx, load_onnx
-from hybrid_ir.evaluation import export_loss
+from hybrid_ir.evaluation.comparisons import export_loss
 from hybrid_ir.types import Candidate, Collection, InputError, Query
 
 DOCS = Path(__file__).parents[1] / "docs" / "serve.md"

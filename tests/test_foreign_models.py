@@ -117,7 +117,9 @@ def test_only_the_loader_makes_models_and_it_says_that_code_is_not_trusted():
         text = file.read_text()
         assert "trust_remote_code=True" not in text.replace(" ", ""), file
         makes = [name for name in ("SentenceTransformer(", "AutoModel.", "AutoTokenizer.") if f"= {name}" in text]
-        assert not makes or file.name in ("loading.py", "presets.py", "card.py"), (file, makes)
+        # The last two read what this project has written itself: an export, and an encoder restored from numbers.
+        own = ("loading.py", "presets.py", "card.py", "onnx_export.py", "restored.py")
+        assert not makes or file.name in own, (file, makes)
 
 
 @pytest.mark.parametrize("name", ["os.system", "subprocess.Popen", "sentence_transformersX.models.Pooling", None, 7])

@@ -104,7 +104,7 @@ class _Session(InputModule):
         from transformers import AutoTokenizer
 
         super().__init__()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         length = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
         self.max_seq_length = length
         options = onnxruntime.SessionOptions()
