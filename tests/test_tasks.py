@@ -405,6 +405,8 @@ def entity(entity_id, description, language="en", title=""):
 
 @pytest.fixture
 def small_mewsli(tmp_path):
+    """Names and keys are those of google-research/google-research, dense_representations_for_entity_retrieval/mel:
+    mewsli-x.md ("Files & Format") and mewsli_x/schema.py, where spans are {"start", "end"}; seen in November 2026."""
     write(
         tmp_path / "wikinews_mentions-test.jsonl",
         json_lines(
