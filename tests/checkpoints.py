@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
     BertModel,
@@ -41,6 +41,11 @@ def make_xlm_roberta(folder: Path, positions: int = 34, hidden: int = 32) -> Pat
     """A plain Hugging Face folder of XLM-R's architecture, as FacebookAI/xlm-roberta-base is."""
     make_preset(folder)
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    return _with_xlm_roberta(folder, vocabulary, positions, hidden)
+
+
+def _with_xlm_roberta(folder: Path, vocabulary: int, positions: int = 34, hidden: int = 32) -> Path:
+    """Random weights of XLM-R's architecture, beside a tokenizer that is there."""
     torch.manual_seed(1)
     XLMRobertaModel(
         XLMRobertaConfig(
@@ -57,6 +62,28 @@ def make_xlm_roberta(folder: Path, positions: int = 34, hidden: int = 32) -> Pat
         )
     ).save_pretrained(folder)
     return folder
+
+
+def make_unigram(folder: Path) -> Path:
+    """XLM-R as the hub has it: SentencePiece Unigram, special tokens first, `<mask>` last, rows of no piece."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=220, unk_token="<unk>", special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS * 20, trainer)
+    tokenizer.add_special_tokens(["<mask>"])
+    tokenizer.post_processor = processors.RobertaProcessing(
+        sep=("</s>", 2), cls_token=("<s>", 0), add_prefix_space=False
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>",
+        pad_token="<pad>", unk_token="<unk>", mask_token="<mask>", model_max_length=32,
+    ).save_pretrained(folder)  # fmt: skip
+    return _with_xlm_roberta(folder, tokenizer.get_vocab_size() + 7)
 
 
 def make_bert(folder: Path, positions: int = 40, hidden: int = 32) -> Path:

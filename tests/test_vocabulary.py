@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import TEXTS, make_bert, make_labse, make_preset
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from checkpoints import TEXTS, make_bert, make_labse, make_preset, make_unigram
+from tokenizers import Tokenizer, models, pre_tokenizers
 from training_store import make_store
-from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
+from transformers import PreTrainedTokenizerFast
 
 from hybrid_ir.config import load_experiment
 from hybrid_ir.data import open_store
@@ -21,42 +21,6 @@ from hybrid_ir.training.initial_model import describe_encoder, initial_model
 from hybrid_ir.types import InputError
 
 OURS = TEXTS[1:4]
-
-
-def make_unigram(folder: Path) -> Path:
-    """XLM-R as the hub has it: SentencePiece Unigram, special tokens first, `<mask>` last, rows of no piece."""
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=220, unk_token="<unk>", special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False
-    )
-    tokenizer.train_from_iterator(TEXTS * 20, trainer)
-    tokenizer.add_special_tokens(["<mask>"])
-    tokenizer.post_processor = processors.RobertaProcessing(
-        sep=("</s>", 2), cls_token=("<s>", 0), add_prefix_space=False
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>",
-        pad_token="<pad>", unk_token="<unk>", mask_token="<mask>", model_max_length=32,
-    ).save_pretrained(folder)  # fmt: skip
-    XLMRobertaModel(
-        XLMRobertaConfig(
-            vocab_size=tokenizer.get_vocab_size() + 7,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=34,
-            type_vocab_size=1,
-            pad_token_id=1,
-            bos_token_id=0,
-            eos_token_id=2,
-        )
-    ).save_pretrained(folder)
-    return folder
 
 
 MAKERS = {"Unigram": make_unigram, "BPE": make_preset, "WordPiece": make_bert, "LaBSE": make_labse}

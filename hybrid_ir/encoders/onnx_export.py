@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +105,7 @@ class _Session(InputModule):
         from transformers import AutoTokenizer
 
         super().__init__()
+        self._folder = folder
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         length = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
         self.max_seq_length = length
@@ -122,7 +124,7 @@ class _Session(InputModule):
         return features
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError("an exported encoder is copied, not saved")
+        shutil.copytree(self._folder, output_path, dirs_exist_ok=True)
 
 
 class _Graph(nn.Module):
