@@ -21,28 +21,35 @@ from hybrid_ir.serving.release import ShardDown
 from hybrid_ir.serving.search_service import SearchService
 from hybrid_ir.types import InputError
 
-FILES = ["vectors.faiss", "ids.npy", "passages.arrow", "vectors.f16.npy"]
+ALWAYS = ["vectors.faiss", "ids.npy", "passages.arrow"]
+FILES = {"Flat": ALWAYS, "IVF4,SQ8": [*ALWAYS, "vectors.f16.npy"]}
+"""Files of a shard by codec: exact vectors stand beside a codec that loses something."""
+each_file = pytest.mark.parametrize(("codec", "name"), [(codec, name) for codec in FILES for name in FILES[codec]])
 
 
-@pytest.fixture(scope="module", params=["Flat", "IVF4,SQ8"])
-def written(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kept") / "index"
-    write_served_index(folder, sample_passages(), codec=request.param)
-    return folder
-
-
-@pytest.fixture
-def index(written, tmp_path):
-    return shutil.copytree(written, tmp_path / "index")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """An index of each codec, by its name."""
+    folders = {codec: tmp_path_factory.mktemp("kept") / "index" for codec in FILES}
+    for codec, folder in folders.items():
+        write_served_index(folder, sample_passages(), codec=codec)
+    return folders
 
 
 @pytest.fixture(params=FILES)
-def file(request, index):
-    """A file of the second shard. `vectors.f16.npy` is there only for a codec that loses something."""
-    path = index / "shards" / "001" / request.param
-    if not path.is_file():
-        pytest.skip("this codec has no such file")
-    return path
+def codec(request):
+    return request.param
+
+
+@pytest.fixture
+def index(written, codec, tmp_path):
+    return shutil.copytree(written[codec], tmp_path / "index")
+
+
+@pytest.fixture
+def file(index, name):
+    """A file of the second shard."""
+    return index / "shards" / "001" / name
 
 
 @pytest.fixture
@@ -60,6 +67,7 @@ def asked(http, **more):
     return http.post("/search", json={"query": "river number 7", "k": 120, **more})
 
 
+@each_file
 @pytest.mark.parametrize("cut", [1, 4, 10**9])
 def test_a_file_that_is_truncated_under_a_service_leaves_the_other_shards_and_heals(index, file, soon, cut):
     """By one byte, whose place would read as zero; by a number; and by all of it, which would end the process."""
@@ -84,6 +92,7 @@ def test_a_file_that_is_truncated_under_a_service_leaves_the_other_shards_and_he
         assert http.get("/readyz").status_code == 200
 
 
+@each_file
 def test_a_file_that_is_overwritten_with_others_of_its_size_is_not_searched(index, file, soon):
     with serving(index) as http:
         assert asked(http).status_code == 200
@@ -91,6 +100,7 @@ def test_a_file_that_is_overwritten_with_others_of_its_size_is_not_searched(inde
         assert asked(http).status_code == 503
 
 
+@each_file
 def test_a_file_that_is_removed_goes_on_being_searched_by_who_has_it_open(index, file, soon):
     with serving(index) as http:
         whole = asked(http).json()["results"]
@@ -98,6 +108,7 @@ def test_a_file_that_is_removed_goes_on_being_searched_by_who_has_it_open(index,
         assert asked(http).json()["results"] == whole
 
 
+@each_file
 @pytest.mark.parametrize("damage", ["removed", "truncated"])
 def test_a_gateway_that_starts_again_serves_the_shards_that_are_whole_and_heals(index, file, soon, damage):
     content = file.read_bytes()
