@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hybrid_ir.cli.options import Config, Overrides, Verbose, WaitForNodes
+from hybrid_ir.cli.options import Config, Overrides, Verbose, WaitForNodes, listed
 
 
 def compare(
@@ -77,7 +77,7 @@ def _compare_mixes(
     experiment = load_experiment(config, overrides or ())
     if is_uri(experiment.out):
         raise InputError(f"a comparison reads what it wrote, so it needs a folder, not {experiment.out}")
-    trials = list_recipes(experiment, _listed(mixes))
+    trials = list_recipes(experiment, listed(mixes))
     for each in trials.values():
         check_store(each)
     tests = open_store(experiment.store).collection("test")
@@ -136,10 +136,10 @@ def _compare_encoders(
         require_bm25()
     if bm25 is None and not has_bm25():
         terminal.print("without BM25 beside them: pip install 'hybrid-ir[bm25]' adds it")
-    named = name_encoders(_listed(encoders), has_bm25() if bm25 is None else bm25)
+    named = name_encoders(listed(encoders), has_bm25() if bm25 is None else bm25)
     if collection != "store":
         path = fetch(path)
-    test = load_test(collection, path, split=split, languages=_listed(languages or "") or None)
+    test = load_test(collection, path, split=split, languages=listed(languages) or None)
     if not isinstance(test, Collection):
         raise InputError(f"encoders are compared on store, xquad-r or mlqa-r, not on {collection}; `evaluate` has it")
     done = dict.fromkeys(named, 0)
@@ -158,7 +158,3 @@ def _compare_encoders(
     terminal.print(cost_table({label: summary["cost"] for label, summary in summaries.items()}))
     if comparisons:
         terminal.print(paired_table(comparisons))
-
-
-def _listed(words: str) -> list[Any]:
-    return [word.strip() for word in words.split(",") if word.strip()]

@@ -6,12 +6,13 @@ In: words of the command line. Out: a folder, and what was measured of it as a t
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hybrid_ir.cli.options import Config, Overrides, Verbose
+from hybrid_ir.cli.options import Config, Overrides, Verbose, listed
 
 encoder_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Make another encoder of one, export it, publish it."
@@ -27,7 +28,7 @@ def trim(
 ) -> None:
     """Cut an encoder's vocabulary to what some texts use, and all single characters. Their vectors stay the same."""
     _refuse_existing(out)
-    from hybrid_ir.cli.progress import counter
+    from hybrid_ir.cli.progress import adding, counter
     from hybrid_ir.cli.terminal import console
     from hybrid_ir.encoders import load_encoder, quiet_libraries, trim_vocabulary, write_encoder
     from hybrid_ir.index import passages_at, texts_of
@@ -38,15 +39,13 @@ def trim(
         quiet_libraries()
     model = load_encoder(checkpoint)
     with counter("reading texts") as count:
-        read = 0
+        add = adding(count)
 
-        def counted():
-            nonlocal read
+        def counted() -> Iterator[str]:
             for path in texts:
-                for text in texts_of(path):
-                    read += 1
-                    if not read % 1000:
-                        count("texts", read)
+                for number, text in enumerate(texts_of(path), 1):
+                    if not number % 1000:
+                        add(1000)
                     yield text
 
         trimmed = trim_vocabulary(model, counted())
@@ -85,7 +84,7 @@ def correct(
 
     experiment = load_experiment(config, overrides or ())
     _refuse_existing(out)
-    from hybrid_ir.cli.progress import counter
+    from hybrid_ir.cli.progress import adding, counter
     from hybrid_ir.cli.terminal import console, measures_table
     from hybrid_ir.encoders import apply_correction, learn_correction, load_encoder, quiet_libraries, write_encoder
     from hybrid_ir.evaluation import count_texts, load_test, measure_correction, refuse_loss
@@ -98,20 +97,13 @@ def correct(
         raise InputError(f"a correction is measured on store, xquad-r or mlqa-r, not on {collection}")
     if not verbose:
         quiet_libraries()
-    wanted = [x.strip() for x in languages.split(",") if x.strip()] if languages else None
+    wanted = listed(languages) if languages else None
     model = load_encoder(checkpoint)
     correction = learn_correction(model, sample_by_language(passages, wanted))
     terminal = console()
     if test is not None:
         with counter("encoding", count_texts(test)) as count:
-            done = 0
-
-            def progress(texts: int) -> None:
-                nonlocal done
-                done += texts
-                count("texts", done)
-
-            before, after = measure_correction(model, correction, test, experiment, progress)
+            before, after = measure_correction(model, correction, test, experiment, adding(count))
         terminal.print(measures_table(test.name, {"as it is": before, "corrected": after}))
         refuse_loss(before, after, max_loss)
     apply_correction(model, correction)
@@ -140,7 +132,7 @@ def export(
     verbose: Verbose = False,
 ) -> None:
     """Write an encoder as ONNX, and measure what it loses in each language. Needs the extra `export`."""
-    from hybrid_ir.cli.progress import counter
+    from hybrid_ir.cli.progress import adding, counter
     from hybrid_ir.cli.terminal import console, export_tables
     from hybrid_ir.encoders import check_onnx, describe_onnx, export_onnx, load_encoder, load_onnx, quiet_libraries
     from hybrid_ir.evaluation import compare_export, load_test
@@ -150,7 +142,7 @@ def export(
     check_onnx()
     if not verbose:
         quiet_libraries()
-    wanted = [x.strip() for x in languages.split(",") if x.strip()] if languages else None
+    wanted = listed(languages) if languages else None
     test = load_test(collection, path if collection == "store" else fetch(path), split=split, languages=wanted)
     if not isinstance(test, Collection):
         raise InputError(f"the loss of an export is measured on store, xquad-r or mlqa-r, got {collection}")
@@ -163,14 +155,7 @@ def export(
         try:
             export_onnx(original, partial, int8=int8)
             with counter("encoding", 2 * (len(test.queries) + len(test.candidates))) as count:
-                done = 0
-
-                def progress(texts: int) -> None:
-                    nonlocal done
-                    done += texts
-                    count("texts", done)
-
-                measured = compare_export(original, load_onnx(partial), test, progress)
+                measured = compare_export(original, load_onnx(partial), test, adding(count))
             measured = {"checkpoint": checkpoint, **describe_onnx(partial), **measured}
             write_json(partial / "export.json", measured)
             replace_folder(partial, folder)

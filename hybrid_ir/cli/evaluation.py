@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from hybrid_ir.cli.options import Config, Overrides, Verbose
+from hybrid_ir.cli.options import Config, Overrides, Verbose, listed
 
 
 def evaluate(
@@ -38,7 +38,7 @@ def evaluate(
 
     experiment = load_experiment(config, overrides or ())
 
-    from hybrid_ir.cli.progress import counter
+    from hybrid_ir.cli.progress import adding, counter
     from hybrid_ir.cli.terminal import collection_table, console, task_table
     from hybrid_ir.encoders import quiet_libraries
     from hybrid_ir.evaluation import count_texts, evaluate as run_evaluation, load_measured, load_test
@@ -48,18 +48,11 @@ def evaluate(
         quiet_libraries()
     if collection != "store":
         path, corpus = fetch(path), None if corpus is None else fetch(corpus)
-    wanted = [x.strip() for x in languages.split(",") if x.strip()] if languages else None
+    wanted = listed(languages) if languages else None
     test = load_test(collection, path, split=split, languages=wanted, corpus=corpus)
     model = load_measured(checkpoint, experiment)
     with counter("encoding", count_texts(test)) as count, written(out) as folder:
-        done = 0
-
-        def progress(texts: int) -> None:
-            nonlocal done
-            done += texts
-            count("texts", done)
-
-        summary = run_evaluation(model, checkpoint, test, folder, experiment, progress)
+        summary = run_evaluation(model, checkpoint, test, folder, experiment, adding(count))
     console().print(f"measures written to {out} (report: {out}/report.html)")
     if summary.get("collapsed"):
         console().print("warning: the encoder is collapsed: it gives all candidates nearly the same vector")

@@ -17,6 +17,11 @@ WaitForNodes = Annotated[
 ]
 
 
+def listed(words: str | None) -> list[str]:
+    """Words between commas, without the space around them; none of none."""
+    return [word.strip() for word in (words or "").split(",") if word.strip()]
+
+
 def key_values(said: str) -> Any:
     """The words that come last, `key=value` each."""
     return typer.Argument(metavar="[KEY=VALUE]...", help=said)

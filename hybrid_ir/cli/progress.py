@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +31,18 @@ def counter(what: str, total: int | None = None) -> Iterator[Any]:
             bar.update(tasks[name], completed=done)
 
         yield count
+
+
+def adding(count: Callable[[str, int], None], name: str = "texts") -> Callable[[int], None]:
+    """What a stage calls with how many more are done, for a `counter` that is told how many are done in all."""
+    done = 0
+
+    def add(more: int) -> None:
+        nonlocal done
+        done += more
+        count(name, done)
+
+    return add
 
 
 class TrainingProgress:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hybrid_ir.cli.options import Config, IndexFolder, IndexKeys, Verbose
+from hybrid_ir.cli.options import Config, IndexFolder, IndexKeys, Verbose, listed
 
 Checkpoint = Annotated[
     str | None, typer.Option(help="Encoder to use in place of the index's own copy; it must be of the index's space.")
@@ -76,7 +76,7 @@ def search(
     from hybrid_ir.client import SearchClient
     from hybrid_ir.types import InputError
 
-    wanted = [x.strip() for x in languages.split(",") if x.strip()] if languages else None
+    wanted = listed(languages) if languages else None
     try:
         with SearchClient(url) as client:
             found = client.search(query, k=k, languages=wanted, policy="strict" if strict else "best_effort")
