@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
 from hybrid_ir.cli.app import app
-from hybrid_ir.encoders import apply_correction, encode, learn_correction, load_encoder, space_of
+from hybrid_ir.encoders import apply_correction, encode, learn_correction, load_encoder, space_of, write_encoder
 from hybrid_ir.encoders.derived.language_means import correction_of
 from hybrid_ir.evaluation import refuse_loss
 from hybrid_ir.types import InputError
@@ -98,6 +98,19 @@ def test_a_language_that_loses_too_much_or_no_gain_stops_it():
         refuse_loss(summary(0.5, 0.3), summary(0.47, 0.4), 0.02)
     with pytest.raises(InputError, match=r"AP_multi is 0\.300 without it and 0\.290 with it"):
         refuse_loss(summary(0.5, 0.3), summary(0.5, 0.29), 0.02)
+
+
+def test_an_encoder_is_written_to_a_uri_and_never_over_another(bucket: str, tmp_path: Path):
+    model = load_encoder(str(make_preset(tmp_path / "whole")))
+    write_encoder(model, f"{bucket}/made", "Said of it.")
+    assert space_of(load_encoder(f"{bucket}/made"))["id"] == space_of(model)["id"]
+    with pytest.raises(InputError, match="exists"):
+        write_encoder(model, f"{bucket}/made", "Said again.")
+    words = ["encoder", "trim", "--checkpoint", "tiny", "--texts", "x", "--out", f"{bucket}/made"]
+    assert "exists" in str(CliRunner().invoke(app, words).exception)  # before anything is loaded
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write the encoder"):
+        write_encoder(model, str(tmp_path / "file" / "out"), "Said.")
 
 
 def test_the_command_writes_an_encoder_with_a_card_and_never_over_another(tmp_path: Path, texts):

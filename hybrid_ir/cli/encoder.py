@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -89,10 +88,11 @@ def correct(
     from hybrid_ir.encoders import apply_correction, learn_correction, load_encoder, quiet_libraries, write_encoder
     from hybrid_ir.evaluation import count_texts, load_test, measure_correction, refuse_loss
     from hybrid_ir.index import passages_at, sample_by_language
+    from hybrid_ir.storage import fetch
 
     for each in passages:
         passages_at(each)
-    test = None if path is None else load_test(collection, path)
+    test = None if path is None else load_test(collection, path if collection == "store" else fetch(path))
     if test is not None and not isinstance(test, Collection):
         raise InputError(f"a correction is measured on store, xquad-r or mlqa-r, not on {collection}")
     if not verbose:
@@ -187,7 +187,11 @@ def push(
 
 
 def _refuse_existing(out: str) -> None:
+    from pyarrow import fs
+
+    from hybrid_ir.storage import open_filesystem
     from hybrid_ir.types import InputError
 
-    if Path(out).exists():
+    filesystem, inner = open_filesystem(out)
+    if filesystem.get_file_info(inner).type != fs.FileType.NotFound:
         raise InputError(f"{out} exists; choose another --out")

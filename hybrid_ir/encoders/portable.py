@@ -27,6 +27,9 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
+from hybrid_ir.storage import replace_folder, written
+from hybrid_ir.types import InputError
+
 _KINDS = (Transformer, Pooling, Dense, Normalize)
 _OLD_NAMES: dict[type, str] = {kind: f"sentence_transformers.models.{kind.__name__}" for kind in _KINDS}
 _POOLING_KEYS = {
@@ -70,19 +73,27 @@ def save_encoder(model: SentenceTransformer, folder: str | Path) -> None:
 
 
 def write_encoder(model: SentenceTransformer, out: str, said: str) -> None:
-    """Write the model to a folder that must not exist, in one step, with a card that says `said` of it."""
-    parent = Path(out).absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".encoder-", dir=parent))
-    try:
-        save_encoder(model, partial)
-        header = "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n---\n"
-        card = f"{header}# {Path(out).name}\n\n{textwrap.fill(said, 118, break_on_hyphens=False)}\n"
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        partial.chmod(0o755)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    """Write the model to a folder or URI where nothing is, in one step, with a card that says `said` of it.
+
+    Raises InputError where something is, or nothing can be written.
+    """
+    with written(out) as folder:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{out} exists; choose another --out")
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=".encoder-", dir=folder.parent))
+        except OSError as error:
+            raise InputError(f"cannot write the encoder to {out}: {error.strerror}; choose another --out") from error
+        try:
+            save_encoder(model, partial)
+            header = "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n---\n"
+            card = f"{header}# {folder.name}\n\n{textwrap.fill(said, 118, break_on_hyphens=False)}\n"
+            (partial / "README.md").write_text(card, encoding="utf-8")
+            partial.chmod(0o755)
+            replace_folder(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def rename_tokenizer(tokenizer: Any, folder: str | Path) -> None:
