@@ -121,6 +121,7 @@ def test_a_swap_and_its_rollback_under_load_fail_nothing_and_mix_nothing(request
         wait_until(lambda: load.statuses[200] > 10)
         swapped = service.command("swap", "--index", str(new), "serve.cpus_per_replica=0.1")
         assert swapped.returncode == 0, swapped.stdout + swapped.stderr
+        assert "INFO" not in swapped.stdout + swapped.stderr  # Serve's own log is not for an operator's console
         assert service.client.stats()["index"] == str(new)  # the command ends when it serves, and not before
         assert service.client.stats()["previous_index"] == str(old)
         back = service.command("rollback")

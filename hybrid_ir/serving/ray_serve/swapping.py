@@ -86,6 +86,7 @@ class _Service:
         try:
             from ray import serve
 
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)  # what it did is said in one line, by who asked
             try:
                 self._actor = ray.get_actor(REGISTRY, namespace=NAMESPACE)
                 there = set(self._ask("apps")) & set(serve.status().applications)
