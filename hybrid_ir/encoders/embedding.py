@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hybrid_ir.encoders.packed import LayerWeights, can_pack, token_vectors, weights_as_used
 from hybrid_ir.encoders.tokens import TextReader, Tokens
 from hybrid_ir.types import InputError
 
@@ -20,14 +21,21 @@ WINDOW = 16384  # texts that `encode` sorts by length at a time
 
 
 class Embedder(nn.Module):
-    """Token ids -> unit vectors, in micro-batches without padding beyond need. What DDP wraps."""
+    """Token ids -> unit vectors, in micro-batches of like lengths. What DDP wraps.
 
-    def __init__(self, model: SentenceTransformer, *, precision: str, micro_batch_tokens: int | None) -> None:
+    `frozen`: the model's weights do not change while this is used, so that copies of them are made once.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, *, precision: str, micro_batch_tokens: int | None, frozen: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self.precision = resolve_precision(precision, model.device.type)
         self.micro_batch_tokens = micro_batch_tokens or (1024 if model.device.type == "cpu" else 32768)
         self.pad_id = model.tokenizer.pad_token_id
+        self._frozen = frozen
+        self._weights: list[LayerWeights] | None = None
 
     def micro_batches(self, tokens: Tokens) -> list[np.ndarray]:
         return micro_batches(tokens.lengths, self.micro_batch_tokens)
@@ -35,11 +43,29 @@ class Embedder(nn.Module):
     def forward(self, tokens: Tokens, batches: Sequence[np.ndarray] | None = None) -> Tensor:
         """(len(tokens), D) float32 in the order of `tokens`. `batches` are index arrays that cover them once."""
         batches = self.micro_batches(tokens) if batches is None else batches
-        with self._one_look_up(tokens):
+        with self.same_weights(), self._one_look_up(tokens):
             vectors = torch.cat([self._embed(tokens[batch]) for batch in batches])
         return vectors[torch.from_numpy(np.argsort(np.concatenate(list(batches)))).to(vectors.device)]
 
     def _embed(self, tokens: Tokens) -> Tensor:
+        # Pooling, dense and normalising stay in float32: bf16 keeps 8 bits, too few for a cosine divided by 0.05.
+        packed = self.model.device.type == "cpu" and can_pack(self.model[0].model)
+        order = np.argsort(tokens.lengths, kind="stable") if packed else None
+        features = self._padded(tokens) if order is None else self._packed(tokens[order])
+        for module in list(self.model)[1:]:
+            features = module(features)
+        vectors = features["sentence_embedding"]
+        return vectors if order is None else vectors[torch.from_numpy(np.argsort(order))]
+
+    def _packed(self, tokens: Tokens) -> dict[str, Any]:
+        """As sentence-transformers' pooling takes what was not padded: text after text, and where each begins."""
+        transformer = self.model[0].model
+        if self._weights is None:
+            self._weights = weights_as_used(transformer, torch.bfloat16 if self.precision == "bf16" else torch.float32)
+        vectors = token_vectors(transformer, self._weights, tokens)
+        return {"token_embeddings": vectors[None], "cu_seq_lens_q": torch.from_numpy(tokens.offsets)}
+
+    def _padded(self, tokens: Tokens) -> dict[str, Any]:
         device = self.model.device
         ids, mask = tokens.padded(self.pad_id)
         features: dict[str, Any] = {
@@ -49,12 +75,19 @@ class Embedder(nn.Module):
         bf16 = torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
         with bf16, self._attention():
             features = self.model[0](features)
-        # Pooling, dense and normalising stay in float32: bf16 keeps 8 bits, too few for a cosine divided by 0.05.
         if self.precision == "bf16":
             features["token_embeddings"] = features["token_embeddings"].float()
-        for module in list(self.model)[1:]:
-            features = module(features)
-        return features["sentence_embedding"]
+        return features
+
+    @contextmanager
+    def same_weights(self) -> Iterator[None]:
+        """Context in which the model's weights do not change, so that copies of them are made once."""
+        outermost = not self._frozen and self._weights is None
+        try:
+            yield
+        finally:
+            if outermost:
+                self._weights = None
 
     @contextmanager
     def _one_look_up(self, tokens: Tokens) -> Iterator[None]:
@@ -104,7 +137,7 @@ def encode(
     was_training = model.training
     model.eval()
     token_budget = token_budget or (4096 if model.device.type == "cpu" else 65536)
-    embedder = Embedder(model, precision=precision, micro_batch_tokens=token_budget)
+    embedder = Embedder(model, precision=precision, micro_batch_tokens=token_budget, frozen=True)
     dimension = model.get_embedding_dimension()
     assert dimension is not None
     reader = TextReader.of(model)

@@ -74,7 +74,8 @@ def backward(
         )
 
     if settings.cached:
-        return _cached_backward(embedder, module, tokens, loss_of)
+        with module.same_weights():
+            return _cached_backward(embedder, module, tokens, loss_of)
     loss = loss_of(embedder(tokens))
     loss.backward()
     return float(loss.detach())
