@@ -32,7 +32,7 @@ class Embedder(nn.Module):
         super().__init__()
         self.model = model
         self.precision = resolve_precision(precision, model.device.type)
-        self.micro_batch_tokens = micro_batch_tokens or (1024 if model.device.type == "cpu" else 32768)
+        self.micro_batch_tokens = micro_batch_tokens or (2048 if model.device.type == "cpu" else 32768)
         self.pad_id = model.tokenizer.pad_token_id
         self._frozen = frozen
         self._weights: list[LayerWeights] | None = None
