@@ -61,7 +61,7 @@ class Embedder(nn.Module):
         """As sentence-transformers' pooling takes what was not padded: text after text, and where each begins."""
         transformer = self.model[0].model
         if self._weights is None:
-            self._weights = weights_as_used(transformer, torch.bfloat16 if self.precision == "bf16" else torch.float32)
+            self._weights = weights_as_used(transformer, torch.bfloat16 if self.precision == "bf16" else None)
         vectors = token_vectors(transformer, self._weights, tokens)
         return {"token_embeddings": vectors[None], "cu_seq_lens_q": torch.from_numpy(tokens.offsets)}
 

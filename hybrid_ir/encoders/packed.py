@@ -144,17 +144,21 @@ class _Linear(torch.autograd.Function):
 class _Joined:
     """Linear layers that read the same input, as one, with their weights in the precision they are used in."""
 
-    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype) -> None:
+    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype | None) -> None:
         self._parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]
         with torch.no_grad():
-            self._matrix = torch.cat([layer.weight for layer in layers]).to(dtype)
-            self._bias = torch.cat([layer.bias for layer in layers]).to(dtype)
+            matrix, bias = _stacked([x.weight for x in layers]), _stacked([x.bias for x in layers])
+            self._matrix, self._bias = matrix.to(dtype or matrix.dtype), bias.to(dtype or bias.dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(self._matrix.dtype)
         if torch.is_grad_enabled():
             return _Linear.apply(x, self._matrix, self._bias, *self._parameters)
         return F.linear(x, self._matrix, self._bias)
+
+
+def _stacked(parameters: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parameters)) if len(parameters) > 1 else parameters[0].detach()
 
 
 @dataclass(frozen=True)
@@ -165,9 +169,9 @@ class LayerWeights:
     outer: _Joined
 
 
-def weights_as_used(transformer: Any, dtype: torch.dtype) -> list[LayerWeights]:
-    """Copies in `dtype` of the matrices of each layer, for `token_vectors`. They are those of now: a change of the
-    parameters is not seen. Gradients go to the parameters."""
+def weights_as_used(transformer: Any, dtype: torch.dtype | None = None) -> list[LayerWeights]:
+    """Copies in `dtype` (None = their own) of the matrices of each layer, for `token_vectors`. They are those of now: a
+    change of the parameters is not seen. Gradients go to the parameters."""
     layers = []
     for layer in transformer.encoder.layer:
         attention = layer.attention.self
