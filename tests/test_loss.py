@@ -13,8 +13,9 @@ from hybrid_ir.training.loss import (
     contrastive_loss,
     false_negative_mask,
     false_positive_mask,
+    false_positive_mask_of_passages,
     gather_rows,
-    same_question_mask,
+    same_questions,
 )
 
 QUERIES = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -27,7 +28,8 @@ def loss(queries: Tensor, passages: Tensor, negatives_bD: Tensor | None = None, 
     """The loss of a batch that one rank holds."""
     B = len(queries)
     none = torch.zeros(B, B, dtype=torch.bool)
-    arguments = {"false_positives_BB": none, "false_negatives_BB": none, "temperature": 1.0} | options
+    arguments = {"false_positives_bB": none, "false_negatives_bB": none, "temperature": 1.0} | options
+    arguments["false_positives_of_passages_bB"] = arguments["false_positives_bB"].T
     return contrastive_loss(queries, passages, negatives_bD, start=0, sizes=[B], **arguments)
 
 
@@ -89,7 +91,7 @@ def test_triplet_competes_with_hard_negatives_alone_by_hand():
 
 def test_a_masked_passage_is_left_out_of_one_query_alone_by_hand():
     mask = torch.tensor([[False, True], [False, False]])  # p1 answers q0 too: only q1's 0.371101 is left
-    assert float(loss(QUERIES, PASSAGES, false_positives_BB=mask)) == pytest.approx(0.371101 / 2, abs=1e-6)
+    assert float(loss(QUERIES, PASSAGES, false_positives_bB=mask)) == pytest.approx(0.371101 / 2, abs=1e-6)
 
 
 @pytest.mark.parametrize("negatives", ["in_batch", "in_batch_and_hard", "triplet"])
@@ -108,8 +110,8 @@ def test_loss_equals_plain_loops(negatives: str, symmetric: bool, temperature: f
         queries,
         passages,
         hard,
-        false_positives_BB=positives,
-        false_negatives_BB=hard_masked,
+        false_positives_bB=positives,
+        false_negatives_bB=hard_masked,
         temperature=temperature,
         symmetric=symmetric,
         negatives=negatives,
@@ -122,7 +124,7 @@ def test_loss_equals_plain_loops(negatives: str, symmetric: bool, temperature: f
 
 def test_everything_masked_is_no_loss_and_no_gradient():
     queries, passages = QUERIES.clone().requires_grad_(), PASSAGES.clone().requires_grad_()
-    value = loss(queries, passages, false_positives_BB=~torch.eye(2, dtype=torch.bool), symmetric=True)
+    value = loss(queries, passages, false_positives_bB=~torch.eye(2, dtype=torch.bool), symmetric=True)
     value.backward()
     assert value == 0
     assert queries.grad is not None
@@ -134,7 +136,7 @@ def test_everything_masked_is_no_loss_and_no_gradient():
 def test_a_hard_negative_masked_for_all_has_no_gradient_and_the_others_have(negatives: str):
     hard = NEGATIVES.clone().requires_grad_()
     mask = torch.tensor([[False, True], [False, True]])
-    loss(QUERIES, PASSAGES, hard, false_negatives_BB=mask, negatives=negatives).backward()
+    loss(QUERIES, PASSAGES, hard, false_negatives_bB=mask, negatives=negatives).backward()
     assert hard.grad is not None
     assert hard.grad[1].abs().max() == 0
     assert hard.grad[0].abs().min() > 0
@@ -143,7 +145,7 @@ def test_a_hard_negative_masked_for_all_has_no_gradient_and_the_others_have(nega
 def test_a_masked_passage_gets_the_gradient_of_its_own_query_alone():
     passages = PASSAGES.clone().requires_grad_()
     mask = torch.tensor([[False, True], [False, False]])
-    loss(QUERIES, passages, false_positives_BB=mask).backward()
+    loss(QUERIES, passages, false_positives_bB=mask).backward()
     # q1's row: d/dp1 of -log softmax = -(1 - s) q1 with s = 1 / (1 + e^-0.8) = 0.689974, halved by the mean.
     assert passages.grad is not None
     torch.testing.assert_close(passages.grad[1], torch.tensor([0.0, -(1 - 0.689974) / 2]), atol=1e-6, rtol=0)
@@ -157,8 +159,8 @@ def test_a_rank_without_rows_is_refused(sizes: list[int]):
             PASSAGES,
             None,
             start=0,
-            false_positives_BB=NONE_2,
-            false_negatives_BB=None,
+            false_positives_bB=NONE_2,
+            false_negatives_bB=None,
             sizes=sizes,
             temperature=1.0,
         )
@@ -176,38 +178,62 @@ def true_cells(mask: Tensor) -> set[tuple[int, int]]:
     return {(i, j) for i, j in mask.nonzero().tolist()}
 
 
+def by_ranks(mask_of, B: int) -> Tensor:
+    """The mask of a whole batch, which that of three ranks' slices must be."""
+    cut = [slice(0, B // 3), slice(B // 3, B - 1), slice(B - 1, B)]
+    whole = mask_of(slice(0, B))
+    assert torch.equal(torch.cat([mask_of(rows) for rows in cut if rows.start < rows.stop]), whole)
+    return whole
+
+
+def false_positives(ids: Tensor, languages: Tensor, same: Tensor | None = None) -> set[tuple[int, int]]:
+    """Cells of the mask, which is that of the passages turned over."""
+    mask = by_ranks(lambda rows: false_positive_mask(ids, languages, rows, same), len(ids))
+    turned = by_ranks(lambda rows: false_positive_mask_of_passages(ids, languages, rows, same), len(ids))
+    assert torch.equal(turned.T, mask)
+    return true_cells(mask)
+
+
+def false_negatives(ids: Tensor, hard: Tensor, languages: Tensor, same: Tensor | None = None) -> set[tuple[int, int]]:
+    return true_cells(by_ranks(lambda rows: false_negative_mask(ids, hard, languages, rows, same), len(ids)))
+
+
+def pairs(found: Tensor) -> set[tuple[int, int]]:
+    return {(i, j) for i, j in found.tolist()}
+
+
 def test_nothing_shared_masks_nothing():
     ids = torch.tensor([[1, 2], [3, 4], [5, 6]])
-    assert true_cells(false_positive_mask(ids, torch.tensor([0, 1, 0]))) == set()
+    assert false_positives(ids, torch.tensor([0, 1, 0])) == set()
 
 
 def test_two_questions_on_one_passage_mask_each_other():
     ids = torch.tensor([[10, 20], [30, 40], [10, 20]])
-    assert true_cells(false_positive_mask(ids, torch.tensor([0, 0, 0]))) == {(0, 2), (2, 0)}
+    assert false_positives(ids, torch.tensor([0, 0, 0])) == {(0, 2), (2, 0)}
 
 
 def test_a_passage_shared_in_another_language_is_masked():
     # Rows 0 and 1 ask about one paragraph. Row 0's passage is its English version, row 1's the German one: neither id
     # is in the batch twice, and still each answers the other's query.
     ids = torch.tensor([[10, 20], [10, 20], [30, 40]])
-    assert true_cells(false_positive_mask(ids, torch.tensor([0, 1, 1]))) == {(0, 1), (1, 0)}
+    assert false_positives(ids, torch.tensor([0, 1, 1])) == {(0, 1), (1, 0)}
 
 
 def test_a_group_without_the_others_language_is_masked_one_way():
     # Row 1 has no German passage, so it cannot know that row 0's (in German) is its own; row 0 has both languages.
     ids = torch.tensor([[10, 20], [10, -1]])
-    assert true_cells(false_positive_mask(ids, torch.tensor([1, 0]))) == {(0, 1)}
+    assert false_positives(ids, torch.tensor([1, 0])) == {(0, 1)}
 
 
 def test_two_missing_passages_are_not_the_same_passage():
     ids = torch.tensor([[10, -1], [30, -1], [-1, 20]])
-    assert true_cells(false_positive_mask(ids, torch.tensor([0, 0, 1]))) == set()
+    assert false_positives(ids, torch.tensor([0, 0, 1])) == set()
 
 
 def test_one_id_in_two_languages_is_two_passages():
     # Row 0 has passage 10 in English, row 1 passage 10 in German: not compared across columns.
     ids = torch.tensor([[10, 20], [30, 10]])
-    assert true_cells(false_positive_mask(ids, torch.tensor([0, 1]))) == set()
+    assert false_positives(ids, torch.tensor([0, 1])) == set()
 
 
 def test_a_hard_negative_that_answers_another_query_is_masked_for_it_alone():
@@ -215,38 +241,53 @@ def test_a_hard_negative_that_answers_another_query_is_masked_for_it_alone():
     languages = torch.tensor([0, 1, 0])
     # Row 1's negative (German) is row 0's German passage; row 2's negative is its own passage; row 0's nobody's.
     negatives = torch.tensor([99, 20, 50])
-    assert true_cells(false_negative_mask(ids, negatives, languages)) == {(0, 1), (2, 2)}
+    assert false_negatives(ids, negatives, languages) == {(0, 1), (2, 2)}
 
 
 def test_a_hard_negative_of_another_language_is_not_masked():
     ids = torch.tensor([[10, 20], [30, 40]])
-    assert true_cells(false_negative_mask(ids, torch.tensor([99, 20]), torch.tensor([0, 0]))) == set()
+    assert false_negatives(ids, torch.tensor([99, 20]), torch.tensor([0, 0])) == set()
 
 
 def test_a_missing_passage_is_no_hard_negative():
     ids = torch.tensor([[10, -1], [30, 40]])
-    assert true_cells(false_negative_mask(ids, torch.tensor([99, 98]), torch.tensor([0, 1]))) == set()
+    assert false_negatives(ids, torch.tensor([99, 98]), torch.tensor([0, 1])) == set()
 
 
 def test_rows_that_ask_the_same_question_are_no_negatives_of_each_other():
     # Rows 0 and 2 ask the same in English, and their answers differ. Row 3 has row 2's passage: it answers row 0 too.
     questions, english = torch.tensor([[1], [2], [1], [3]]), torch.zeros(4, dtype=torch.long)
     passages = torch.tensor([[10], [20], [30], [30]])
-    same = same_question_mask(questions, english)
-    assert true_cells(same) == {(0, 0), (1, 1), (2, 2), (3, 3), (0, 2), (2, 0)}
-    masked = true_cells(false_positive_mask(passages, english, same))
+    same = same_questions(questions, english)
+    assert pairs(same) == {(0, 2), (2, 0)}
+    masked = false_positives(passages, english, same)
     assert masked == {(0, 2), (2, 0), (0, 3), (2, 3), (3, 2)}
     # Row 1's hard negative is row 2's passage, which answers row 0.
     negatives = torch.tensor([99, 30, 98, 97])
-    assert true_cells(false_negative_mask(passages, negatives, english, same)) == {(0, 1), (2, 1), (3, 1)}
+    assert false_negatives(passages, negatives, english, same) == {(0, 1), (2, 1), (3, 1)}
 
 
 def test_a_question_is_the_same_in_the_language_that_either_is_asked_in():
     # Row 0 is asked in English and row 1 in German: group 0 has both versions, group 1 only the German one.
     questions = torch.tensor([[1, 2], [-1, 2], [-1, 3]])
-    assert true_cells(same_question_mask(questions, torch.tensor([0, 1, 1]))) == {
-        (0, 0), (1, 1), (2, 2), (0, 1), (1, 0),
-    }  # fmt: skip
+    assert pairs(same_questions(questions, torch.tensor([0, 1, 1]))) == {(0, 1), (1, 0)}
+
+
+def test_masks_made_in_blocks_are_those_made_at_once(monkeypatch: pytest.MonkeyPatch):
+    draw = torch.Generator().manual_seed(3)
+    ids, questions = torch.randint(-1, 6, (2, 40, 3), generator=draw)
+    languages, hard = torch.randint(0, 3, (40,), generator=draw), torch.randint(0, 6, (40,), generator=draw)
+    ids[torch.arange(40), languages] = ids[torch.arange(40), languages].clamp(min=0)
+    questions[torch.arange(40), languages] = torch.arange(40) // 2
+
+    def all_of_it():
+        same = same_questions(questions, languages)
+        return same.tolist(), false_positives(ids, languages, same), false_negatives(ids, hard, languages, same)
+
+    at_once = all_of_it()
+    assert len(at_once[0]) >= 40
+    monkeypatch.setattr("hybrid_ir.training.loss._BLOCK", 7)
+    assert all_of_it() == at_once
 
 
 @st.composite
@@ -266,5 +307,5 @@ def test_masked_are_the_planted_ones_and_no_others(batch):
     B = range(len(groups))
     shared = {(i, j) for i in B for j in B if i != j and groups[i].get(languages[j]) == groups[j][languages[j]]}
     answered = {(i, j) for i in B for j in B if groups[i].get(languages[j]) == negatives[j]}
-    assert true_cells(false_positive_mask(ids, torch.tensor(languages))) == shared
-    assert true_cells(false_negative_mask(ids, torch.tensor(negatives), torch.tensor(languages))) == answered
+    assert false_positives(ids, torch.tensor(languages)) == shared
+    assert false_negatives(ids, torch.tensor(negatives), torch.tensor(languages)) == answered

@@ -20,7 +20,8 @@ from hybrid_ir.training.loss import (
     contrastive_loss,
     false_negative_mask,
     false_positive_mask,
-    same_question_mask,
+    false_positive_mask_of_passages,
+    same_questions,
 )
 
 
@@ -51,22 +52,26 @@ def backward(
     device = module.model.device
     ids_BL = torch.from_numpy(batch.passage_ids_BL).to(device)
     language_B = torch.from_numpy(batch.passage_language_B).to(device)
-    same_question_BB = None
+    same_question_P2 = None
     if batch.repeats_a_question:
         query_ids_BM = torch.from_numpy(batch.query_ids_BM).to(device)
-        same_question_BB = same_question_mask(query_ids_BM, torch.from_numpy(batch.query_language_B).to(device))
-    false_positives_BB = false_positive_mask(ids_BL, language_B, same_question_BB)
-    false_negatives_BB = None
+        same_question_P2 = same_questions(query_ids_BM, torch.from_numpy(batch.query_language_B).to(device))
+    ours = (ids_BL, language_B, rows, same_question_P2)
+    false_negatives_bB = None
     if batch.negative_ids_B is not None and settings.negatives != "in_batch":
         negative_ids_B = torch.from_numpy(batch.negative_ids_B).to(device)
-        false_negatives_BB = false_negative_mask(ids_BL, negative_ids_B, language_B, same_question_BB)
+        false_negatives_bB = false_negative_mask(ids_BL, negative_ids_B, language_B, rows, same_question_P2)
+    masks = {
+        "false_positives_bB": false_positive_mask(*ours),
+        "false_positives_of_passages_bB": false_positive_mask_of_passages(*ours) if settings.symmetric else None,
+        "false_negatives_bB": false_negatives_bB,
+    }
 
     def loss_of(vectors: Tensor) -> Tensor:
         return contrastive_loss(
             *vectors.split(rows.stop - rows.start),
             start=rows.start,
-            false_positives_BB=false_positives_BB,
-            false_negatives_BB=false_negatives_BB,
+            **masks,
             sizes=slice_sizes(batch.size, workers),
             temperature=settings.temperature,
             symmetric=settings.symmetric,
