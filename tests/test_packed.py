@@ -1,4 +1,4 @@
-"""The packed forward pass: transformers' own vectors and gradients, whatever the lengths; and dropout as it should be."""
+"""The packed forward pass: the vectors and gradients of transformers, and dropout as it should be."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import pytest
 import torch
 from checkpoints import TEXTS, make_bert, make_modernbert, make_xlm_roberta
 from torch import Tensor
-from transformers import AutoModel, BertConfig, BertModel, RobertaConfig, RobertaModel, XLMRobertaConfig, XLMRobertaModel
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    RobertaConfig,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 
 from hybrid_ir.encoders import packed
 from hybrid_ir.encoders.embedding import Embedder, encode
@@ -166,7 +174,8 @@ def test_what_is_not_plain_is_left_to_transformers(tmp_path: Path):
     watched = make("BERT")
     watched.encoder.layer[1].register_forward_hook(lambda *_: None)
     assert not can_pack(watched)
-    assert not can_pack(BertModel(BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, is_decoder=True)))
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    assert not can_pack(BertModel(BertConfig(is_decoder=True, **sizes)))
 
 
 def test_encode_packs_where_it_can_and_gives_the_vectors_of_transformers(tmp_path: Path, monkeypatch):

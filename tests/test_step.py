@@ -26,6 +26,7 @@ from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.tokens import Tokens
 from hybrid_ir.training.step import LossSettings, backward, learning_rate_at, make_optimizer, update
 
+Result = tuple[float, int, dict[str, torch.Tensor]]
 # Dropout of the packed pass is not drawn as the second implementation draws it, so there it has none.
 WAYS = {"packed": 0.0, "padded": 0.1}
 BUDGET = 48  # padded tokens of a micro-batch
@@ -167,7 +168,7 @@ def rank_main(rank: int, workers: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def results_of(embedder: Embedder, rank: int, workers: int) -> list[tuple[float, int, dict[str, torch.Tensor]]]:
+def results_of(embedder: Embedder, rank: int, workers: int) -> list[Result]:
     wrapped = DistributedDataParallel(embedder)
     reductions = 0
 
@@ -213,7 +214,7 @@ def trained(folder: Path) -> Path:
 
 
 @pytest.fixture(params=[1, 2, 4])
-def ranks(request: pytest.FixtureRequest, trained: Path, way: str) -> list[list[tuple[float, int, dict[str, torch.Tensor]]]]:
+def ranks(request: pytest.FixtureRequest, trained: Path, way: str) -> list[list[Result]]:
     """What each rank of a group of 1, 2 or 4 got: for each scenario and step a loss, number of reductions, gradient."""
     return [torch.load(trained / f"result-{way}-{request.param}-{rank}.pt") for rank in range(request.param)]
 

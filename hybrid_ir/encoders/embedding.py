@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -142,21 +143,39 @@ def encode(
     assert dimension is not None
     reader = TextReader.of(model)
     out = np.empty((len(texts), dimension), dtype=np.float32)
-    for start in range(0, len(texts), WINDOW):
-        part = texts[start : start + WINDOW]
-        # Equal texts are encoded once: in two micro-batches their vectors would differ in the last bits, and not tie.
-        place = {text: i for i, text in enumerate(dict.fromkeys(part))}
-        where = start + np.fromiter((place[text] for text in part), np.int64, len(part))
-        tokens = reader.read(list(place), role)
+    for start, where, tokens in _read_ahead(reader, texts, role):
+        part = slice(start, start + len(where))
         if cut is not None:
-            cut[start : start + len(part)] = tokens.cut[where - start]
+            cut[part] = tokens.cut[where]
         for batch in embedder.micro_batches(tokens):
             out[start + batch] = embedder._embed(tokens[batch]).float().cpu().numpy()
             progress(len(batch))
-        out[start : start + len(part)] = out[where]
-        progress(len(part) - len(place))
+        out[part] = out[start + where]
+        progress(len(where) - len(tokens))
     model.train(was_training)
     return out
+
+
+def _read_ahead(reader: TextReader, texts: Sequence[str], role: str) -> Iterator[tuple[int, np.ndarray, Tokens]]:
+    """Windows of `texts`: where each begins, its different texts' tokens, and which of these each text has. The next is
+    read while one is encoded.
+
+    Equal texts are encoded once: in two micro-batches their vectors would differ in the last bits, and not tie.
+    """
+
+    def read(start: int) -> tuple[int, np.ndarray, Tokens]:
+        part = texts[start : start + WINDOW]
+        place = {text: i for i, text in enumerate(dict.fromkeys(part))}
+        return start, np.fromiter((place[text] for text in part), np.int64, len(part)), reader.read(list(place), role)
+
+    starts = range(0, len(texts), WINDOW)
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as beside:
+        following = beside.submit(read, 0) if starts else None
+        for start in starts:
+            assert following is not None
+            window = following.result()
+            following = beside.submit(read, start + WINDOW) if start + WINDOW < len(texts) else None
+            yield window
 
 
 def micro_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:

@@ -247,9 +247,9 @@ class _Attention(torch.autograd.Function):
             of_weights = torch.bmm(g, v.transpose(1, 2))
             if kept is not None:
                 of_weights.mul_(kept)
-            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            parts = [torch.bmm(of_scores, k), torch.bmm(of_scores.transpose(1, 2), q), torch.bmm(left.transpose(1, 2), g)]
-            _put(out, box, parts, ctx.scales)
+            of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            of_q, of_k = torch.bmm(of_scores, k), torch.bmm(of_scores.transpose(1, 2), q)
+            _put(out, box, [of_q, of_k, torch.bmm(left.transpose(1, 2), g)], ctx.scales)
         return out, None, None, None, None
 
 
@@ -275,13 +275,13 @@ def _heads(rows: Tensor, box: _Box, heads: int, scales: Sequence[float]) -> list
 
 def _put(out: Tensor, box: _Box, matrices: Sequence[Tensor], scales: Sequence[float]) -> None:
     """The reverse of `_boxed` and `_heads`: write what each of the matrices holds of tokens beside one another."""
-    whole = box.places is None
-    rows = out[box.tokens] if whole else out.new_empty(box.texts * box.length, out.shape[1])
+    places = box.places
+    rows = out[box.tokens] if places is None else out.new_empty(box.texts * box.length, out.shape[1])
     parts = rows.view(box.texts, box.length, len(scales), -1, matrices[0].shape[-1]).permute(2, 0, 3, 1, 4)
     for part, matrix, scale in zip(parts, matrices, scales, strict=True):
         if scale == 1.0:
             part.copy_(matrix.view(part.shape))
         else:
             torch.mul(matrix.view(part.shape), scale, out=part)
-    if not whole:
-        torch.index_select(rows, 0, box.places, out=out[box.tokens])
+    if places is not None:
+        torch.index_select(rows, 0, places, out=out[box.tokens])

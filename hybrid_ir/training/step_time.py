@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
+from hybrid_ir.encoders import Tokens, resolve_precision, token_vectors, weights_as_used
+
 
 @lru_cache
 def measured_step_s(
@@ -29,12 +31,15 @@ def measured_step_s(
     )
     model: Any = XLMRobertaModel(config, add_pooling_layer=False)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    ids = torch.randint(5, vocabulary, (2 * batch, tokens))
+    dtype = torch.bfloat16 if resolve_precision("auto", "cpu") == "bf16" else None
+    texts = Tokens.of(list(np.random.default_rng(0).integers(5, vocabulary, (2 * batch, tokens))))
+    together = max(1, 2048 // tokens)  # micro-batches as training's
     times = []
     for _ in range(4):
         begun = time.perf_counter()
-        for part in ids.split(max(1, 1024 // tokens)):  # micro-batches as training's
-            model(input_ids=part).last_hidden_state.square().mean().backward()
+        weights = weights_as_used(model, dtype)
+        for start in range(0, len(texts), together):
+            token_vectors(model, weights, texts[start : start + together]).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.perf_counter() - begun)

@@ -31,6 +31,11 @@ LAYERS: dict[str, tuple[int, int, int]] = {
     # layers, hidden size, intermediate size
     "tiny": (2, 128, 256),
     "mini": (4, 256, 1024),
+    "multilingual-e5-small": (12, 384, 1536),
+    "intfloat/multilingual-e5-small": (12, 384, 1536),
+    "intfloat/multilingual-e5-base": (12, 768, 3072),
+    "intfloat/multilingual-e5-large": (24, 1024, 4096),
+    "BAAI/bge-m3": (24, 1024, 4096),
     "FacebookAI/xlm-roberta-base": (12, 768, 3072),
     "FacebookAI/xlm-roberta-large": (24, 1024, 4096),
     "google-bert/bert-base-multilingual-cased": (12, 768, 3072),
@@ -58,6 +63,7 @@ def estimate_cost(experiments: Sequence[Experiment], concurrent: int, store: Sto
         shape = _shape(experiment.encoder.name)
         if shape is None:
             return None
+        shape = (experiment.encoder.layers or shape[0], *shape[1:])
         if settings.gpus_per_worker:
             flops = 6 * parameters(shape) * length * experiment.batch.size * settings.steps
             trial_s = flops / (GPU_FLOPS * settings.workers) + STARTUP_S
