@@ -6,7 +6,7 @@ HYBRID := $(BIN)/hybrid-ir
 OUT ?= runs/quickstart
 PORT ?= 8000
 
-.PHONY: quickstart test test-long fuzz lint docs lock audit clean help
+.PHONY: quickstart test test-long bench fuzz lint docs lock audit clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /  /'
@@ -37,6 +37,9 @@ endif
 
 test-long: $(VENV)/dev ## the tests that take minutes each: the quickstart's ten questions, and a soak of the service
 	$(BIN)/python -m pytest -m long
+
+bench: $(VENV)/dev ## speed beside what one would use instead, in under 20 minutes; XQUAD=folder of XQuAD-R
+	$(BIN)/python benchmarks/speed.py --xquad $(XQUAD) --out runs/speed
 
 # In a folder of its own: what breaks a parser is left there as crash-*.
 RUNS ?= 100000

@@ -1,9 +1,8 @@
-"""What the benchmarks share: a 7-million-parameter encoder, XQuAD-R's pairs as files, and A B A B runs with medians."""
+"""What the benchmarks share: encoders, XQuAD-R's pairs as files, and commands that print JSON."""
 
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hybrid_ir.data.sources.lareqa import lareqa_collection, read_lareqa
+from hybrid_ir.encoders.derived.vocabulary import trim_vocabulary
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.presets import create_encoder
 from hybrid_ir.encoders.quiet import quiet_libraries
 from hybrid_ir.types import Group
 
 
-def make_inputs(xquad: Path, work: Path, seed: int = 0) -> tuple[Path, Path, Path]:
+def make_inputs(xquad: Path, work: Path, seed: int = 0, encoder: str = "mini") -> tuple[Path, Path, Path]:
     """(model folder, pairs.parquet, texts.txt): 13,090 same-language pairs in a shuffled order, all 13,014
     sentences.
+
+    `encoder`: mini, with 7 million parameters, from scratch; whole, multilingual-e5-small with its 250 thousand
+    pieces; cut, the same with the pieces of these texts.
     """
     import random
 
@@ -33,10 +36,16 @@ def make_inputs(xquad: Path, work: Path, seed: int = 0) -> tuple[Path, Path, Pat
     table = pa.table({"query": [q for q, _ in pairs], "passage": [p for _, p in pairs]})
     pq.write_table(table, work / "pairs.parquet")
     (work / "texts.txt").write_text("\n".join(sentences), encoding="utf-8")
-    model = work / "model"
+    model = work / ("model" if encoder == "mini" else encoder)
     if not model.is_dir():
-        create_encoder("mini", sentences, work / "initial", vocabulary=16000, max_tokens=256, seed=seed)
-        load_encoder(str(work / "initial"), max_tokens=256).save(str(model), create_model_card=False)
+        if encoder == "mini":
+            create_encoder("mini", sentences, work / "initial", vocabulary=16000, max_tokens=256, seed=seed)
+            loaded = load_encoder(str(work / "initial"), max_tokens=256)
+        else:
+            loaded = load_encoder("multilingual-e5-small")
+            if encoder == "cut":
+                trim_vocabulary(loaded, [*sentences, *(q for q, _ in pairs), *(p for _, p in pairs)])
+        loaded.save(str(model), create_model_card=False)
     return model, work / "pairs.parquet", work / "texts.txt"
 
 
@@ -46,21 +55,3 @@ def run_json(command: list[str]) -> dict:
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def alternate(commands: dict[str, list[str]], key: str, rounds: int) -> dict[str, list[float]]:
-    """Each command in turn, `rounds` times; the figure `key` of each run."""
-    figures: dict[str, list[float]] = {name: [] for name in commands}
-    for n in range(rounds):
-        for name, command in commands.items():
-            figures[name].append(run_json(command)[key])
-            print(f"round {n + 1}: {name} {figures[name][-1]:.1f}", file=sys.stderr, flush=True)
-    return figures
-
-
-def print_table(figures: dict[str, list[float]], ours: str, unit: str) -> None:
-    """Medians, spread, and how many times each peer ours is (median of the ratios round by round)."""
-    print(f"| run | median {unit} | min | max | ours is |\n|---|---|---|---|---|")
-    for name, values in figures.items():
-        ratio = statistics.median(a / b for a, b in zip(figures[ours], values, strict=True))
-        print(f"| {name} | {statistics.median(values):.1f} | {min(values):.1f} | {max(values):.1f} | {ratio:.2f}x |")

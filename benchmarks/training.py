@@ -1,22 +1,18 @@
-"""Training speed beside sentence-transformers' own trainer: same model, pairs, batch, threads; alternating runs,
-medians.
+"""Our training step, in one process: prints one JSON line. `speed.py` runs it beside its peer.
 
-python benchmarks/training.py --xquad DIR --peer PEERS/train_peer.py
+python benchmarks/training.py MODEL PAIRS --steps 20
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-import tempfile
+import resource
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from pairs import alternate, make_inputs, print_table
 
 from hybrid_ir.batches.batch import Batch
 from hybrid_ir.encoders.embedding import Embedder, freeze_unused
@@ -34,18 +30,18 @@ def ours(
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = load_encoder(model_dir)
-    embedder = Embedder(model, precision=precision, micro_batch_tokens=1024)
+    embedder = Embedder(model, precision=precision, micro_batch_tokens=None)
     freeze_unused(embedder)
     optimizer = make_optimizer(embedder, 5e-4, 0.0)
     embedder.train()
     table = pq.read_table(pairs)
     order = np.random.default_rng(0).permutation(len(table))
     settings = LossSettings(0.05, False, "in_batch", False)
-    waited, losses = 0.0, []
+    waited, tokens, losses = 0.0, 0, []
     start = time.perf_counter()
     for step in range(steps + warmup_steps):
         if step == warmup_steps:
-            start, waited = time.perf_counter(), 0.0
+            start, waited, tokens = time.perf_counter(), 0.0, 0
         began = time.perf_counter()
         rows = table.take(order[step * batch_size : (step + 1) * batch_size])
         batch = Batch(
@@ -62,6 +58,7 @@ def ours(
             negative_ids_B=None,
         )
         waited += time.perf_counter() - began
+        tokens += len(batch.query_tokens.flat) + len(batch.passage_tokens.flat)
         losses.append(backward(embedder, batch, settings, 0, 1))
         update(optimizer, embedder, 5e-4, 1.0)
     seconds = time.perf_counter() - start
@@ -71,33 +68,22 @@ def ours(
         "input_share": waited / seconds,
         "last_loss": losses[-1],
         "precision": embedder.precision,
+        "tokens_per_step": tokens / steps,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }))  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--xquad", type=Path, help="folder of XQuAD-R")
-    parser.add_argument("--peer", help="train_peer.py")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="folder of an encoder")
+    parser.add_argument("pairs", help="Parquet file with the columns query and passage")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--warmup-steps", type=int, default=3, help="steps that are not timed")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--no-bf16-peer", action="store_true", help="leave the peer's bf16 run out")
-    parser.add_argument("--ours", nargs=2, metavar=("MODEL", "PAIRS"), help=argparse.SUPPRESS)
-    parser.add_argument("--precision", default="auto", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.ours:
-        return ours(*args.ours, args.batch_size, args.steps, args.threads, args.precision)
-    with tempfile.TemporaryDirectory() as folder:
-        model, pairs, _ = make_inputs(args.xquad, Path(folder))
-        common = ["--batch-size", str(args.batch_size), "--steps", str(args.steps), "--threads", str(args.threads)]
-        peer = [sys.executable, args.peer, "--model", str(model), "--pairs", str(pairs), *common]
-        commands = {
-            "ours": [sys.executable, __file__, "--ours", str(model), str(pairs), *common],
-            "peer fp32": peer,
-            **({} if args.no_bf16_peer else {"peer bf16": [*peer, "--bf16"]}),
-        }
-        print_table(alternate(commands, "pairs_per_s", args.rounds), "ours", "pairs/s")
+    parser.add_argument("--precision", default="auto")
+    given = parser.parse_args()
+    ours(given.model, given.pairs, given.batch_size, given.steps, given.threads, given.precision, given.warmup_steps)
 
 
 if __name__ == "__main__":

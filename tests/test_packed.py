@@ -164,12 +164,16 @@ def test_texts_out_of_order_are_refused():
 
 
 def test_what_is_not_plain_is_left_to_transformers(tmp_path: Path):
-    class Adapted(torch.nn.Linear):
-        pass
+    class Adapted(torch.nn.Module):
+        """As adapters are made: a plain layer within one that adds to what it gives."""
+
+        def __init__(self, plain: torch.nn.Linear) -> None:
+            super().__init__()
+            self.base_layer, self.weight, self.bias = plain, plain.weight, plain.bias
 
     assert not can_pack(AutoModel.from_pretrained(make_modernbert(tmp_path)))
     changed = make("BERT")
-    changed.encoder.layer[0].output.dense = Adapted(24, 16)
+    changed.encoder.layer[0].output.dense = Adapted(changed.encoder.layer[0].output.dense)
     assert not can_pack(changed)
     watched = make("BERT")
     watched.encoder.layer[1].register_forward_hook(lambda *_: None)

@@ -50,20 +50,24 @@ class Embedder(nn.Module):
 
     def _embed(self, tokens: Tokens) -> Tensor:
         # Pooling, dense and normalising stay in float32: bf16 keeps 8 bits, too few for a cosine divided by 0.05.
-        packed = self.model.device.type == "cpu" and can_pack(self.model[0].model)
-        order = np.argsort(tokens.lengths, kind="stable") if packed else None
-        features = self._padded(tokens) if order is None else self._packed(tokens[order])
+        weights = self._weights_as_used()
+        order = np.argsort(tokens.lengths, kind="stable")
+        features = self._padded(tokens) if weights is None else self._packed(tokens[order], weights)
         for module in list(self.model)[1:]:
             features = module(features)
         vectors = features["sentence_embedding"]
-        return vectors if order is None else vectors[torch.from_numpy(np.argsort(order))]
+        return vectors if weights is None else vectors[torch.from_numpy(np.argsort(order))]
 
-    def _packed(self, tokens: Tokens) -> dict[str, Any]:
-        """As sentence-transformers' pooling takes what was not padded: text after text, and where each begins."""
-        transformer = self.model[0].model
-        if self._weights is None:
+    def _weights_as_used(self) -> list[LayerWeights] | None:
+        """None: an encoder, or a device, whose texts are padded."""
+        transformer: Any = self.model[0].model
+        if self._weights is None and self.model.device.type == "cpu" and can_pack(transformer):
             self._weights = weights_as_used(transformer, torch.bfloat16 if self.precision == "bf16" else None)
-        vectors = token_vectors(transformer, self._weights, tokens)
+        return self._weights
+
+    def _packed(self, tokens: Tokens, weights: list[LayerWeights]) -> dict[str, Any]:
+        """As sentence-transformers' pooling takes what was not padded: text after text, and where each begins."""
+        vectors = token_vectors(self.model[0].model, weights, tokens)
         return {"token_embeddings": vectors[None], "cu_seq_lens_q": torch.from_numpy(tokens.offsets)}
 
     def _padded(self, tokens: Tokens) -> dict[str, Any]:

@@ -28,10 +28,18 @@ def can_pack(transformer: Any) -> bool:
         return False
     if transformer.config.is_decoder or getattr(transformer.config, "add_cross_attention", False):
         return False
-    known = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout)
-    parts = [module for module in transformer.modules() if next(module.children(), None) is None]
-    plain = all(type(part) in known for part in parts if next(part.parameters(recurse=False), None) is not None)
-    return plain and not any(module._forward_hooks or module._forward_pre_hooks for module in transformer.modules())
+    embeddings = transformer.embeddings
+    tables = [embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings]
+    linear, norms = [], [embeddings.LayerNorm]
+    for layer in transformer.encoder.layer:
+        attention = layer.attention.self
+        linear += [attention.query, attention.key, attention.value]
+        linear += [layer.attention.output.dense, layer.intermediate.dense, layer.output.dense]
+        norms += [layer.attention.output.LayerNorm, layer.output.LayerNorm]
+    for modules, plain in ((tables, nn.Embedding), (linear, nn.Linear), (norms, nn.LayerNorm)):
+        if any(type(module) is not plain for module in modules):
+            return False
+    return not any(module._forward_hooks or module._forward_pre_hooks for module in transformer.modules())
 
 
 def token_vectors(transformer: Any, weights: Sequence[LayerWeights], tokens: Tokens) -> Tensor:
