@@ -12,7 +12,7 @@ from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.data.inputs import Input
 from hybrid_ir.data.prepare import prepare
 from hybrid_ir.data.store import Store, open_store
-from hybrid_ir.training.validation import check_validation
+from hybrid_ir.training.validation import check_validation, validation_collection
 from hybrid_ir.types import Group, InputError
 
 
@@ -54,3 +54,35 @@ def test_parallel_languages_have_all_measures(tmp_path: Path):
 
 def test_without_a_validation_split_nothing_is_chosen(tmp_path: Path):
     check(store_of(tmp_path / "store", [["en"]], validation=0.0), "AP_cross")
+
+
+# What is measured on.
+
+
+def validated(store: Store, *settings: str):
+    return validation_collection(load_experiment(None, list(settings)), store)
+
+
+def test_a_large_split_is_measured_on_by_as_many_groups_as_are_asked_for(tmp_path: Path):
+    store = store_of(tmp_path / "store", [["en", "de"]], validation=0.4)
+    whole = store.collection("validation")
+    some = validated(store, "train.validation_groups=7")
+    groups = {query.group_id for query in some.queries}
+    assert len(groups) == 7
+    assert [query for query in whole.queries if query.group_id in groups] == some.queries
+    assert {group for candidate in some.candidates for group in candidate.group_ids} == groups
+    assert some.languages == ("de", "en")
+    again, other = validated(store, "train.validation_groups=7"), validated(store, "train.validation_groups=7", "seed=1")
+    assert again == some
+    assert {query.group_id for query in other.queries} != groups
+
+
+def test_a_split_that_is_small_enough_is_measured_on_whole(tmp_path: Path):
+    store = store_of(tmp_path / "store", [["en", "de"]], validation=0.4)
+    whole = store.collection("validation")
+    for setting in ("null", "1000", str(len({query.group_id for query in whole.queries}))):
+        assert validated(store, f"train.validation_groups={setting}") == whole
+
+
+def test_without_a_split_there_is_nothing_to_measure_on(tmp_path: Path):
+    assert validated(store_of(tmp_path / "store", [["en"]], validation=0.0)) is None

@@ -34,7 +34,7 @@ def train(
     from hybrid_ir.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
-    check_store(experiment)
+    held_out = check_store(experiment)
 
     from hybrid_ir.cli.progress import TrainingProgress
     from hybrid_ir.cli.terminal import console, measures_table
@@ -45,6 +45,9 @@ def train(
     if not verbose:
         quiet_libraries()
     out = console()
+    most = experiment.train.validation_groups
+    if most is not None and held_out > most:
+        out.print(f"validation is on {most:,} of the {held_out:,} groups held out for it (train.validation_groups)")
     with ray_session(verbose) as resources:
         resources = cluster_for(experiment, resources, wait_for_nodes, out.print)
         with TrainingProgress(experiment.train.steps) as progress:
@@ -68,8 +71,11 @@ def train(
         )
 
 
-def check_store(experiment: Any) -> None:
-    """Refuse in a second, before the libraries of training are loaded, what the store or the run folder rule out."""
+def check_store(experiment: Any) -> int:
+    """Refuse in a second, before the libraries of training are loaded, what the store or the run folder rule out.
+
+    Returns how many groups the store holds out for validation.
+    """
     from hybrid_ir.batches import plan_for
     from hybrid_ir.data import open_store
     from hybrid_ir.training import is_complete
@@ -77,6 +83,7 @@ def check_store(experiment: Any) -> None:
     store = open_store(experiment.store)
     plan_for(store, experiment)
     is_complete(experiment, store)
+    return sum(source.get("validation", 0) for source in store.manifest["sources"].values())
 
 
 def _store_table(manifest: dict[str, Any]) -> Any:

@@ -147,6 +147,9 @@ class Train(Section):
     """CPUs that Ray reserves for each of them."""
     evaluate_every: int | None = setting(None, on_resume="keep", ge=1)
     """Measure on the store's validation split every so many steps; null = only after the last."""
+    validation_groups: int | None = setting(1000, on_resume="keep", ge=1)
+    """Groups of the validation split that are measured on, chosen by the seed, with their passages; null = all. A
+    thousand in eleven languages are 22 thousand texts to encode."""
     validation: Literal["inline", "async"] = setting("inline", on_resume="keep")
     """inline: the workers stop for each validation; async: a Ray task of its own measures each checkpoint while they go
     on (it needs `cpus_per_validation` beside them)."""

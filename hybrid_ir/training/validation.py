@@ -1,4 +1,5 @@
-"""Validation: what chooses a checkpoint. In: an encoder and the store's validation collection. Out: its measures."""
+"""Validation: what chooses a checkpoint. In: an encoder, and of the store's validation split what is measured on.
+Out: its measures."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from hybrid_ir.data import Store
 from hybrid_ir.encoders import encode
 from hybrid_ir.evaluation import evaluate_collection, with_mean
 from hybrid_ir.measure_names import HEADLINE
-from hybrid_ir.types import Collection, InputError
+from hybrid_ir.types import Candidate, Collection, InputError, key64
 
 
 def check_validation(experiment: Experiment, store: Store) -> None:
@@ -40,6 +41,29 @@ def check_validation(experiment: Experiment, store: Store) -> None:
             f"train.early_stopping_measure={chosen} has no value on the validation split of {store.path} (languages: "
             f"{', '.join(sorted(languages)) or 'none in common'}); it has {', '.join(sorted(found)) or 'no measure'}"
         )
+
+
+def validation_collection(experiment: Experiment, store: Store) -> Collection | None:
+    """What a training validates on: all that the store holds out for it, or `train.validation_groups` of its groups.
+
+    Which groups depends on the seed and on their ids alone. Their passages come with them, and of the passages that
+    answer nothing the same share. None where the store holds nothing out.
+    """
+    if not store.manifest["eval"].get("validation"):
+        return None
+    whole, most, seed = store.collection("validation"), experiment.train.validation_groups, experiment.seed
+    groups = sorted({query.group_id for query in whole.queries}, key=lambda group: key64(f"{seed}/{group}"))
+    if most is None or len(groups) <= most:
+        return whole
+    chosen, share = set(groups[:most]), most / len(groups)
+
+    def stays(candidate: Candidate) -> bool:
+        if candidate.group_ids:
+            return not chosen.isdisjoint(candidate.group_ids)
+        return key64(f"{seed}/{candidate.doc_id}") < share * 2**63
+
+    queries = [query for query in whole.queries if query.group_id in chosen]
+    return Collection(whole.name, queries, [candidate for candidate in whole.candidates if stays(candidate)])
 
 
 def validate(

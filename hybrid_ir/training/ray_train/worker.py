@@ -27,7 +27,7 @@ from hybrid_ir.training.checkpoint import State, load_model, load_state, read_pr
 from hybrid_ir.training.loop import train_steps
 from hybrid_ir.training.ray_train.exchange import Assignment, Recorder
 from hybrid_ir.training.ray_train.saved import seal
-from hybrid_ir.training.validation import validate
+from hybrid_ir.training.validation import validate, validation_collection
 
 
 def train_worker(given: Assignment) -> None:
@@ -55,7 +55,7 @@ def train_worker(given: Assignment) -> None:
         if settings.compile:
             transformer: Any = state.model[0]
             transformer.auto_model.compile()
-        collection = store.collection("validation") if store.manifest["eval"].get("validation") else None
+        collection = validation_collection(given.experiment, store)
         recorder = Recorder(given.monitor, rank)
         feed = Waited(_feed(given, progress.done, rank, workers))
         save = partial(_report, state, recorder, rank)
@@ -108,6 +108,8 @@ def validate_checkpoint(checkpoint: ray.train.Checkpoint, given: Assignment) -> 
     with checkpoint.as_directory() as folder:
         step = read_progress(Path(folder)).done
         model = load_model(experiment, str(Path(folder) / "encoder"), device)
-    measures = validate(model, given.store.collection("validation"), experiment.evaluate)
+    collection = validation_collection(experiment, given.store)
+    assert collection is not None
+    measures = validate(model, collection, experiment.evaluate)
     ray.get(given.monitor.row.remote({"step": step, **measures}))
     return {**measures, "step": step}
