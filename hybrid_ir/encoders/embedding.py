@@ -60,7 +60,7 @@ class Embedder(nn.Module):
 
     def _weights_as_used(self) -> list[LayerWeights] | None:
         """None: an encoder, or a device, whose texts are padded."""
-        transformer: Any = self.model[0].model
+        transformer: Any = getattr(self.model[0], "model", None)  # an ONNX session has none
         if self._weights is None and self.model.device.type == "cpu" and can_pack(transformer):
             self._weights = weights_as_used(transformer, torch.bfloat16 if self.precision == "bf16" else None)
         return self._weights
