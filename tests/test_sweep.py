@@ -27,7 +27,7 @@ from hybrid_ir.tuning.cost import ASSUMED_TOKENS, GPU_FLOPS, estimate_cost, para
 from hybrid_ir.tuning.points import drawn_point
 from hybrid_ir.tuning.ray_tuner import RememberingASHA, bayesian_search, rows_of
 from hybrid_ir.tuning.search_space import parse_space
-from hybrid_ir.tuning.sweeps import claim, list_trials
+from hybrid_ir.tuning.sweeps import claim, list_trials, take_over
 from hybrid_ir.types import InputError
 
 SMALL = [
@@ -193,6 +193,31 @@ def test_what_the_store_cannot_serve_is_refused_before_anything_starts(store, tm
     assert done.returncode == 2
     assert "size=100000: batch.size=100000 needs at least" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_trials_that_another_sweep_trained_are_taken_over_and_no_others(store, tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for out in (ours, theirs):
+        claim(base(f"store={store}"), parse_space({"axes": {"batch.alpha": [0, 1]}}, "test"), out)
+    for name in ("finished", "here", "stopped", "another"):
+        folder = theirs / "trials" / name
+        (folder / "checkpoint").mkdir(parents=True)
+        (folder / "checkpoint" / "weights").write_text(f"theirs, {name}")
+        (folder / "probe.json").write_text("{}")
+        if name != "stopped":
+            (folder / "metrics.json").write_text("{}")
+    (ours / "trials" / "here").mkdir(parents=True)
+    assert take_over(["finished", "here", "stopped", "new"], theirs, ours) == 1
+    assert {each.name for each in (ours / "trials").iterdir()} == {"finished", "here"}
+    assert (ours / "trials" / "finished" / "checkpoint" / "weights").read_text() == "theirs, finished"
+    assert not (ours / "trials" / "finished" / "probe.json").exists()
+    assert not any((ours / "trials" / "here").iterdir())
+    with pytest.raises(InputError, match=r"is not the folder of a study or a sweep: it has no sweep\.json"):
+        take_over(["finished"], tmp_path, ours)
+    sweep = json.loads((theirs / "sweep.json").read_text())
+    (theirs / "sweep.json").write_text(json.dumps(sweep | {"store": "other"}))
+    with pytest.raises(InputError, match="trained on another store"):
+        take_over(["another"], theirs, ours)
 
 
 def test_another_sweeps_folder_is_left_alone(store, tmp_path):

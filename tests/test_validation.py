@@ -72,7 +72,10 @@ def test_a_large_split_is_measured_on_by_as_many_groups_as_are_asked_for(tmp_pat
     assert [query for query in whole.queries if query.group_id in groups] == some.queries
     assert {group for candidate in some.candidates for group in candidate.group_ids} == groups
     assert some.languages == ("de", "en")
-    again, other = validated(store, "train.validation_groups=7"), validated(store, "train.validation_groups=7", "seed=1")
+    again, other = (
+        validated(store, "train.validation_groups=7"),
+        validated(store, "train.validation_groups=7", "seed=1"),
+    )
     assert again == some
     assert {query.group_id for query in other.queries} != groups
 

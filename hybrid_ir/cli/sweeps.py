@@ -62,6 +62,10 @@ def study(
         typer.Option("--real", help="A released encoder and real data: hours on two cores, minutes on a GPU."),
     ] = False,
     out: Annotated[str | None, typer.Option(help="Folder to write to; runs/studies/NAME by default.")] = None,
+    reuse: Annotated[
+        Path | None,
+        typer.Option(help="Folder of another study; what it trained that this one asks for is not trained again."),
+    ] = None,
     wait_for_nodes: WaitForNodes = 0,
     dry_run: DryRun = False,
     verbose: Verbose = False,
@@ -108,6 +112,7 @@ def study(
         asked.space,
         str(folder),
         at_a_time=None,
+        reuse=reuse,
         wait_for_nodes=wait_for_nodes,
         verbose=verbose,
         publish=publish,
@@ -133,17 +138,19 @@ def _run(
     wait_for_nodes: int,
     verbose: bool,
     publish: Callable[[list[dict[str, Any]], Path], None],
+    reuse: Path | None = None,
 ) -> None:
     """Plan, wait for nodes, say what it will cost, run, have the report written, and print the table.
 
-    `at_a_time` trials train together; None: as many as there is room for.
+    `at_a_time` trials train together; None: as many as there is room for. `reuse` is the folder of a sweep whose
+    finished trials are taken over; `out` is a folder then.
     """
     from hybrid_ir.cli.progress import SweepProgress
     from hybrid_ir.cli.terminal import console
     from hybrid_ir.cluster import cluster_for_trials, ray_session
     from hybrid_ir.encoders import quiet_libraries
     from hybrid_ir.storage import written_in_steps
-    from hybrid_ir.tuning import check_trials, choose, claim, list_trials, point_results, sweep
+    from hybrid_ir.tuning import check_trials, choose, claim, list_trials, point_results, sweep, take_over
 
     terminal = console()
     trials = list_trials(base, space, f"{out}/trials")
@@ -154,6 +161,9 @@ def _run(
     with written_in_steps(out, leave=("ray", "trials")) as (folder, put_back):
         claim(base, space, folder)
         put_back()  # before anything is trained: a sweep whose machine dies goes on
+        if reuse is not None:
+            count = take_over(trials, reuse, Path(out))
+            terminal.print(f"{count} of {len(trials)} trials were trained by {reuse} and are taken over", markup=False)
         with ray_session(verbose) as resources:
             resources, most = cluster_for_trials(base, resources, at_a_time, wait_for_nodes, terminal.print)
             terminal.print(_cost_line(base, space, trials, most))

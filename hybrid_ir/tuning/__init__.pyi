@@ -15,4 +15,10 @@ from .search_space import load_space as load_space
 from .studies.findings import find as find, take_benchmark_as_test as take_benchmark_as_test
 from .studies.ray_probes import probe_trials as probe_trials
 from .studies.study import check_collections as check_collections, check_study as check_study, load_study as load_study
-from .sweeps import check_trials as check_trials, claim as claim, list_trials as list_trials, sweep as sweep
+from .sweeps import (
+    check_trials as check_trials,
+    claim as claim,
+    list_trials as list_trials,
+    sweep as sweep,
+    take_over as take_over,
+)

@@ -111,9 +111,11 @@ def trial_experiment(base: Experiment, point: Point, seed: int) -> Experiment:
 
 
 def trial_name(experiment: Experiment) -> str:
-    """A name that depends on what is trained alone: the same training is one trial, however it was asked for."""
-    tree = experiment.model_dump(mode="json", exclude={"out", "store", "prepare", "index", "serve", "evaluate"})
-    tree["batch"].pop("alpha")
+    """A name that depends on what is trained alone: the same training is one trial, however it was asked for, also
+    where a later version knows more settings."""
+    left_out = {"out", "store", "prepare", "index", "serve", "evaluate"}
+    tree = experiment.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+    tree.setdefault("batch", {}).pop("alpha", None)
     tree["batch"]["mix"] = {kind: round(weight, 9) for kind, weight in experiment.batch.weights.items()}
     return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=5).hexdigest()
 

@@ -17,7 +17,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +147,41 @@ def claim(base: Experiment, space: Space, out: Path) -> None:
     elif out.is_dir() and any(entry.name != "store" for entry in out.iterdir()):
         raise InputError(f"{out} holds something that is not a sweep, so it is left alone; choose another --out")
     write_json(path, this)
+
+
+def take_over(trials: Iterable[str], source: Path, out: Path) -> int:
+    """Link the finished trials of the sweep at `source` that train the same as these, by name, into OUT/trials.
+
+    Both are folders, OUT is claimed. Returns how many there were. Raises InputError where `source` is no sweep, or is
+    one of other data: trials are named by their settings alone.
+    """
+    try:
+        before = json.loads((source / "sweep.json").read_text(encoding="utf-8"))["store"]
+    except (OSError, ValueError, TypeError, KeyError):
+        raise InputError(f"{source} is not the folder of a study or a sweep: it has no sweep.json") from None
+    if before != json.loads((out / "sweep.json").read_text(encoding="utf-8"))["store"]:
+        raise InputError(f"the trials of {source} were trained on another store than this one's; they are not the same")
+    count = 0
+    for name in trials:
+        trained, here = source / "trials" / name, out / "trials" / name
+        if (trained / "metrics.json").is_file() and not here.exists():
+            partial = here.with_name(f".{name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            # A probe measures what its study asks: another one's is not this one's.
+            shutil.copytree(
+                trained, partial, copy_function=_link, ignore=shutil.ignore_patterns("initial", "probe.json")
+            )
+            partial.rename(here)
+            count += 1
+    return count
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link, as no file of a run is ever changed in place; a copy on another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _write_trials(path: Path, rows: list[dict[str, Any]]) -> None:
