@@ -33,6 +33,7 @@ def run(tiny_store, tmp_path):
     [
         ("seed=4", r"seed: 3 -> 4"),
         ("train.precision=bf16", r"train\.precision: 'fp32' -> 'bf16'"),
+        ("batch.alpha=0.25", r"batch\.mix\.cross_lingual: 0\.5 -> 0\.75; batch\.mix\.monolingual: 0\.5 -> 0\.25"),
         ("train.precision=auto", r"train\.precision: 'fp32' -> 'auto'"),
     ],
 )
@@ -44,3 +45,8 @@ def test_a_training_with_another_seed_or_precision_is_not_gone_on_with(run, over
 def test_the_same_settings_go_on_and_what_changes_no_vector_may_change(run):
     assert run() is False, "it goes on: it is not complete"
     assert run("serve.port=9000") is False
+
+
+def test_the_same_mix_by_another_name_is_the_same_training(run):
+    """So that what one study trained as alpha=0.5 another one finds as its hybrid batches."""
+    assert run("batch.mix={monolingual: 2, cross_lingual: 2}") is False  # stopped, and no refusal

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pyarrow import fs
 
-from hybrid_ir.config import Experiment, leaves, on_resume
+from hybrid_ir.config import Experiment, leaves, on_resume, parse_experiment
 from hybrid_ir.data import Store
 from hybrid_ir.storage import is_uri, open_filesystem
 from hybrid_ir.types import InputError, one_line
@@ -43,7 +44,7 @@ def _is_complete(experiment: Experiment, store: Store) -> bool:
             f"{experiment.out} was trained on another store (content {trained_on[:12]}, "
             f"{experiment.store} has {store.content_hash[:12]}); choose another out=FOLDER or the store it came from"
         )
-    then, now = dict(leaves(before["settings"])), dict(leaves(experiment.model_dump(mode="json")))
+    then, now = _by_weights(before["settings"]), _by_weights(experiment.model_dump(mode="json"))
     changed = [
         f"{key}: {then.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(then.keys() | now.keys())
@@ -55,6 +56,14 @@ def _is_complete(experiment: Experiment, store: Store) -> bool:
             "choose another out=FOLDER, or restore them to resume"
         )
     return state == "complete" and filesystem.get_file_info(f"{inner}/metrics.json").is_file
+
+
+def _by_weights(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings by their dotted paths, with the mix as its weights: alpha=1 is another name of monolingual batches."""
+    mix = parse_experiment({"batch": {key: settings["batch"].get(key) for key in ("alpha", "mix")}}, "a run").batch
+    weights = {kind: round(weight, 9) for kind, weight in mix.weights.items()}
+    batch = {key: value for key, value in settings["batch"].items() if key != "alpha"} | {"mix": weights}
+    return dict(leaves({**settings, "batch": batch}))
 
 
 @contextmanager
