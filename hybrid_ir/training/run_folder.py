@@ -59,7 +59,7 @@ def _is_complete(experiment: Experiment, store: Store) -> bool:
 
 
 def _by_weights(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings by their dotted paths, with the mix as its weights: alpha=1 is another name of monolingual batches."""
+    """The settings by their dotted paths, with the mix as its weights: alpha=1 has another name, monolingual."""
     mix = parse_experiment({"batch": {key: settings["batch"].get(key) for key in ("alpha", "mix")}}, "a run").batch
     weights = {kind: round(weight, 9) for kind, weight in mix.weights.items()}
     batch = {key: value for key, value in settings["batch"].items() if key != "alpha"} | {"mix": weights}
