@@ -24,10 +24,12 @@ TASKS = ("miracl", "tatoeba", "mewsli-x", "xcopa")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`measure` takes the encoders of queries and passages and the folder for TREC runs."""
+    """`measure` takes the encoders of queries and passages and the folder for TREC runs. `n_texts` is how many texts it
+    encodes; None where only the end of a corpus tells."""
 
     name: str
     measure: Callable[[Encode, Encode, Path], TaskResult]
+    n_texts: int | None = None
 
 
 def load_task(
