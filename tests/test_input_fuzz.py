@@ -116,7 +116,7 @@ def check_judged(name: str, **files: str) -> Callable[[Path], None]:
 
     def check(folder: Path) -> None:
         test = load_test_set(name, str(folder), **files)
-        measure_judged(ones, ones, test, folder / "runs")
+        measure_judged(test, ones, ones, folder / "runs")
         for file in ("all.trec", "qrels.trec"):
             text = (folder / "runs" / file).read_text(encoding="utf-8")
             assert {len(line.split()) for line in text.split("\n")[:-1]} <= {4, 6}

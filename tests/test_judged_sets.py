@@ -20,6 +20,8 @@ from typed_commands import split as split_command
 from hybrid_ir.cli import app as cli
 from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.encoders.loading import load_encoder
+from hybrid_ir.evaluation.comparisons import encoder_comparison
+from hybrid_ir.evaluation.comparisons.encoder_comparison import compare_encoders
 from hybrid_ir.evaluation.evaluator import count_texts, evaluate, load_test
 from hybrid_ir.evaluation.ranking import BestPassages, rank_passages, rank_pools
 from hybrid_ir.evaluation.tasks.result import summarize
@@ -47,7 +49,7 @@ def looked_up(texts):
 
 
 def measured(test, folder):
-    return measure_judged(looked_up, looked_up, test, folder / "runs")
+    return measure_judged(test, looked_up, looked_up, folder / "runs")
 
 
 def rows_of(result):
@@ -400,6 +402,44 @@ def test_the_files_of_an_evaluation_have_the_pairs_and_those_of_the_next_have_no
     assert "pairs" not in summary
     assert not (out / "per_pair.parquet").exists()
     assert "<h2>Pairs of languages</h2>" not in (out / "report.html").read_text()
+
+
+def test_encoders_are_compared_query_by_query_and_measured_once(judged, checkpoint, tmp_path, monkeypatch):
+    """The same weights twice show no difference; a grade that changes makes another test, which is measured."""
+    test = load_test("judged", str(judged))
+    experiment = load_experiment(None, ["evaluate.precision=fp32", "evaluate.bootstrap_rounds=20"])
+    encoders = {"one": checkpoint, "again": checkpoint}
+    summaries, comparisons = compare_encoders(encoders, test, tmp_path / "compared", experiment)
+    assert [(c.first, c.second, c.measure) for c in comparisons] == [
+        ("again", "one", measure) for measure in ("nDCG@10", "RR@10", "R@100", "AP")
+    ]
+    assert {(c.difference, c.p, c.questions) for c in comparisons} == {(0.0, 1.0, 2)}
+    for c in comparisons:
+        assert c.values[0] == pytest.approx(summaries["one"]["over_queries"][c.measure])
+    written = json.loads((tmp_path / "compared" / "comparison.json").read_text())
+    assert written["encoders"]["one"]["measures"] == summaries["one"]["measures"]
+    assert written["encoders"]["one"]["cost"]["dimension"] == 128
+    page = (tmp_path / "compared" / "comparison.html").read_text()
+    assert all(f"<h2>{title}</h2>" in page for title in ("Against one", "Cost", "Pairs of languages"))
+
+    def refuse(*_, **__):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(encoder_comparison, "evaluate", refuse)
+    assert compare_encoders(encoders, test, tmp_path / "compared", experiment)[0] == summaries
+    grades = (judged / "judgements.jsonl").read_text()
+    write(judged / "judgements.jsonl", grades.replace('"grade": 2', '"grade": 3'))
+    with pytest.raises(AssertionError, match="measured again"):
+        compare_encoders(encoders, load_test("judged", str(judged)), tmp_path / "compared", experiment)
+
+
+def test_bm25_is_not_ranked_on_a_test_set(judged, monkeypatch, capsys):
+    arguments = ["--encoders", "a", "--collection", "judged", "--path", str(judged), "--out", "o", "--bm25"]
+    monkeypatch.setattr(sys, "argv", ["hybrid-ir", "compare", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: BM25 is not ranked on judged; leave --bm25 out\n"
 
 
 def test_the_page_s_example_is_a_test_set_and_its_command_measures_it(tmp_path, checkpoint, monkeypatch, capsys):

@@ -70,7 +70,7 @@ def load_test(
         if split is not None and name != "beir":
             raise InputError(f"{name} has no splits, got --split {split}; name the files of that split instead")
         judged = load_test_set(name, path, split=split, languages=languages, **given)
-        return Task(name, lambda query, passage, runs: measure_judged(query, passage, judged, runs), judged.n_texts)
+        return Task(name, partial(measure_judged, judged), judged.n_texts, f"{name} {judged.content}")
     if name in TASKS:
         return load_task(name, path, split=split, languages=languages, corpus=corpus)
     if name in LAREQA:
@@ -141,9 +141,29 @@ def evaluate(
         log = read_log(Path(checkpoint).parent / "log.jsonl")
         tables = {"per_query": result.per_query}
         return _write(out, test.name, start, summary, tables, partial(write_report, training_log=log))
-    result = test.measure(partial(encode_role, role="query"), partial(encode_role, role="document"), out / "runs")
+    clock = _Clock(encode_role)
+    result = test.measure(partial(clock, role="query"), partial(clock, role="document"), out / "runs")
+    summary = named | summarize(result, **chance)
+    if test.content is not None:
+        summary["cost"] = {**size_of(model), "texts_per_s": round(clock.texts / max(clock.seconds, 1e-9), 1)}
+        summary["made_from"] = made_from(model, test, experiment)
     tables = {"per_query": result.per_query, "per_pair": result.per_pair}
-    return _write(out, test.name, start, named | summarize(result, **chance), tables, write_task_report)
+    return _write(out, test.name, start, summary, tables, write_task_report)
+
+
+class _Clock:
+    """An encoder that adds up how many texts it had, and how long it took."""
+
+    def __init__(self, encode_role: Callable[..., np.ndarray]) -> None:
+        self._encode = encode_role
+        self.texts, self.seconds = 0, 0.0
+
+    def __call__(self, texts: Sequence[str], role: str) -> np.ndarray:
+        start = time.perf_counter()
+        vectors = self._encode(texts, role=role)
+        self.texts += len(texts)
+        self.seconds += time.perf_counter() - start
+        return vectors
 
 
 def evaluate_bm25(test: Collection, out: Path, experiment: Experiment) -> dict[str, Any]:
@@ -158,7 +178,7 @@ def evaluate_bm25(test: Collection, out: Path, experiment: Experiment) -> dict[s
     return _write(out, test.name, start, summary, {"per_query": result.per_query}, write_report)
 
 
-def made_from(model: SentenceTransformer | None, test: Collection, experiment: Experiment) -> dict[str, Any]:
+def made_from(model: SentenceTransformer | None, test: Test, experiment: Experiment) -> dict[str, Any]:
     """All that the measures depend on: two evaluations with equal ones need not both be run. `model` None is BM25."""
     return {
         "ranker": bm25_version() if model is None else space_of(model)["id"],
@@ -180,8 +200,10 @@ def size_of(model: SentenceTransformer) -> dict[str, int | float | None]:
     }
 
 
-def _content_of(test: Collection) -> str:
+def _content_of(test: Test) -> str | None:
     """A hash of every query and candidate, in their order: a copy of the collection elsewhere has the same."""
+    if isinstance(test, Task):
+        return test.content
     digest = hashlib.blake2b(test.name.encode(), digest_size=16)
     for item in (*test.queries, *test.candidates):
         digest.update(json.dumps([type(item).__name__, *item], ensure_ascii=False).encode("utf-8", "surrogatepass"))

@@ -15,6 +15,7 @@ from .pages import (
     pair_matrix as pair_matrix,
     write_comparison as write_comparison,
     write_report as write_report,
+    write_task_comparison as write_task_comparison,
     write_task_report as write_task_report,
 )
 from .training_log import read_log as read_log

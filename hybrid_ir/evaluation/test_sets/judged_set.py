@@ -7,6 +7,7 @@ one's id, so that a second passage of the same id is found before anything is en
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,6 +60,8 @@ class JudgedSet:
     """Passages without text, which are not ranked."""
     left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     own_ids_are_no_answer: bool = False
+    content: str = ""
+    """A hash of all texts, languages and grades: a copy of the set elsewhere has the same."""
 
     @property
     def n_texts(self) -> int:
@@ -93,7 +96,10 @@ def check_set(
             f"none of {len(kept)} queries has a passage that is judged relevant (a grade above 0), so that nothing can "
             "be measured; take judgements of these queries"
         )
-    n_passages, passage_language, n_empty = _check_passages(read_passages(), qrels)
+    digest = hashlib.blake2b(digest_size=16)
+    for query_id, judged in qrels.items():
+        _add(digest, *kept[query_id][:3], *(str(part) for pair in judged.items() for part in pair))
+    n_passages, passage_language, n_empty = _check_passages(read_passages(), qrels, digest)
     relevant = {q: [d for d, grade in judged.items() if grade > 0] for q, judged in qrels.items()}
     if not any(d in passage_language for doc_ids in relevant.values() for d in doc_ids):
         first = next(iter(relevant.values()))[0]
@@ -121,6 +127,7 @@ def check_set(
         n_empty,
         left_out,
         own_ids_are_no_answer,
+        digest.hexdigest(),
     )
 
 
@@ -152,6 +159,13 @@ def grade_of(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | str) or not _GRADE.fullmatch(str(value).strip()):
         return None
     return int(value)
+
+
+def _add(digest: hashlib.blake2b, *parts: str) -> None:
+    """Each part with its length before it, so that no two lists of parts are alike."""
+    for part in parts:
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
 
 
 def _check_id(text: LanguageText, kind: str) -> None:
@@ -197,7 +211,7 @@ def _of_languages(queries: dict[str, LanguageText], languages: Sequence[str] | N
 
 
 def _check_passages(
-    passages: Iterable[LanguageText], qrels: Mapping[str, Mapping[str, int]]
+    passages: Iterable[LanguageText], qrels: Mapping[str, Mapping[str, int]], digest: hashlib.blake2b
 ) -> tuple[Counter[str], dict[str, str], int]:
     """Passages by language, the language of those that are judged, and how many have no text."""
     judged = {doc_id for of_query in qrels.values() for doc_id in of_query}
@@ -215,6 +229,7 @@ def _check_passages(
             n_empty += 1
             continue
         n_passages[passage.language] += 1
+        _add(digest, *passage[:3])
         if passage.text_id in judged:
             language[passage.text_id] = passage.language
     if not n_passages:

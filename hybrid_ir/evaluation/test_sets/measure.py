@@ -24,7 +24,7 @@ MEASURES = ("nDCG@10", "RR@10", "R@100", "AP")
 DEPTH = 1000
 
 
-def measure_judged(encode_query: Encode, encode_passage: Encode, test: JudgedSet, runs: Path) -> TaskResult:
+def measure_judged(test: JudgedSet, encode_query: Encode, encode_passage: Encode, runs: Path) -> TaskResult:
     """Rank all passages for every query, once in one pool and once in the pool of each language of passages.
 
     A relevant passage that the pool lacks lowers recall as it should, and is counted. Writes `runs/all.trec`, of the
