@@ -282,6 +282,7 @@ def changed(records, number, **values):
         ("corpus.jsonl", "{\n", r"corpus.jsonl:1 is not a JSON object"),
         ("corpus.jsonl", '{"_id": "d1"}\n', r"corpus.jsonl:1 needs _id, and text: found _id; correct"),
         ("corpus.jsonl", changed(CORPUS, 1, _id="d1"), r"corpus.jsonl:2 repeats passage 'd1'; keep one"),
+        ("corpus.jsonl", changed(CORPUS, 1, _id=" d2"), r"corpus.jsonl:2: passage ' d2' needs an id without white"),
         ("corpus.jsonl", changed(CORPUS, 1, _id="d 2"), r"corpus.jsonl:2: passage 'd 2' needs an id without white"),
         ("corpus.jsonl", changed(CORPUS, 1, title=["a"]), r"corpus.jsonl:2 needs _id, and text"),
         ("corpus.jsonl", changed(CORPUS, 0, language="xx"), r"corpus.jsonl:1: unknown language 'xx'; use .* or und"),

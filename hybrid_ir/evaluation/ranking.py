@@ -153,7 +153,7 @@ def write_run(path: Path, run: Run, tag: str = "hybrid-ir") -> None:
             ranked = sorted(scores.items(), key=lambda pair: pair[0], reverse=True)
             ranked.sort(key=lambda pair: pair[1], reverse=True)
             for position, (doc_id, score) in enumerate(ranked, start=1):
-                if len(doc_id.split()) != 1 or len(query_id.split()) != 1:
+                if doc_id.split() != [doc_id] or query_id.split() != [query_id]:
                     raise InputError(f"query {query_id!r} or passage {doc_id!r} has white space in its id; rename it")
                 # Nine digits are a float32 exactly, so that the file has the ties that were measured, and no others.
                 stream.write(f"{query_id} Q0 {doc_id} {position} {score:.9g} {tag}\n")

@@ -169,7 +169,7 @@ def _add(digest: hashlib.blake2b, *parts: str) -> None:
 
 
 def _check_id(text: LanguageText, kind: str) -> None:
-    if len(text.text_id.split()) != 1:
+    if text.text_id.split() != [text.text_id]:
         raise InputError(f"{text.where}: {kind} {text.text_id!r} needs an id without white space; a run cannot hold it")
 
 
@@ -179,7 +179,7 @@ def _grades(judgements: Iterable[Judgement], queries: Mapping[str, LanguageText]
     for judgement in judgements:
         if judgement.query_id not in queries:
             unknown.setdefault(judgement.query_id, judgement.where)
-        if len(judgement.doc_id.split()) != 1:
+        if judgement.doc_id.split() != [judgement.doc_id]:
             raise InputError(
                 f"{judgement.where}: passage {judgement.doc_id!r} needs an id without white space; a run cannot hold it"
             )
