@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -35,6 +36,8 @@ from hybrid_ir.evaluation.tasks.mewsli_x import _read_entity, load_mewsli
 from hybrid_ir.evaluation.tasks.miracl import load_miracl, read_corpus
 from hybrid_ir.evaluation.tasks.tatoeba import load_tatoeba
 from hybrid_ir.evaluation.tasks.xcopa import load_xcopa
+from hybrid_ir.evaluation.test_sets.layouts import load_test_set
+from hybrid_ir.evaluation.test_sets.measure import measure_judged
 from hybrid_ir.index.passages import IndexedPassage, read_passages
 from hybrid_ir.languages import language_code
 from hybrid_ir.tuning.search_space import load_space
@@ -108,6 +111,24 @@ def check_mewsli(folder: Path) -> None:
         assert isinstance(_read_entity(where, record).text, str)
 
 
+def check_judged(name: str, **files: str) -> Callable[[Path], None]:
+    """Whatever is read can be measured, and the run holds it."""
+
+    def check(folder: Path) -> None:
+        test = load_test_set(name, str(folder), **files)
+        measure_judged(test, ones, ones, folder / "runs")
+        for file in ("all.trec", "qrels.trec"):
+            text = (folder / "runs" / file).read_text(encoding="utf-8")
+            assert {len(line.split()) for line in text.split("\n")[:-1]} <= {4, 6}
+
+    return check
+
+
+def ones(texts: Sequence[str]) -> np.ndarray:
+    assert all(text.strip() and text.encode() for text in texts)
+    return np.ones((len(texts), 2), np.float32)
+
+
 def check_squad(folder: Path) -> None:
     check_records(read_squad({"en": folder / "a.json", "de": folder / "b.json"}))
     assert all(isinstance(i, str) for i in squad_question_ids(folder / "a.json"))
@@ -123,6 +144,8 @@ MIRACL = {
     "qrels.miracl-v1.0-sw-dev.tsv": b"q1\tQ0\t5#1\t1\nq2\tQ0\t5#1\t0\n",
     "miracl-corpus-v1.0-sw/docs-0.jsonl": lines(JUDGED, {**JUDGED, "docid": "6#0"}),
 }
+TOPICS = b"<top>\n<num> Number: 1\n<title> Nini\n</top>\n<top>\n<num> 2\n<title> Nani\n</top>\n"
+PASSAGE = {"title": "T", "text": "x", "metadata": {"language": "sw"}}
 TYDI = {"query_id": "1", "query": "Q?", "positive_passages": [JUDGED], "negative_passages": [JUDGED]}
 PARSERS: dict[str, tuple[dict[str, bytes], Callable[[Path], Any]]] = {
     "records": ({"a.jsonl": lines(WIDE, FLAT, FLAT)}, lambda folder: check_records(read_records(folder / "a.jsonl"))),
@@ -139,6 +162,26 @@ PARSERS: dict[str, tuple[dict[str, bytes], Callable[[Path], Any]]] = {
     ),
     "miracl": (MIRACL, lambda folder: check_records(read_miracl(folder, ["sw"], "dev", folder))),
     "miracl test": (MIRACL, check_miracl),
+    "beir": (
+        {
+            "queries.jsonl": lines({"_id": "1", "text": "Nini?", "metadata": {}}, {"_id": "2", "text": "Nani?"}),
+            "corpus.jsonl": lines({"_id": "5", **PASSAGE}, {"_id": "6", **PASSAGE}),
+            "qrels/test.tsv": b"query-id\tcorpus-id\tscore\n1\t5\t1\n2\t6\t2\n",
+        },
+        check_judged("beir"),
+    ),
+    "trec": (
+        {"topics": TOPICS, "qrels": b"1 0 5 1\n2 0 6 -2\n", "a.tsv": b"5\tx\n6\ty\n"},
+        check_judged("trec", topics="topics", qrels="qrels", corpus="a.tsv"),
+    ),
+    "judged": (
+        {
+            "queries.jsonl": lines({"query_id": "1", "text": "Nini?", "language": "sw"}),
+            "passages.jsonl": lines({"doc_id": 5, "text": "x", "language": "en"}, {"doc_id": "6", "text": "y"}),
+            "judgements.jsonl": lines({"query_id": 1, "doc_id": 5, "grade": 1}),
+        },
+        check_judged("judged"),
+    ),
     "xcopa": ({"test.sw.jsonl": lines(CHOICE, CHOICE)}, check_xcopa),
     "mewsli-x": (
         {

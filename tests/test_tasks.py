@@ -572,7 +572,8 @@ def test_the_command_names_every_collection_there_is(tmp_path, monkeypatch, caps
     code, _, err = run_cli(monkeypatch, capsys, *arguments)
     assert code == 2
     assert err == (
-        "error: unknown collection 'bucc'; there are store, xquad-r, mlqa-r, miracl, tatoeba, mewsli-x, xcopa\n"
+        "error: unknown collection 'bucc'; there are store, xquad-r, mlqa-r, miracl, tatoeba, mewsli-x, xcopa, "
+        "beir, trec, judged\n"
     )
 
 

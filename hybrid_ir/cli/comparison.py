@@ -29,10 +29,18 @@ def compare(
             "tested against the first."
         ),
     ] = None,
-    collection: Annotated[str | None, typer.Option(help="Of encoders: store, xquad-r or mlqa-r; else store.")] = None,
+    collection: Annotated[
+        str | None, typer.Option(help="Of encoders: store, xquad-r, mlqa-r, beir, trec or judged; else store.")
+    ] = None,
     path: Annotated[str | None, typer.Option(help="Of encoders: the collection's folder.")] = None,
     out: Annotated[str | None, typer.Option(help="Of encoders: folder for theirs, and for comparison.html.")] = None,
-    split: Annotated[str | None, typer.Option(help="Of encoders, of a store: test, validation.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of encoders, of a store: test, validation; of beir.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="Of encoders, of trec: the file of passages, from PATH.")] = None,
+    topics: Annotated[str | None, typer.Option(help="Of encoders, of trec: the file of topics, from PATH.")] = None,
+    qrels: Annotated[str | None, typer.Option(help="Of encoders, of trec: the file of judgements, from PATH.")] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of encoders, of beir, trec and judged: that of texts which do not say theirs.")
+    ] = None,
     languages: Annotated[
         str | None, typer.Option(help="Of encoders: comma-separated; all that the collection has by default.")
     ] = None,
@@ -53,10 +61,11 @@ def compare(
     if encoders is not None:
         if path is None or out is None:
             raise InputError("--encoders needs --path, the folder of the test, and --out, where to write")
-        wanted = (encoders, collection or "store", path, out, split, languages, bm25)
+        test = {"split": split, "corpus": corpus, "topics": topics, "qrels": qrels, "language": language}
+        wanted = (encoders, collection or "store", path, out, test, languages, bm25)
         return _compare_encoders(*wanted, config, overrides, verbose)
     of_encoders = {"collection": collection, "path": path, "out": out, "split": split, "languages": languages}
-    of_encoders |= {"bm25": bm25}
+    of_encoders |= {"corpus": corpus, "topics": topics, "qrels": qrels, "language": language, "bm25": bm25}
     if given := [f"--{name}" for name, value in of_encoders.items() if value is not None]:
         raise InputError(
             f"{', '.join(given)} goes with --encoders; of --mixes the test is the store's, and the folder is out=FOLDER"
@@ -109,7 +118,7 @@ def _compare_encoders(
     collection: str,
     path: str,
     out: str,
-    split: str | None,
+    test_options: dict[str, str | None],
     languages: str | None,
     bm25: bool | None,
     config: Path | None,
@@ -125,13 +134,25 @@ def _compare_encoders(
         raise InputError(f"a comparison reads what it wrote, so it needs a folder, not {out}")
 
     from hybrid_ir.cli.progress import counter
-    from hybrid_ir.cli.terminal import collection_table, console, cost_table, paired_table
+    from hybrid_ir.cli.terminal import collection_table, console, cost_table, measures_table, paired_table
     from hybrid_ir.encoders import quiet_libraries
-    from hybrid_ir.evaluation import compare_encoders, has_bm25, load_test, name_encoders, require_bm25
+    from hybrid_ir.evaluation import (
+        TEST_SETS,
+        compare_encoders,
+        count_texts,
+        has_bm25,
+        load_test,
+        name_encoders,
+        require_bm25,
+    )
 
     if not verbose:
         quiet_libraries()
     terminal = console()
+    if collection in TEST_SETS:
+        if bm25:
+            raise InputError(f"BM25 is not ranked on {collection}; leave --bm25 out")
+        bm25 = False
     if bm25:
         require_bm25()
     if bm25 is None and not has_bm25():
@@ -139,11 +160,14 @@ def _compare_encoders(
     named = name_encoders(listed(encoders), has_bm25() if bm25 is None else bm25)
     if collection != "store":
         path = fetch(path)
-    test = load_test(collection, path, split=split, languages=listed(languages) or None)
-    if not isinstance(test, Collection):
-        raise InputError(f"encoders are compared on store, xquad-r or mlqa-r, not on {collection}; `evaluate` has it")
+    test = load_test(collection, path, languages=listed(languages) or None, **test_options)
+    if not isinstance(test, Collection) and test.content is None:
+        raise InputError(
+            f"encoders are compared on store, xquad-r, mlqa-r, {', '.join(TEST_SETS)}, not on {collection}; "
+            "`evaluate` has it"
+        )
     done = dict.fromkeys(named, 0)
-    with counter("encoding", len(test.queries) + len(test.candidates)) as count:
+    with counter("encoding", count_texts(test)) as count:
 
         def progress(label: str, texts: int) -> None:
             done[label] += texts
@@ -154,7 +178,11 @@ def _compare_encoders(
     for label, summary in summaries.items():
         if summary.get("collapsed"):
             terminal.print(f"warning: {label} is collapsed: it gives all candidates nearly the same vector")
-    terminal.print(collection_table(test.name, summaries))
+    if isinstance(test, Collection):
+        terminal.print(collection_table(test.name, summaries))
+    else:
+        rows = {label: summary["measures"] for label, summary in summaries.items()}
+        terminal.print(measures_table(test.name, rows, list(next(iter(rows.values())))))
     terminal.print(cost_table({label: summary["cost"] for label, summary in summaries.items()}))
     if comparisons:
         terminal.print(paired_table(comparisons))

@@ -18,13 +18,25 @@ def evaluate(
     path: Annotated[str, typer.Option(help="The collection's folder; of miracl and xcopa, hub:OWNER/NAME too.")],
     out: Annotated[str, typer.Option(help="Folder to write metrics.json, per_query.parquet and report.html to.")],
     collection: Annotated[
-        str, typer.Option(help="store, xquad-r, mlqa-r, miracl, tatoeba, mewsli-x or xcopa.")
+        str, typer.Option(help="store, xquad-r, mlqa-r, miracl, tatoeba, mewsli-x, xcopa, beir, trec or judged.")
     ] = "store",
     split: Annotated[
-        str | None, typer.Option(help="store: test, validation; miracl: dev; mewsli-x: test, dev; xcopa: test, val.")
+        str | None,
+        typer.Option(
+            help="store: test, validation; miracl: dev; mewsli-x: test, dev; xcopa: test, val; beir: test, as it has."
+        ),
     ] = None,
     corpus: Annotated[
-        str | None, typer.Option(help="Of miracl: folder or hub:OWNER/NAME of its corpora, if they are not in PATH.")
+        str | None,
+        typer.Option(
+            help="Of miracl: folder or hub:OWNER/NAME of its corpora, if they are not in PATH; of trec: the file of "
+            "passages, .jsonl or .tsv."
+        ),
+    ] = None,
+    topics: Annotated[str | None, typer.Option(help="Of trec: the file of topics, from PATH.")] = None,
+    qrels: Annotated[str | None, typer.Option(help="Of trec: the file of judgements, from PATH.")] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of beir, trec and judged: that of texts which do not say theirs; else und.")
     ] = None,
     languages: Annotated[
         str | None, typer.Option(help="Comma-separated; all that the collection has by default.")
@@ -39,7 +51,7 @@ def evaluate(
     experiment = load_experiment(config, overrides or ())
 
     from hybrid_ir.cli.progress import adding, counter
-    from hybrid_ir.cli.terminal import collection_table, console, task_table
+    from hybrid_ir.cli.terminal import collection_table, console, pairs_table, task_table
     from hybrid_ir.encoders import quiet_libraries
     from hybrid_ir.evaluation import count_texts, evaluate as run_evaluation, load_measured, load_test
     from hybrid_ir.storage import fetch, written
@@ -49,7 +61,8 @@ def evaluate(
     if collection != "store":
         path, corpus = fetch(path), None if corpus is None else fetch(corpus)
     wanted = listed(languages) if languages else None
-    test = load_test(collection, path, split=split, languages=wanted, corpus=corpus)
+    files = {"corpus": corpus, "topics": topics, "qrels": qrels}
+    test = load_test(collection, path, split=split, languages=wanted, language=language, **files)
     model = load_measured(checkpoint, experiment)
     with counter("encoding", count_texts(test)) as count, written(out) as folder:
         summary = run_evaluation(model, checkpoint, test, folder, experiment, adding(count))
@@ -58,6 +71,10 @@ def evaluate(
         console().print("warning: the encoder is collapsed: it gives all candidates nearly the same vector")
     if "measures" in summary:  # a task's own
         console().print(task_table(collection, summary))
+        if pairs := summary.get("pairs"):
+            first = next(iter(summary["measures"]))
+            console().print(f"{first} of queries in the row's language, of passages in the column's alone")
+            console().print(pairs_table(pairs, first))
         if left_out := [f"{n:,} {name}" for name, n in summary["counts"]["left_out"].items() if n]:
             console().print(f"left out or missing: {', '.join(left_out)}")
     else:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_ir.measure_names import BIAS, MEASURES, best_of, digits
+from hybrid_ir.reports import pair_matrix
 
 
 def console() -> Console:
@@ -77,7 +78,8 @@ def export_tables(measured: Mapping[str, Any]) -> list[Table]:
 
 
 def task_table(title: str, summary: Mapping[str, Any]) -> Table:
-    """What the measures of a public task are: a row a language, the mean, its interval, and chance's if known."""
+    """What the measures of a task are: a row a language, the mean, its interval, the mean over all queries where there
+    are several languages, and chance's if known."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("", style="bold")
     for measure in summary["measures"]:
@@ -88,8 +90,22 @@ def task_table(title: str, summary: Mapping[str, Any]) -> Table:
     intervals = summary["intervals"].values()
     if all(low is not None for low, _ in intervals):
         table.add_row("95% interval", *(f"{low:.3f} to {high:.3f}" for low, high in intervals))
+    if len(summary["per_language"]) > 1:
+        table.add_row("all queries", *(f"{value:.3f}" for value in summary["over_queries"].values()))
     if chance := summary["chance"]:
         table.add_row("chance", *(f"{chance[m]:.3f}" if m in chance else "-" for m in summary["measures"]))
+    return table
+
+
+def pairs_table(pairs: Sequence[Mapping[str, Any]], measure: str) -> Table:
+    """A measure by the language of the query (rows) and of the passages that are ranked (columns)."""
+    table = Table(box=None, pad_edge=False)
+    matrix = pair_matrix(pairs, measure)
+    table.add_column("", style="bold")
+    for language in next(iter(matrix.values())):
+        table.add_column(language, justify="right")
+    for language, row in matrix.items():
+        table.add_row(language, *("-" if value is None else f"{value:.3f}" for value in row.values()))
     return table
 
 

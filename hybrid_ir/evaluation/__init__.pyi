@@ -21,3 +21,4 @@ from .perturbations import PERTURBATIONS as PERTURBATIONS, perturb as perturb
 from .ranking import measure_run as measure_run
 from .significance import Comparison as Comparison, compare_trials as compare_trials, holm as holm
 from .tasks.tatoeba import nearest_is_own as nearest_is_own
+from .test_sets.layouts import TEST_SETS as TEST_SETS

@@ -1,7 +1,8 @@
 """Evaluate: a checkpoint and a test in; `metrics.json`, `per_query.parquet` and `report.html` out.
 
-A test is a collection, in which all candidates are ranked for every query, or a public task, which may add TREC runs in
-`runs/{language}.trec`. `load_test` reads and checks what is small, so that a mistake is found before a model is loaded.
+A test is a collection, in which all candidates are ranked for every query, or a task: a public one or a test set with
+judgements, which may add TREC runs in `runs/` and `per_pair.parquet`. `load_test` reads and checks what is small, so
+that a mistake is found before a model is loaded.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from hybrid_ir.evaluation.averages import evaluate_collection, evaluate_scores
 from hybrid_ir.evaluation.lexical import bm25_scores, bm25_version
 from hybrid_ir.evaluation.public_tasks import TASKS, Task, load_task
 from hybrid_ir.evaluation.tasks.result import summarize
+from hybrid_ir.evaluation.test_sets.layouts import TEST_SETS, load_test_set
+from hybrid_ir.evaluation.test_sets.measure import measure_judged
 from hybrid_ir.languages import FAMILY
 from hybrid_ir.measure_names import MEASURES
 from hybrid_ir.reports import read_log, write_report, write_task_report
@@ -38,20 +41,42 @@ BM25 = "BM25"
 Test = Collection | Task
 
 
-def load_test(
-    name: str, path: str, *, split: str | None = None, languages: Sequence[str] | None = None, corpus: str | None = None
-) -> Test:
-    """A split that a `store` holds out, a folder of LAReQA's files (xquad-r, mlqa-r: all of it), or a public task.
+ONLY_OF = {"topics": ("trec",), "qrels": ("trec",), "language": TEST_SETS, "corpus": ("miracl", "trec")}
+"""Which collections know an option of `load_test`; every other refuses it."""
 
-    `split` None is the test split, and dev for MIRACL. `corpus` is where MIRACL's corpora are, if not at `path`. Raises
-    InputError for an unknown name, a missing or malformed file, or a language that the test lacks.
+
+def load_test(
+    name: str,
+    path: str,
+    *,
+    split: str | None = None,
+    languages: Sequence[str] | None = None,
+    corpus: str | None = None,
+    topics: str | None = None,
+    qrels: str | None = None,
+    language: str | None = None,
+) -> Test:
+    """A split that a `store` holds out, a folder of LAReQA's files (xquad-r, mlqa-r: all of it), a public task, or a
+    test set with judgements (beir, trec, judged), whose passages are all read once, to check them.
+
+    `split` None is the test split, and dev for MIRACL. `corpus` is where MIRACL's corpora are, if not at `path`, or
+    which file has trec's passages. `topics`, `qrels` and `language` are those of `load_test_set`. Raises InputError for
+    an unknown name, a missing or malformed file, an option of other collections, or a language that the test lacks.
     """
+    given = {"topics": topics, "qrels": qrels, "language": language, "corpus": corpus}
+    for option in [option for option, value in given.items() if value is not None and name not in ONLY_OF[option]]:
+        raise InputError(f"--{option} goes with {', '.join(ONLY_OF[option])}, not with {name}; leave it out")
+    if name in TEST_SETS:
+        if split is not None and name != "beir":
+            raise InputError(f"{name} has no splits, got --split {split}; name the files of that split instead")
+        judged = load_test_set(name, path, split=split, languages=languages, **given)
+        return Task(name, partial(measure_judged, judged), judged.n_texts, f"{name} {judged.content}")
     if name in TASKS:
         return load_task(name, path, split=split, languages=languages, corpus=corpus)
     if name in LAREQA:
         return lareqa_collection(path, name, languages)
     if name != "store":
-        raise InputError(f"unknown collection {name!r}; there are {', '.join(('store', *LAREQA, *TASKS))}")
+        raise InputError(f"unknown collection {name!r}; there are {', '.join(('store', *LAREQA, *TASKS, *TEST_SETS))}")
     collection = open_store(path).collection(split or "test")
     for language in languages or ():
         if language not in collection.languages:
@@ -67,7 +92,7 @@ def load_test(
 
 def count_texts(test: Test) -> int | None:
     """How many texts an evaluation encodes; None where only the end of a corpus tells."""
-    return len(test.queries) + len(test.candidates) if isinstance(test, Collection) else None
+    return len(test.queries) + len(test.candidates) if isinstance(test, Collection) else test.n_texts
 
 
 def load_measured(checkpoint: str, experiment: Experiment) -> SentenceTransformer:
@@ -114,9 +139,31 @@ def evaluate(
         cost = {**size_of(model), "texts_per_s": round(texts_per_s, 1)}
         summary = {**named, **result.summary, "cost": cost, "made_from": made_from(model, test, experiment)}
         log = read_log(Path(checkpoint).parent / "log.jsonl")
-        return _write(out, test.name, start, summary, result.per_query, partial(write_report, training_log=log))
-    result = test.measure(partial(encode_role, role="query"), partial(encode_role, role="document"), out / "runs")
-    return _write(out, test.name, start, named | summarize(result, **chance), result.per_query, write_task_report)
+        tables = {"per_query": result.per_query}
+        return _write(out, test.name, start, summary, tables, partial(write_report, training_log=log))
+    clock = _Clock(encode_role)
+    result = test.measure(partial(clock, role="query"), partial(clock, role="document"), out / "runs")
+    summary = named | summarize(result, **chance)
+    if test.content is not None:
+        summary["cost"] = {**size_of(model), "texts_per_s": round(clock.texts / max(clock.seconds, 1e-9), 1)}
+        summary["made_from"] = made_from(model, test, experiment)
+    tables = {"per_query": result.per_query, "per_pair": result.per_pair}
+    return _write(out, test.name, start, summary, tables, write_task_report)
+
+
+class _Clock:
+    """An encoder that adds up how many texts it had, and how long it took."""
+
+    def __init__(self, encode_role: Callable[..., np.ndarray]) -> None:
+        self._encode = encode_role
+        self.texts, self.seconds = 0, 0.0
+
+    def __call__(self, texts: Sequence[str], role: str) -> np.ndarray:
+        start = time.perf_counter()
+        vectors = self._encode(texts, role=role)
+        self.texts += len(texts)
+        self.seconds += time.perf_counter() - start
+        return vectors
 
 
 def evaluate_bm25(test: Collection, out: Path, experiment: Experiment) -> dict[str, Any]:
@@ -128,10 +175,10 @@ def evaluate_bm25(test: Collection, out: Path, experiment: Experiment) -> dict[s
     result = evaluate_scores(test.queries, test.candidates, score, families=FAMILY, **chance)
     cost = {"parameters": None, "dimension": None, "megabytes": None, "texts_per_s": round(texts_per_s, 1)}
     summary = {"checkpoint": BM25, **result.summary, "cost": cost, "made_from": made_from(None, test, experiment)}
-    return _write(out, test.name, start, summary, result.per_query, write_report)
+    return _write(out, test.name, start, summary, {"per_query": result.per_query}, write_report)
 
 
-def made_from(model: SentenceTransformer | None, test: Collection, experiment: Experiment) -> dict[str, Any]:
+def made_from(model: SentenceTransformer | None, test: Test, experiment: Experiment) -> dict[str, Any]:
     """All that the measures depend on: two evaluations with equal ones need not both be run. `model` None is BM25."""
     return {
         "ranker": bm25_version() if model is None else space_of(model)["id"],
@@ -153,8 +200,10 @@ def size_of(model: SentenceTransformer) -> dict[str, int | float | None]:
     }
 
 
-def _content_of(test: Collection) -> str:
+def _content_of(test: Test) -> str | None:
     """A hash of every query and candidate, in their order: a copy of the collection elsewhere has the same."""
+    if isinstance(test, Task):
+        return test.content
     digest = hashlib.blake2b(test.name.encode(), digest_size=16)
     for item in (*test.queries, *test.candidates):
         digest.update(json.dumps([type(item).__name__, *item], ensure_ascii=False).encode("utf-8", "surrogatepass"))
@@ -162,9 +211,9 @@ def _content_of(test: Collection) -> str:
 
 
 def _write(
-    out: Path, collection: str, start: float, measured: dict[str, Any], per_query: pa.Table, write_page: Any
+    out: Path, collection: str, start: float, measured: dict[str, Any], tables: Mapping[str, pa.Table | None], page: Any
 ) -> dict[str, Any]:
-    """The three files of an evaluation. Returns what `metrics.json` holds."""
+    """The files of an evaluation; a table that is None has none. Returns what `metrics.json` holds."""
     summary = {
         "collection": collection,
         "seconds": round(time.perf_counter() - start, 1),
@@ -174,8 +223,13 @@ def _write(
     out.mkdir(parents=True, exist_ok=True)
     # Gone while the others are written, and written last: a folder with measures has everything else that they say.
     (out / "metrics.json").unlink(missing_ok=True)
-    pq.write_table(per_query, out / "per_query.parquet")
-    write_page(out / "report.html", title=collection, subtitle=f"checkpoint {summary['checkpoint']}", summary=summary)
+    for name, table in tables.items():
+        file = out / f"{name}.parquet"
+        if table is None:
+            file.unlink(missing_ok=True)  # of another test
+        else:
+            pq.write_table(table, file)
+    page(out / "report.html", title=collection, subtitle=f"checkpoint {summary['checkpoint']}", summary=summary)
     write_json(out / "metrics.json", summary)
     return summary
 

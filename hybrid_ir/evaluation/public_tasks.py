@@ -24,10 +24,14 @@ TASKS = ("miracl", "tatoeba", "mewsli-x", "xcopa")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`measure` takes the encoders of queries and passages and the folder for TREC runs."""
+    """`measure` takes the encoders of queries and passages and the folder for TREC runs. `n_texts` is how many texts it
+    encodes; None where only the end of a corpus tells. `content` is a hash of all that it measures on; None where its
+    files are not read before they are ranked, so that nobody knows whether two measurements are of one test."""
 
     name: str
     measure: Callable[[Encode, Encode, Path], TaskResult]
+    n_texts: int | None = None
+    content: str | None = None
 
 
 def load_task(

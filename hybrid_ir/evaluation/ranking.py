@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from hybrid_ir.evaluation.test_sets.judged_set import LanguageText
 from hybrid_ir.types import InputError, Passage
 
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -21,6 +23,8 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 
 Run = Mapping[str, Mapping[str, float]]
 """query_id -> doc_id -> score."""
+
+Ranked = TypeVar("Ranked", Passage, LanguageText)
 
 CHUNK = 16384  # passages encoded at a time: what the encoder sorts by length
 MAX_SCORES = 1 << 24  # scores held at once: 64 MiB of float32
@@ -40,15 +44,22 @@ class BestPassages:
             full = len(self._scores[i]) == self._depth
             # As good as the last: most passages of a long corpus fail here, before anything is sorted.
             found = np.flatnonzero(scores_C >= self._scores[i][-1]) if full else np.arange(len(scores_C))
-            if not len(found):
-                continue
-            scores = np.concatenate([self._scores[i], scores_C[found]])
-            names = np.concatenate([self._doc_ids[i], doc_ids[found]])
-            if len(scores) > self._depth:  # of the many that a first chunk brings, only those that may stay are sorted
-                least = np.partition(scores, -self._depth)[-self._depth]
-                scores, names = scores[scores >= least], names[scores >= least]
-            order = np.lexsort((names, scores))[::-1][: self._depth]
-            self._scores[i], self._doc_ids[i] = scores[order], names[order]
+            if len(found):
+                self._keep_best(i, scores_C[found], doc_ids[found])
+
+    def merge(self, other: BestPassages) -> None:
+        """Add what another pool kept of the same queries."""
+        for i, (scores, doc_ids) in enumerate(zip(other._scores, other._doc_ids, strict=True)):
+            self._keep_best(i, scores, doc_ids)
+
+    def _keep_best(self, i: int, scores: np.ndarray, doc_ids: np.ndarray) -> None:
+        scores = np.concatenate([self._scores[i], scores])
+        names = np.concatenate([self._doc_ids[i], doc_ids])
+        if len(scores) > self._depth:  # of the many that a first chunk brings, only those that may stay are sorted
+            least = np.partition(scores, -self._depth)[-self._depth]
+            scores, names = scores[scores >= least], names[scores >= least]
+        order = np.lexsort((names, scores))[::-1][: self._depth]
+        self._scores[i], self._doc_ids[i] = scores[order], names[order]
 
     def run(self, query_ids: Sequence[str]) -> Run:
         """Raises InputError for a passage that stands twice among one query's best."""
@@ -68,11 +79,43 @@ def rank_passages(
 
     Raises InputError for vectors that are not finite or do not fit. The iterator is read once, `chunk` at a time.
     """
-    _check_finite("query", query_vectors_QD)
     best, n_passages = BestPassages(len(query_vectors_QD), depth), 0
+    for part, vectors_CD in _encoded(query_vectors_QD, passages, encode_passage, chunk):
+        n_passages += len(part)
+        best.add(_scores(query_vectors_QD, vectors_CD), np.array([passage.doc_id for passage in part], object))
+    return best, n_passages
+
+
+def rank_pools(
+    query_vectors_QD: np.ndarray,
+    passages: Iterable[LanguageText],
+    encode_passage: Encode,
+    *,
+    depth: int,
+    chunk: int = CHUNK,
+) -> dict[str, BestPassages]:
+    """As `rank_passages`, apart for the passages of each language: {language: the best `depth` of every query}.
+
+    A passage is encoded once. The best of all languages are the best of these, merged.
+    """
+    pools: dict[str, BestPassages] = {}
+    for part, vectors_CD in _encoded(query_vectors_QD, passages, encode_passage, chunk):
+        doc_ids = np.array([passage.text_id for passage in part], object)
+        language_C = np.array([passage.language for passage in part])
+        for language in sorted(set(language_C.tolist())):
+            columns = np.flatnonzero(language_C == language)
+            pool = pools.setdefault(language, BestPassages(len(query_vectors_QD), depth))
+            pool.add(_scores(query_vectors_QD, vectors_CD[columns]), doc_ids[columns])
+    return pools
+
+
+def _encoded(
+    query_vectors_QD: np.ndarray, passages: Iterable[Ranked], encode_passage: Encode, chunk: int
+) -> Iterator[tuple[list[Ranked], np.ndarray]]:
+    """`chunk` passages at a time, with their checked vectors."""
+    _check_finite("query", query_vectors_QD)
     stream = iter(passages)
     while part := list(islice(stream, chunk)):
-        n_passages += len(part)
         vectors_CD = encode_passage([passage.text for passage in part])
         _check_finite("passage", vectors_CD)
         if vectors_CD.shape != (len(part), query_vectors_QD.shape[1]):
@@ -80,9 +123,7 @@ def rank_passages(
                 f"{len(part)} passages have vectors of shape {vectors_CD.shape}, queries of {query_vectors_QD.shape}; "
                 "encode both with the same checkpoint"
             )
-        doc_ids = np.array([passage.doc_id for passage in part], object)
-        best.add(_scores(query_vectors_QD, vectors_CD), doc_ids)
-    return best, n_passages
+        yield part, vectors_CD
 
 
 def measure_run(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequence[str]) -> dict[str, np.ndarray]:
@@ -112,7 +153,7 @@ def write_run(path: Path, run: Run, tag: str = "hybrid-ir") -> None:
             ranked = sorted(scores.items(), key=lambda pair: pair[0], reverse=True)
             ranked.sort(key=lambda pair: pair[1], reverse=True)
             for position, (doc_id, score) in enumerate(ranked, start=1):
-                if len(doc_id.split()) != 1 or len(query_id.split()) != 1:
+                if doc_id.split() != [doc_id] or query_id.split() != [query_id]:
                     raise InputError(f"query {query_id!r} or passage {doc_id!r} has white space in its id; rename it")
                 # Nine digits are a float32 exactly, so that the file has the ties that were measured, and no others.
                 stream.write(f"{query_id} Q0 {doc_id} {position} {score:.9g} {tag}\n")

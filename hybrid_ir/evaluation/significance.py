@@ -68,17 +68,24 @@ def compare_trials(
     found = []
     for measure in measures:
         a, b = (_mean_over_trials([question_values(path, measure) for path in paths]) for _, paths in (first, second))
-        common = sorted(a.keys() & b.keys())
-        if not common:
-            labels = f"{first[0]} and {second[0]}"
-            raise InputError(f"{labels} answer no question in common; evaluate both on one collection")
-        values_a, values_b = (np.array([values[group] for group in common]) for values in (a, b))
-        differences, means = values_a - values_b, (float(values_a.mean()), float(values_b.mean()))
-        low, high = _interval_of_mean(differences, seed)
-        p = paired_randomization_test(values_a, values_b, seed, rounds)
-        found.append(
-            Comparison(first[0], second[0], measure, means, float(differences.mean()), low, high, p, len(common))
+        found.append(_compare_values((first[0], a), (second[0], b), measure, seed, rounds))
+    return found
+
+
+def compare_queries(
+    first: tuple[str, Path], second: tuple[str, Path], measures: Sequence[str], *, seed: int = 0, rounds: int = 10_000
+) -> list[Comparison]:
+    """A comparison a measure of two `per_query.parquet` of a task, query by query; each query counts as independent.
+
+    So the means are over queries, whatever their language. Raises InputError without a common query.
+    """
+    found = []
+    for measure in measures:
+        a, b = (
+            dict(zip(*pq.read_table(path, columns=["query_id", measure]).to_pydict().values(), strict=True))
+            for _, path in (first, second)
         )
+        found.append(_compare_values((first[0], a), (second[0], b), measure, seed, rounds))
     return found
 
 
@@ -91,6 +98,24 @@ def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
         least = min(1.0, max(least, comparisons[i].p * (len(order) - k)))
         corrected[i] = replace(comparisons[i], p=least)
     return corrected
+
+
+def _compare_values(
+    first: tuple[str, Mapping[str, float]],
+    second: tuple[str, Mapping[str, float]],
+    measure: str,
+    seed: int,
+    rounds: int,
+) -> Comparison:
+    (label_a, a), (label_b, b) = first, second
+    common = sorted(a.keys() & b.keys())
+    if not common:
+        raise InputError(f"{label_a} and {label_b} answer no question in common; evaluate both on one collection")
+    values_a, values_b = (np.array([values[question] for question in common]) for values in (a, b))
+    differences, means = values_a - values_b, (float(values_a.mean()), float(values_b.mean()))
+    low, high = _interval_of_mean(differences, seed)
+    p = paired_randomization_test(values_a, values_b, seed, rounds)
+    return Comparison(label_a, label_b, measure, means, float(differences.mean()), low, high, p, len(common))
 
 
 def _mean_over_trials(trials: Sequence[Mapping[str, float]]) -> dict[str, float]:

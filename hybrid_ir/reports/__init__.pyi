@@ -12,8 +12,10 @@ from .drawing_kit import (
     svg as svg,
 )
 from .pages import (
+    pair_matrix as pair_matrix,
     write_comparison as write_comparison,
     write_report as write_report,
+    write_task_comparison as write_task_comparison,
     write_task_report as write_task_report,
 )
 from .training_log import read_log as read_log

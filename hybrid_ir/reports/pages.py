@@ -1,7 +1,7 @@
 """Report pages: one self-contained HTML page for a run or for several runs, or for a run on a public task.
 
 In: summaries of evaluations and training logs. Out: pages that load nothing, in light, dark and print. Words and layout
-are in report.html.j2 and task_report.html.j2.
+are in report.html.j2, task_report.html.j2 and task_comparison.html.j2.
 """
 
 from __future__ import annotations
@@ -104,14 +104,64 @@ def write_comparison(
 
 
 def write_task_report(path: Path | str, *, title: str, subtitle: str = "", summary: Summary) -> None:
-    """One run on a public task: measures and bars by language, and counts. The template knows the summary's keys."""
-    bars = {}
+    """One run on a task: measures and bars by language, pairs of languages where it has them, and counts. The template
+    knows the summary's keys."""
+    bars, heat_map = {}, ""
+    first = next(iter(summary["measures"]))
     with drawing():
         for i, measure in enumerate(summary["measures"]):
             values = {language: row[measure] for language, row in summary["per_language"].items()}
             bars[measure] = svg(draw_bars({measure: values}, "{:.2f}", summary["chance"].get(measure)), f"bars-{i}")
-    html = render("task_report.html.j2", title=title, subtitle=subtitle, bars=bars, **summary)
+        if pairs := summary.get("pairs"):
+            matrix = {"": pair_matrix(pairs, first)}
+            heat_map = svg(draw_heat_maps(matrix, ink=INK, paper=PAPER, empty=LINE, measure=first), "heat-map")
+    shown = {"bars": bars, "heat_map": heat_map, "first": first}
+    html = render("task_report.html.j2", title=title, subtitle=subtitle, **shown, **summary)
     Path(path).write_text(html, encoding="utf-8", newline="\n")
+
+
+def write_task_comparison(
+    path: Path | str,
+    *,
+    title: str,
+    subtitle: str = "",
+    summaries: Mapping[str, Summary],
+    costs: Mapping[str, Mapping[str, Any]],
+    paired: Sequence[Mapping[str, Any]],
+) -> None:
+    """Several encoders on one task, by their names. `costs` and `paired` are those of `write_comparison`."""
+    measures = list(next(iter(summaries.values()))["measures"])
+    bars, heat_map = {}, ""
+    with drawing():
+        for i, measure in enumerate(measures):
+            values = {
+                name: {language: row[measure] for language, row in summary["per_language"].items()}
+                for name, summary in summaries.items()
+            }
+            bars[measure] = svg(draw_bars(values, "{:.2f}"), f"bars-{i}")
+        if all("pairs" in summary for summary in summaries.values()):
+            matrices = {name: pair_matrix(summary["pairs"], measures[0]) for name, summary in summaries.items()}
+            heat_map = svg(draw_heat_maps(matrices, ink=INK, paper=PAPER, empty=LINE, measure=measures[0]), "heat-map")
+    html = render(
+        "task_comparison.html.j2",
+        title=title,
+        subtitle=subtitle,
+        measures=measures,
+        summaries=summaries,
+        costs=costs,
+        paired=[_paired_row(row) for row in paired],
+        against=paired[0] if paired else None,
+        bars=bars,
+        heat_map=heat_map,
+    )
+    Path(path).write_text(html, encoding="utf-8", newline="\n")
+
+
+def pair_matrix(pairs: Sequence[Summary], measure: str) -> dict[str, dict[str, float | None]]:
+    """The measure by query language and passage language; None where no query has anything relevant there."""
+    values = {(pair["language"], pair["passage_language"]): pair[measure] for pair in pairs}
+    rows, columns = (sorted({key[side] for key in values}) for side in (0, 1))
+    return {row: {column: values.get((row, column)) for column in columns} for row in rows}
 
 
 def _first_languages(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Mapping[str, float]]]:

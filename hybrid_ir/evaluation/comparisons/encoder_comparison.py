@@ -16,15 +16,19 @@ from typing import Any
 import hybrid_ir
 from hybrid_ir.config import Experiment
 from hybrid_ir.evaluation.evaluator import BM25, evaluate, evaluate_bm25, load_measured, made_from
-from hybrid_ir.evaluation.significance import Comparison, compare_trials, holm
+from hybrid_ir.evaluation.public_tasks import Task
+from hybrid_ir.evaluation.significance import Comparison, compare_queries, compare_trials, holm
 from hybrid_ir.measure_names import BIAS, HEADLINE, MEASURES
-from hybrid_ir.reports import write_comparison
+from hybrid_ir.reports import write_comparison, write_task_comparison
 from hybrid_ir.storage import is_uri, write_json
 from hybrid_ir.types import Collection, InputError
 
 SHOWN = (
     "checkpoint",
     *MEASURES,
+    "measures",
+    "over_queries",
+    "pairs",
     "intervals",
     "bias",
     "cost",
@@ -53,7 +57,7 @@ def name_encoders(encoders: Sequence[str], bm25: bool = False) -> dict[str, str]
 
 def compare_encoders(
     encoders: Mapping[str, str],
-    test: Collection,
+    test: Collection | Task,
     out: Path,
     experiment: Experiment,
     say: Callable[[str], None] = lambda line: None,
@@ -61,6 +65,8 @@ def compare_encoders(
 ) -> tuple[dict[str, dict[str, Any]], list[Comparison]]:
     """Measure each of `name_encoders`' encoders on the test, and each but the first against the first.
 
+    The test is a collection, or a task whose `content` is known: a test set with judgements, on which BM25 is not
+    ranked.
     Returns what each one's `metrics.json` holds, and the paired tests, p-values corrected over all of them (Holm). All
     encoders are loaded once before the first is measured, so that a wrong name is said in seconds. Of `experiment`,
     `encoder`, `evaluate` and `seed` are read, as `evaluate` reads them.
@@ -70,6 +76,8 @@ def compare_encoders(
         if summaries[label] is not None:
             say(f"{label}: measured before on the same test, taken from {out / label}")
         elif name == BM25:
+            if isinstance(test, Task):
+                raise InputError(f"BM25 is not ranked on {test.name}; leave it out with --no-bm25")
             say(f"{label}: ranking")
             summaries[label] = evaluate_bm25(test, out / label, experiment)
         else:
@@ -80,14 +88,17 @@ def compare_encoders(
             )
     known = {label: summary for label, summary in summaries.items() if summary is not None}
     comparisons = _against_the_first(known, out)
-    write_comparison(
-        out / "comparison.html",
-        title=f"{test.name}: {', '.join(known)}",
-        subtitle="Encoders as they are, measured on one test",
-        runs={label: {"summary": summary, "log": None} for label, summary in known.items()},
-        costs={label: summary["cost"] for label, summary in known.items()},
-        paired=[{**asdict(c), "verdict": c.verdict} for c in comparisons],
-    )
+    page: dict[str, Any] = {
+        "title": f"{test.name}: {', '.join(known)}",
+        "subtitle": "Encoders as they are, measured on one test",
+        "costs": {label: summary["cost"] for label, summary in known.items()},
+        "paired": [{**asdict(c), "verdict": c.verdict} for c in comparisons],
+    }
+    if isinstance(test, Collection):
+        runs = {label: {"summary": summary, "log": None} for label, summary in known.items()}
+        write_comparison(out / "comparison.html", runs=runs, **page)
+    else:
+        write_task_comparison(out / "comparison.html", summaries=known, **page)
     write_json(
         out / "comparison.json",
         {
@@ -105,6 +116,10 @@ def compare_encoders(
 
 def _against_the_first(summaries: Mapping[str, Mapping[str, Any]], out: Path) -> list[Comparison]:
     first, *others = summaries
+    if measures := summaries[first].get("measures"):  # of a task
+        files = {label: out / label / "per_query.parquet" for label in summaries}
+        pairs = [compare_queries((o, files[o]), (first, files[first]), list(measures)) for o in others]
+        return holm([comparison for of_other in pairs for comparison in of_other])
     # A test of one language has neither pairs of languages nor a distance between them.
     known = [{**summary, **summary["bias"]} for summary in summaries.values()]
     measures = [measure for measure in (*HEADLINE, *BIAS) if all(s[measure] is not None for s in known)]
@@ -118,7 +133,7 @@ def _against_the_first(summaries: Mapping[str, Mapping[str, Any]], out: Path) ->
     )
 
 
-def _measured_before(name: str, test: Collection, folder: Path, experiment: Experiment) -> dict[str, Any] | None:
+def _measured_before(name: str, test: Collection | Task, folder: Path, experiment: Experiment) -> dict[str, Any] | None:
     """What `folder` holds of this encoder, if it is of the same weights, test and settings."""
     model = None if name == BM25 else load_measured(name, experiment)
     made = made_from(model, test, experiment)

@@ -15,12 +15,13 @@ from hybrid_ir.data import (
     checked_text,
     files_by_language,
     read_json_lines,
-    read_tsv,
     resolve_files,
     title_and_text,
 )
 from hybrid_ir.evaluation.ranking import Encode, cross_off, measure_run, rank_passages, write_run
 from hybrid_ir.evaluation.tasks.result import TaskResult, per_query_table, task_counts
+from hybrid_ir.evaluation.test_sets.judged_set import texts_by_id
+from hybrid_ir.evaluation.test_sets.trec_files import read_qrels, read_topics
 from hybrid_ir.types import InputError, Passage
 
 MEASURES = ("nDCG@10", "R@100", "AP")
@@ -49,7 +50,7 @@ def load_miracl(
     qrels_of = miracl_files("qrels", root, split, list(topics_of)).files
     tests = {}
     for code, path in topics_of.items():
-        topics = _read_topics(path)
+        topics = {query_id: topic.text for query_id, topic in texts_by_id(read_topics(path), "topic").items()}
         qrels = _read_qrels(qrels_of[code], topics, path)
         corpus = resolve_files(corpus_root or root, f"*miracl-corpus-v1.0-{code}/docs-*.jsonl*")
         tests[code] = MiraclTest(topics, qrels, corpus)
@@ -109,28 +110,10 @@ def read_corpus(files: Sequence[Path]) -> Iterator[Passage]:
             yield Passage(record["docid"], checked_text(where, title_and_text(record)))
 
 
-def _read_topics(path: Path) -> dict[str, str]:
-    topics: dict[str, str] = {}
-    for where, fields in read_tsv(path, 2):
-        if len(fields) != 2 or not all(field.strip() for field in fields):
-            raise InputError(
-                f"{path.parent}/{where} is not a topic (query_id, tab, query): {fields[0][:80]!r}; copy it again"
-            )
-        if fields[0] in topics:
-            raise InputError(f"{path.parent}/{where} repeats topic {fields[0]!r}; keep one of them")
-        topics[fields[0]] = checked_text(where, fields[1].strip())
-    return topics
-
-
 def _read_qrels(path: Path, topics: Mapping[str, str], topics_path: Path) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    for where, fields in read_tsv(path, 4):
-        if len(fields) != 4 or fields[3].strip() not in ("0", "1"):
-            raise InputError(
-                f"{path.parent}/{where} is not a judgement (query_id, Q0, docid, 0 or 1): "
-                f"{' '.join(fields)[:80]!r}; copy it again"
-            )
-        qrels.setdefault(fields[0], {})[fields[2]] = int(fields[3])
+    for judgement in read_qrels(path, grades=(0, 1)):
+        qrels.setdefault(judgement.query_id, {})[judgement.doc_id] = judgement.grade
     if unknown := sorted(qrels.keys() - topics.keys()):
         raise InputError(
             f"{path} judges {len(unknown)} topics that {topics_path.name} lacks, the first is {unknown[0]!r}; "

@@ -22,12 +22,17 @@ from hybrid_ir.types import InputError, Rejected
 @dataclass(frozen=True, slots=True)
 class TaskResult:
     """`per_query` has query_id, language and a column for each measure, no value missing. `counts` is plain JSON:
-    what took part and what was left out. `chance` is what guessing scores, by measure, where that is not about 0."""
+    what took part and what was left out. `chance` is what guessing scores, by measure, where that is not about 0.
+
+    `per_pair` has query_id, language, passage_language and the measures in the pool of that language of passages; None
+    where all passages have one language, or each query's pool is of its own.
+    """
 
     measures: tuple[str, ...]
     per_query: pa.Table
     counts: dict[str, Any]
     chance: dict[str, float] = field(default_factory=dict)
+    per_pair: pa.Table | None = None
 
 
 def per_query_table(rows: Mapping[str, tuple[Sequence[str], Mapping[str, np.ndarray]]]) -> pa.Table:
@@ -67,6 +72,8 @@ def with_unread_files(result: TaskResult, unread: Sequence[Rejected]) -> TaskRes
 def summarize(result: TaskResult, *, seed: int = 0, resamples: int = 1000) -> dict[str, Any]:
     """`measures` (each a mean over languages of means over queries), `per_language`, `intervals`, `chance`, `counts`.
 
+    `over_queries` are means over all queries, as trec_eval's. Where there are pairs, `pairs` has a row for each.
+
     Intervals are percentiles of bootstrap resamples: each language's queries are drawn among themselves, so that every
     language keeps its size; `resamples=0` gives none. Queries count as independent: where languages translate one
     another (XCOPA), the interval of the mean is narrower than it should be.
@@ -88,11 +95,27 @@ def summarize(result: TaskResult, *, seed: int = 0, resamples: int = 1000) -> di
     ]
     return {
         "measures": {m: float(np.mean([row[m] for row in per_language.values()])) for m in result.measures},
+        "over_queries": dict(zip(result.measures, values.mean(axis=0).tolist(), strict=True)),
         "per_language": per_language,
         "intervals": percentile_intervals(result.measures, sum(means)),
         "chance": result.chance,
         "counts": result.counts,
+        **({} if result.per_pair is None else {"pairs": _mean_of_pairs(result.per_pair, result.measures)}),
     }
+
+
+def _mean_of_pairs(per_pair: pa.Table, measures: Sequence[str]) -> list[dict[str, Any]]:
+    """Of each pair of languages its measures, as means over the queries that have something relevant there."""
+    keys = ["language", "passage_language"]
+    means = per_pair.group_by(keys).aggregate([("query_id", "count"), *((measure, "mean") for measure in measures)])
+    return [
+        {
+            **{key: row[key] for key in keys},
+            "queries": row["query_id_count"],
+            **{measure: row[f"{measure}_mean"] for measure in measures},
+        }
+        for row in means.sort_by([(key, "ascending") for key in keys]).to_pylist()
+    ]
 
 
 def _mean_of_rows(values_NM: np.ndarray, rows: np.ndarray) -> np.ndarray:
