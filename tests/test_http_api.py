@@ -453,7 +453,8 @@ def test_requests_that_come_together_are_encoded_together_and_a_full_queue_says_
         release.gate = asyncio.Event()
         first = []
         for count in (1, 8):  # one is being encoded, eight wait
-            first += [asyncio.create_task(client.post("/search", json={"query": "river"})) for _ in range(count)]
+            bodies = [{"query": f"river {count} {n}"} for n in range(count)]  # no two are alike: each is encoded
+            first += [asyncio.create_task(client.post("/search", json=body)) for body in bodies]
             await asyncio.sleep(0.3)
         refused = await client.post("/search", json={"query": "one too many"})
         release.gate.set()
@@ -485,7 +486,8 @@ def test_queries_of_one_batch_are_each_searched_in_their_own_shards(folder):
     languages = [["ar"], ["en"], ["th"], None]
 
     async def ask(client, wanted):
-        answer = await client.post("/search", json={"query": "river number 7", "k": 30, "languages": wanted})
+        query = f"river number {languages.index(wanted)}"  # no two are alike: each is encoded
+        answer = await client.post("/search", json={"query": query, "k": 30, "languages": wanted})
         return ids(answer.json())
 
     async def requests(client):
@@ -500,7 +502,8 @@ def test_queries_of_one_batch_are_each_searched_in_their_own_shards(folder):
         await first
         return alone, await asyncio.gather(*together)
 
-    alone, together = concurrently(create_app(SearchService(release, SETTINGS)), requests)
+    settings = SETTINGS.model_copy(update={"query_cache": 0})
+    alone, together = concurrently(create_app(SearchService(release, settings)), requests)
     assert release.batches == [1, 4]
     assert together == alone
 
