@@ -590,7 +590,9 @@ def test_a_swap_under_load_mixes_nothing_and_its_rollback_is_immediate(tmp_path)
             while not stop.is_set():
                 answer = await client.post("/search", json={"query": "river", "k": 5})
                 assert answer.status_code == 200
-                seen.append((answer.json()["space_id"], {d.split("/")[0] for d in ids(answer.json())}))
+                hits = answer.json()["results"][0]["hits"]
+                labels = {hit["doc_id"].split("/")[0] for hit in hits}
+                seen.append((answer.json()["space_id"], labels, tuple(hit["score"] for hit in hits)))
 
         loads = [asyncio.create_task(ask()) for _ in range(8)]
         await asyncio.sleep(0.5)
@@ -609,6 +611,13 @@ def test_a_swap_under_load_mixes_nothing_and_its_rollback_is_immediate(tmp_path)
     assert back < 0.05
     spaces = {releases[label].manifest.space["id"]: {label} for label in ("old", "new")}
     assert len(spaces) == 2
-    assert all(spaces[space] == labels for space, labels in seen)
-    assert [labels for _, labels in (seen[0], seen[-1])] == [{"old"}, {"old"}]
-    assert {"new"} in [labels for _, labels in seen]
+    assert all(spaces[space] == labels for space, labels, _ in seen)
+    assert [labels for _, labels, _ in (seen[0], seen[-1])] == [{"old"}, {"old"}]
+    assert {"new"} in [labels for _, labels, _ in seen]
+    # All asked the same, so it came from the cache: each release from its own encoder's vector.
+    for label, release in releases.items():
+        uncached = SearchService(release, Serve(query_cache=0))
+        with TestClient(create_app(uncached), base_url=LOCAL) as client:
+            own = [hit["score"] for hit in search(client, "river", k=5)["results"][0]["hits"]]
+        (scores,) = {scores for _, labels, scores in seen if labels == {label}}
+        assert scores == pytest.approx(own, abs=1e-6)
