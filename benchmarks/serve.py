@@ -2,6 +2,9 @@
 turn.
 
 python benchmarks/serve.py --xquad DIR --peer PEERS/serve_peer.py      (needs wrk: apt-get install wrk)
+
+Each request asks what no request before it asked. With --repeated all ask the same hundred queries over and over, which
+is what a cache of queries can do; that is another table, and never mixed with the first.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -28,15 +32,24 @@ from pairs import make_inputs
 from hybrid_ir.data.sources.lareqa import lareqa_collection
 
 CLI = [sys.executable, "-m", "hybrid_ir.cli"]
-# Each request asks another question, so that no server answers from a cache.
+# Bodies in their order, beginning with the one whose number is given. A body lacks its end, `"}`: when all have been
+# sent, they are sent again with a number behind the query, which makes each a query that nobody has asked.
 LUA = """
 local lines = {}
 for line in io.lines("%s") do lines[#lines + 1] = line end
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
-local i = 0
-request = function() i = i %% #lines + 1; return wrk.format(nil, "/search", nil, lines[i]) end
+local number = 0
+init = function(args) number = tonumber(args[1]) end
+request = function()
+  local pass = math.floor(number / #lines)
+  local body = lines[number %% #lines + 1]
+  number = number + 1
+  if pass > 0 and not %s then body = body .. " " .. pass end
+  return wrk.format(nil, "/search", nil, body .. '"}')
+end
 """
+REPEATED = 100
 
 
 def wait_for_answer(url: str, process: subprocess.Popen[bytes]) -> None:
@@ -52,8 +65,11 @@ def wait_for_answer(url: str, process: subprocess.Popen[bytes]) -> None:
     sys.exit(f"no answer from {url}")
 
 
-def load(url: str, script: Path, connections: int, seconds: int) -> dict[str, float]:
-    """Requests/s, p50 and p99 in ms. Any answer that is not 200 ends the benchmark."""
+def load(url: str, script: Path, first: int, connections: int, seconds: int) -> dict[str, float]:
+    """Requests/s, p50 and p99 in ms, and the number of the first body that was not sent. It begins with number `first`.
+
+    Any answer that is not 200 ends the benchmark.
+    """
     command = [
         "wrk",
         "-t1",
@@ -65,6 +81,8 @@ def load(url: str, script: Path, connections: int, seconds: int) -> dict[str, fl
         "-s",
         str(script),
         url,
+        "--",
+        str(first),
     ]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
@@ -74,15 +92,19 @@ def load(url: str, script: Path, connections: int, seconds: int) -> dict[str, fl
         for p, v, u in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)", said)
     }
     (rate,) = re.findall(r"Requests/sec:\s+([\d.]+)", said)
-    return {"rps": float(rate), "p50": latency["50"], "p99": latency["99"]}
+    (answered,) = re.findall(r"(\d+) requests in", said)
+    # Each connection had one more under way.
+    following = first + int(answered) + connections
+    return {"rps": float(rate), "p50": latency["50"], "p99": latency["99"], "following": following}
 
 
 def measure(command: list[str], url: str, script: Path, seconds: int) -> dict[str, float]:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for_answer(url, process)
-        load(url, script, 32, 3)  # warm up
-        many, one = load(url, script, 32, seconds), load(url, script, 1, seconds)
+        warm = load(url, script, 0, 32, 3)
+        many = load(url, script, int(warm["following"]), 32, seconds)
+        one = load(url, script, int(many["following"]), 1, seconds)
         return {"rps32": many["rps"], "p50_32": many["p50"], "p99_32": many["p99"], "p50_1": one["p50"]}
     finally:
         process.send_signal(signal.SIGINT)
@@ -96,6 +118,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--repeated", action="store_true", help=f"all requests ask the same {REPEATED} queries")
     parser.add_argument("--keep", type=Path, help="folder to keep the index in, and to find it in")
     args = parser.parse_args()
     if shutil.which("wrk") is None:
@@ -107,10 +130,14 @@ def main() -> None:
         collection = lareqa_collection(args.xquad, "xquad-r")
         rows = {"doc_id": [c.doc_id for c in collection.candidates], "text": [c.text for c in collection.candidates]}
         pq.write_table(pa.table(rows), root / "passages.parquet")
-        questions = [json.dumps({"query": q.text, "k": 10}) for q in collection.queries[::13]]
-        (root / "queries.txt").write_text("\n".join(questions), encoding="utf-8")
+        texts = list(dict.fromkeys(q.text for q in collection.queries))
+        random.Random(0).shuffle(texts)  # languages mixed
+        if args.repeated:
+            texts = texts[:REPEATED]
+        bodies = [json.dumps({"k": 10, "query": text}).removesuffix('"}') for text in texts]
+        (root / "queries.txt").write_text("\n".join(bodies), encoding="utf-8")
         script = root / "post.lua"
-        script.write_text(LUA % (root / "queries.txt"), encoding="utf-8")
+        script.write_text(LUA % (root / "queries.txt", str(args.repeated).lower()), encoding="utf-8")
         if not (root / "index").exists():
             model, _, _ = make_inputs(args.xquad, root)
             build = ["index", "--checkpoint", str(model), "--passages", str(args.xquad), "--out", str(root / "index")]

@@ -293,6 +293,8 @@ def main() -> None:
         indices = {read_manifest(each).index_version: Path(each) for each in (args.index, str(args.other))}
         exact = {version: Exact(index, queries) for version, index in indices.items()}
         settings = ["serve.placement=distributed", "serve.replicas=2", "serve.cpus_per_replica=0.05", "serve.threads=1"]
+        # Fewer than there are queries: some are answered from the cache, and the encoders have work.
+        settings += ["serve.query_cache=64"]
         command = [*CLI, "serve", "--index", args.index, f"serve.port={args.port}", *settings]
         process = subprocess.Popen([*command, f"serve.max_queue={args.max_queue}"], stdin=subprocess.DEVNULL)
         try:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import httpx
@@ -106,20 +107,23 @@ class Service:
 
 
 class Load:
-    """Threads that search without a pause; the status of every answer, and what each said of its release."""
+    """Threads that search without a pause; the status of every answer, and what each said of its release.
+
+    Every query is a new one, so that each is encoded.
+    """
 
     def __init__(self, url: str, threads: int = 4, **body: object) -> None:
         self.statuses: Counter[object] = Counter()
         self.releases: set[tuple[str, frozenset[str]]] = set()
         self._stopped = threading.Event()
-        asked = {"query": "river number 7", "k": 3, **body}
-        self._threads = [threading.Thread(target=self._run, args=(url, asked)) for _ in range(threads)]
+        self._numbers = count(7)
+        self._threads = [threading.Thread(target=self._run, args=(url, {"k": 3, **body})) for _ in range(threads)]
 
     def _run(self, url: str, body: dict[str, object]) -> None:
         with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
             while not self._stopped.is_set():
                 try:
-                    answer = http.post("/search", json=body)
+                    answer = http.post("/search", json={"query": f"river number {next(self._numbers)}", **body})
                 except httpx.TransportError as error:
                     self.statuses[type(error).__name__] += 1
                     continue

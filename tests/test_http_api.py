@@ -453,7 +453,8 @@ def test_requests_that_come_together_are_encoded_together_and_a_full_queue_says_
         release.gate = asyncio.Event()
         first = []
         for count in (1, 8):  # one is being encoded, eight wait
-            first += [asyncio.create_task(client.post("/search", json={"query": "river"})) for _ in range(count)]
+            bodies = [{"query": f"river {count} {n}"} for n in range(count)]  # no two are alike: each is encoded
+            first += [asyncio.create_task(client.post("/search", json=body)) for body in bodies]
             await asyncio.sleep(0.3)
         refused = await client.post("/search", json={"query": "one too many"})
         release.gate.set()
@@ -485,7 +486,8 @@ def test_queries_of_one_batch_are_each_searched_in_their_own_shards(folder):
     languages = [["ar"], ["en"], ["th"], None]
 
     async def ask(client, wanted):
-        answer = await client.post("/search", json={"query": "river number 7", "k": 30, "languages": wanted})
+        query = f"river number {languages.index(wanted)}"  # no two are alike: each is encoded
+        answer = await client.post("/search", json={"query": query, "k": 30, "languages": wanted})
         return ids(answer.json())
 
     async def requests(client):
@@ -500,7 +502,8 @@ def test_queries_of_one_batch_are_each_searched_in_their_own_shards(folder):
         await first
         return alone, await asyncio.gather(*together)
 
-    alone, together = concurrently(create_app(SearchService(release, SETTINGS)), requests)
+    settings = SETTINGS.model_copy(update={"query_cache": 0})
+    alone, together = concurrently(create_app(SearchService(release, settings)), requests)
     assert release.batches == [1, 4]
     assert together == alone
 
@@ -587,7 +590,9 @@ def test_a_swap_under_load_mixes_nothing_and_its_rollback_is_immediate(tmp_path)
             while not stop.is_set():
                 answer = await client.post("/search", json={"query": "river", "k": 5})
                 assert answer.status_code == 200
-                seen.append((answer.json()["space_id"], {d.split("/")[0] for d in ids(answer.json())}))
+                hits = answer.json()["results"][0]["hits"]
+                labels = {hit["doc_id"].split("/")[0] for hit in hits}
+                seen.append((answer.json()["space_id"], labels, tuple(hit["score"] for hit in hits)))
 
         loads = [asyncio.create_task(ask()) for _ in range(8)]
         await asyncio.sleep(0.5)
@@ -606,6 +611,13 @@ def test_a_swap_under_load_mixes_nothing_and_its_rollback_is_immediate(tmp_path)
     assert back < 0.05
     spaces = {releases[label].manifest.space["id"]: {label} for label in ("old", "new")}
     assert len(spaces) == 2
-    assert all(spaces[space] == labels for space, labels in seen)
-    assert [labels for _, labels in (seen[0], seen[-1])] == [{"old"}, {"old"}]
-    assert {"new"} in [labels for _, labels in seen]
+    assert all(spaces[space] == labels for space, labels, _ in seen)
+    assert [labels for _, labels, _ in (seen[0], seen[-1])] == [{"old"}, {"old"}]
+    assert {"new"} in [labels for _, labels, _ in seen]
+    # All asked the same, so it came from the cache: each release from its own encoder's vector.
+    for label, release in releases.items():
+        uncached = SearchService(release, Serve(query_cache=0))
+        with TestClient(create_app(uncached), base_url=LOCAL) as client:
+            own = [hit["score"] for hit in search(client, "river", k=5)["results"][0]["hits"]]
+        (scores,) = {scores for _, labels, scores in seen if labels == {label}}
+        assert scores == pytest.approx(own, abs=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from hybrid_ir.index.query import ShardQuery
 from hybrid_ir.serving.batcher import Batcher
-from hybrid_ir.serving.measured import measured
+from hybrid_ir.serving.query_cache import QueryCache
+from hybrid_ir.serving.ray_serve.measured import measured
 from hybrid_ir.serving.release import Encoded
 
 
@@ -70,14 +72,14 @@ def test_a_request_that_is_never_answered_is_counted_too():
 class HangingRelease:
     """An encoder that answers when it is let go; a shard that fails."""
 
-    manifest = SimpleNamespace(shards=[SimpleNamespace(name="000", languages={"en": (0, 1)})])
+    manifest = SimpleNamespace(space={"id": "space"}, shards=[SimpleNamespace(name="000", languages={"en": (0, 1)})])
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
 
     async def encode(self, texts, role):
         await self.go.wait()
-        return Encoded(np.zeros((len(texts), 2), np.float32), 0, np.zeros(len(texts), bool))
+        return Encoded(np.zeros((len(texts), 2), np.float32), np.zeros(len(texts), int), np.zeros(len(texts), bool))
 
     async def search(self, shard, vectors, queries):
         raise RuntimeError("down")
@@ -87,7 +89,9 @@ def test_a_queue_behind_an_encoder_that_hangs_grows_older_and_a_failing_shard_is
     async def run():
         seen: Counter[str] = Counter()
         release = HangingRelease()
-        batcher = Batcher(release, 4, lambda name, value, labels: seen.update([name]))  # type: ignore[arg-type]
+        observe: Any = lambda name, value, labels: seen.update([name])  # noqa: E731
+        encode = partial(QueryCache(0, observe).encode, release)  # type: ignore[arg-type]
+        batcher = Batcher(release, encode, 4, observe)  # type: ignore[arg-type]
         assert batcher.waited_s() == 0
         futures = [batcher.submit(f"query {i}", ShardQuery(3)) for i in range(6)]
         await asyncio.sleep(0.05)

@@ -172,7 +172,8 @@ def test_search_in_the_terminal(local):
 
 
 def test_metrics_reach_ray(local):
-    local.client.search("river", languages=["ar"])
+    for _ in range(2):
+        local.client.search("river", languages=["ar"])
     with pytest.raises(InputError):
         local.client.search("river", languages=["xx"])
     missing: set[str] = set()
@@ -185,6 +186,8 @@ def test_metrics_reach_ray(local):
             "# TYPE ray_hybrid_ir_shard_duration_seconds histogram",
             "# TYPE ray_hybrid_ir_batch_size histogram",
             "# TYPE ray_hybrid_ir_requests_total counter",
+            "ray_hybrid_ir_query_cache_hits_total{",
+            "ray_hybrid_ir_query_cache_misses_total{",
             "ray_hybrid_ir_request_duration_seconds_bucket{",
             "ray_hybrid_ir_queue_length{",
             "ray_hybrid_ir_queue_oldest_seconds{",

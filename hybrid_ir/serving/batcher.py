@@ -1,6 +1,6 @@
 """Micro-batches of one release's queries.
 
-In: a text with what is asked of the shards. Out: the searches that its batch has started.
+In: a text with what is asked of the shards, and what encodes texts. Out: the searches that its batch has started.
 A batch takes what has come and never waits to fill: alone, a query goes at once; under load the next batch gathers
 while the one before is encoded.
 """
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
 from hybrid_ir.index import Manifest, ShardQuery
-from hybrid_ir.serving.release import Release, ShardAnswer
+from hybrid_ir.serving.release import Encoded, Release, ShardAnswer
 
 Observe = Callable[[str, float, dict[str, str]], None]
 """Receives (metric name, value, labels)."""
@@ -48,8 +48,14 @@ class Started:
 class Batcher:
     """Encodes waiting queries together and starts their searches, one batch after the other, for one release."""
 
-    def __init__(self, release: Release, max_batch: int, observe: Observe) -> None:
-        self._release, self._max_batch, self._observe = release, max_batch, observe
+    def __init__(
+        self,
+        release: Release,
+        encode: Callable[[Sequence[str]], Awaitable[Encoded]],
+        max_batch: int,
+        observe: Observe,
+    ) -> None:
+        self._release, self._encode, self._max_batch, self._observe = release, encode, max_batch, observe
         # Those that wait, in their order. One that is cancelled leaves at once, also while the encoder hangs.
         self._waiting: dict[asyncio.Future[Started], _Waiting] = {}
         self._worker: asyncio.Task[None] | None = None
@@ -86,7 +92,7 @@ class Batcher:
             start = time.perf_counter()
             self._encoding = batch
             try:
-                encoding = await self._release.encode([item.text for item in batch], "query")
+                encoding = await self._encode([item.text for item in batch])
             except Exception as error:  # handed to the requests, which answer with it
                 for item in batch:
                     if not item.started.done():
@@ -96,7 +102,6 @@ class Batcher:
                 self._encoding = []
                 encoded = time.perf_counter()
                 self._observe("batch_size", len(batch), {})
-                self._observe("encode_duration_seconds", encoded - start, {})
             # While this batch is searched the next is encoded, and no more than that.
             if searching:
                 await asyncio.wait(searching, timeout=STALL_S)

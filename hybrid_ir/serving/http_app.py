@@ -143,6 +143,7 @@ def _create_routes(
         """Unit vectors of texts, in the index's space; compatible with OpenAI's client."""
         wanted = await read(request, api.EmbeddingsRequest)
         encoded, space_id = await _while_connected(request, service.embed(wanted))
+        tokens = int(encoded.tokens.sum())
         if wanted.encoding_format == "base64":
             rows: list[Any] = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in encoded.vectors]
         else:
@@ -155,7 +156,7 @@ def _create_routes(
                     for i, (row, cut) in enumerate(zip(rows, encoded.cut.tolist(), strict=True))
                 ],
                 "model": space_id,
-                "usage": {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens},
+                "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
                 "space_id": space_id,
             }
         )

@@ -1,6 +1,6 @@
 """The encoder as a service uses it: checked against the index, and made for small batches.
 
-In: texts and their role. Out: unit vectors, how many tokens were encoded, and which texts were longer than it reads.
+In: texts and their role. Out: unit vectors, tokens of each text, and which texts were longer than it reads.
 """
 
 from __future__ import annotations
@@ -37,4 +37,4 @@ class QueryEncoder:
     def __call__(self, texts: Sequence[str], role: str) -> Encoded:
         """`role` is query or document."""
         tokens = self._reader.read(texts, role)
-        return Encoded(self._embedder(tokens).cpu().numpy(), len(tokens.flat), tokens.cut)
+        return Encoded(self._embedder(tokens).cpu().numpy(), tokens.lengths, tokens.cut)

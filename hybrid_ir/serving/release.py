@@ -27,8 +27,8 @@ class Encoded(NamedTuple):
 
     vectors: np.ndarray
     """(Q, D) float32, unit length."""
-    tokens: int
-    """Of all texts, prefixes included."""
+    tokens: np.ndarray
+    """(Q,) integers: tokens of each text, its prefix included."""
     cut: np.ndarray
     """(Q,) bool: whether the text was longer than the encoder reads."""
 

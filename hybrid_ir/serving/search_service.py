@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,21 +20,32 @@ from hybrid_ir.serving.answers import ready_body, search_body, stats_body
 from hybrid_ir.serving.api import EmbeddingsRequest, SearchRequest
 from hybrid_ir.serving.batcher import Batcher, Observe, Started, needed_shards
 from hybrid_ir.serving.checks import RequestError, check_model, check_texts, shard_query
+from hybrid_ir.serving.query_cache import QueryCache
 from hybrid_ir.serving.release import Encoded, Release, ShardDown
 
 
 class _Serving:
-    """A release with its queue."""
+    """A release with its queues."""
 
-    def __init__(self, release: Release, settings: Serve, observe: Observe) -> None:
-        self.release = release
-        self.batcher = Batcher(release, settings.max_batch, observe)
+    def __init__(self, release: Release, settings: Serve, observe: Observe, cache: QueryCache) -> None:
+        self.release, self._cache = release, cache
+        encode = partial(cache.encode, release)
+        self._new = Batcher(release, encode, settings.max_batch, observe)
+        # Queries whose vectors are known do not wait for a forward pass over those of others.
+        self._known = Batcher(release, encode, settings.max_batch, observe)
         self.embedding = 0  # inputs of /v1/embeddings that wait
         self.lossy = not is_flat(release.manifest.codec)
 
     @property
     def waiting(self) -> int:
-        return len(self.batcher) + self.embedding
+        return len(self._new) + len(self._known) + self.embedding
+
+    def waited_s(self) -> float:
+        return max(self._new.waited_s(), self._known.waited_s())
+
+    def submit(self, text: str, query: ShardQuery) -> asyncio.Future[Started]:
+        batcher = self._known if self._cache.holds(self.release, text) else self._new
+        return batcher.submit(text, query)
 
 
 class SearchService:
@@ -42,7 +54,8 @@ class SearchService:
     def __init__(self, release: Release, settings: Serve, observe: Observe = lambda name, value, labels: None) -> None:
         self.settings = settings
         self._observe = observe
-        self._active = _Serving(release, settings, observe)
+        self._cache = QueryCache(settings.query_cache, observe)
+        self._active = _Serving(release, settings, observe, self._cache)
         self._held: dict[str, _Serving] = {}
         self.previous: str | None = None
         self.wanted = release.index, release.manifest.index_version
@@ -53,7 +66,7 @@ class SearchService:
 
     def hold(self, release: Release) -> None:
         """Keep a loaded release ready to be activated."""
-        self._held[release.key] = _Serving(release, self.settings, self._observe)
+        self._held[release.key] = _Serving(release, self.settings, self._observe, self._cache)
 
     def holds(self, key: str) -> bool:
         return key in self._held or key == self.release.key
@@ -114,12 +127,15 @@ class SearchService:
         space = serving.release.manifest.space
         check_model(request, space)
         self._check_queue(serving, len(texts))
-        role = "query" if request.input_type == "query" else "document"
+        # Passages are not kept: they are not posted again, and would take the place of queries.
+        encode = partial(serving.release.encode, role="document")
+        if request.input_type == "query":
+            encode = partial(self._cache.encode, serving.release)
         serving.embedding += len(texts)
         try:
             async with asyncio.timeout(self.settings.deadline_ms / 1000):
                 parts = [
-                    await serving.release.encode(texts[i : i + self.settings.max_batch], role)
+                    await encode(texts[i : i + self.settings.max_batch])
                     for i in range(0, len(texts), self.settings.max_batch)
                 ]
         except TimeoutError:
@@ -129,7 +145,7 @@ class SearchService:
         finally:
             serving.embedding -= len(texts)
         vectors, tokens, cut = zip(*parts, strict=True)
-        return Encoded(np.concatenate(vectors), sum(tokens), np.concatenate(cut)), space["id"]
+        return Encoded(np.concatenate(vectors), np.concatenate(tokens), np.concatenate(cut)), space["id"]
 
     def ready(self) -> dict[str, Any]:
         """A `Ready` as plain data."""
@@ -141,7 +157,7 @@ class SearchService:
 
     def waited_s(self) -> float:
         """Seconds that the first of the queries has waited to be encoded."""
-        return self._active.batcher.waited_s()
+        return self._active.waited_s()
 
     @property
     def waiting(self) -> int:
@@ -166,7 +182,7 @@ class SearchService:
 
         Whatever ends this, a hang-up of the client too, takes what still waits out of the queue.
         """
-        futures = [serving.batcher.submit(text, query) for text in texts]
+        futures = [serving.submit(text, query) for text in texts]
         try:
             await asyncio.wait(futures, timeout=deadline - time.perf_counter())
             for future in futures:

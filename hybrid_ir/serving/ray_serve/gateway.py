@@ -18,9 +18,9 @@ from starlette.types import ASGIApp
 
 from hybrid_ir.config import Serve
 from hybrid_ir.serving.http_app import create_app
-from hybrid_ir.serving.measured import measured
 from hybrid_ir.serving.ray_serve.distributed_release import DistributedRelease
 from hybrid_ir.serving.ray_serve.gateway_metrics import GatewayMetrics
+from hybrid_ir.serving.ray_serve.measured import measured
 from hybrid_ir.serving.ray_serve.registry import Spec, State, registry, release_key, retire
 from hybrid_ir.serving.release import Release
 from hybrid_ir.serving.search_service import SearchService

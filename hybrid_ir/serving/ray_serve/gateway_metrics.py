@@ -21,7 +21,7 @@ class GatewayMetrics:
 
     HISTOGRAMS: ClassVar = {
         "request_duration_seconds": ("From a request to its answer, errors too", SECONDS, ("route", "code")),
-        "encode_duration_seconds": ("Encoding of a micro-batch", SECONDS, ()),
+        "encode_duration_seconds": ("Encoding of those of a micro-batch that are not in the cache", SECONDS, ()),
         "shard_duration_seconds": ("Search of a micro-batch in a shard", SECONDS, ("shard",)),
         "batch_size": ("Queries in a micro-batch", [1, 2, 4, 8, 16, 32, 64], ()),
     }
@@ -29,6 +29,8 @@ class GatewayMetrics:
         "requests": ("Requests by their answer's status; 499: the client left", ("route", "code")),
         "searches": ("Searches by language asked for; all where none is", ("language",)),
         "missing_shards": ("Searches that a shard did not answer", ("shard",)),
+        "query_cache_hits": ("Queries whose vectors were there", ()),
+        "query_cache_misses": ("Queries that had to be encoded", ()),
     }
     GAUGES: ClassVar = {
         "queue_length": ("Texts that wait to be encoded", ()),
