@@ -7,10 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import open_index, search, unit, write_index
 
-from hybrid_ir.index import shard as shard_module
-from hybrid_ir.index.exact import exact_scores, exact_top
+from hybrid_ir.index import exact as exact_module, shard as shard_module
+from hybrid_ir.index.exact import as_float32, exact_scores, exact_top
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import Found, ShardQuery, merge
+from hybrid_ir.index.recent import Recent
+from hybrid_ir.index.shard import open_shard
 
 LANGUAGES = ("de", "en", "es", "sw")
 D = 16
@@ -145,6 +147,76 @@ def test_a_score_does_not_depend_on_what_is_scored_beside_it(dimension):
         moved[:] = vectors[rows]
         np.testing.assert_array_equal(exact_scores(query, moved), alone[rows])
     np.testing.assert_allclose(alone, vectors.astype(np.float64) @ query, atol=2e-5)
+    # Several queries, each with rows of its own.
+    rows = rng.integers(300, size=(9, 41))
+    together = exact_scores(np.stack([query, -query, 2 * query] * 3), vectors[rows])
+    np.testing.assert_array_equal(together, alone[rows] * np.asarray([1, -1, 2] * 3, np.float32)[:, None])
+
+
+def test_every_float16_becomes_the_equal_float32():
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = np.isfinite(halves)
+    assert finite.sum() == 2**16 - 2**11  # the largest exponent, of both signs, is infinity and NaN
+    made, expected = as_float32(halves[finite]), halves[finite].astype(np.float32)
+    np.testing.assert_array_equal(made.view(np.uint32), expected.view(np.uint32))  # so -0.0 is not 0.0
+    for half in halves[~finite][:: 2**4]:
+        made = as_float32(np.asarray([1, half, 2], np.float16))
+        np.testing.assert_array_equal(made, np.asarray([1, half, 2], np.float32))
+
+
+@pytest.mark.parametrize("dimension", [7, 16, 384])
+@pytest.mark.parametrize("block", [64, 16_384])
+def test_a_scan_of_mapped_float16_finds_the_best_exact_scores(tmp_path, monkeypatch, dimension, block):
+    """Alone and in a batch, of ranges and of single rows, and with ties: every fifth vector stands there twice."""
+    monkeypatch.setattr(exact_module, "BLOCK", block)
+    rng = np.random.default_rng(dimension)
+    vectors = unit(rng.normal(size=(500, dimension))).astype(np.float16)
+    vectors[1::5] = vectors[::5]
+    np.save(tmp_path / "vectors.npy", vectors)
+    mapped = np.asarray(np.load(tmp_path / "vectors.npy", mmap_mode="r"))
+    queries = unit(vectors[[0, 250, 499]].astype(np.float32) + 0.1 * rng.normal(size=(3, dimension)))
+    single = np.sort(rng.choice(500, size=200, replace=False))
+    asked = [([(0, 500)], np.arange(500)), ([(3, 90), (200, 470)], np.r_[3:90, 200:470]), (single, single)]
+    for rows, numbers in asked:
+        together = exact_top(queries, mapped, rows, 10)
+        for n, query in enumerate(queries):
+            scores = {int(row): float(exact_scores(query, vectors[row : row + 1])[0]) for row in numbers}
+            tenth = sorted(scores.values())[-10]
+            expected = {row: score for row, score in scores.items() if score >= tenth}
+            alone = exact_top(queries[n : n + 1], mapped, rows, 10)[0]
+            for found in (together[n], alone):
+                assert dict(zip(found[1].tolist(), found[0].tolist(), strict=True)) == expected
+
+
+def test_shards_of_one_process_find_the_nearest_lists_of_a_batch_once(tmp_path, monkeypatch):
+    manifest = write_index(tmp_path / "i", PASSAGES, VECTORS, codec="IVF32,SQ8", shards=3)
+    calls = []
+    find = shard_module.nearest_lists
+
+    def counted(queries, centroids, nprobe):
+        calls.append(nprobe)
+        return find(queries, centroids, nprobe)
+
+    monkeypatch.setattr(shard_module, "nearest_lists", counted)
+    queries = [ShardQuery(10)] * 2
+    together = search(open_index(tmp_path / "i", manifest), VECTORS[:2], queries)
+    assert len(calls) == 1
+    apart = [open_shard(tmp_path / "i", manifest, n) for n in range(3)]
+    assert search(apart, VECTORS[:2], queries) == together
+    assert len(calls) == 4
+    # Other queries have other lists.
+    (first,) = search(apart, VECTORS[2:3], queries[:1])
+    assert first[0][0] == 2
+    assert len(calls) == 7
+
+
+def test_the_value_that_was_not_asked_for_longest_makes_room():
+    made = []
+    recent = Recent(2)
+    for key in "aabacab":
+        assert recent.get(key, lambda key=key: made.append(key) or key.upper()) == key.upper()
+    # c takes the place of b, for a was asked for after b; and b that of c.
+    assert made == ["a", "b", "c", "b"]
 
 
 def test_a_shard_that_did_not_answer_is_left_out_of_the_merge():

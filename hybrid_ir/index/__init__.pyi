@@ -21,5 +21,6 @@ from .query import (
     is_flat as is_flat,
     merge as merge,
 )
-from .shard import Shard as Shard, open_shard as open_shard
+from .recent import Recent as Recent
+from .shard import Shard as Shard, open_shard as open_shard, recent_lists as recent_lists
 from .writing import prune_versions as prune_versions

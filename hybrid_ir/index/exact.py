@@ -1,9 +1,9 @@
 """Exact search: the best rows by dot product, the same alone or in a batch, whatever rows are beside them.
 
-In: unit vectors of queries and of stored passages. Out: scores and rows. BLAS sums in an order that depends on the
+In: unit vectors of queries and of stored passages. Out: scores and rows. FAISS sums in an order that depends on the
 batch, so its scores only choose candidates, with a margin; a score is then summed pair by pair.
 
-Q queries, D dimensions, C candidates.
+Q queries, D dimensions, C candidates, N stored vectors.
 """
 
 from __future__ import annotations
@@ -15,16 +15,43 @@ import faiss
 import numpy as np
 
 MARGIN = 16
-"""Candidates beyond k that BLAS scores choose."""
+"""Candidates beyond k that FAISS's scores choose."""
 TIE = 1e-5
-"""Two BLAS scores of unit vectors closer than this may be out of order (float32 errs by about 1e-7)."""
+"""Two of FAISS's scores of unit vectors closer than this may be out of order (float32 errs by about 1e-7)."""
 BLOCK = 16_384
 
 
-def exact_scores(query: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """(C,) float32: dot products of one query (D,) with vectors (C, D), each row summed on its own, whatever rows
-    are beside it (einsum's plain loop, not BLAS)."""
-    return np.einsum("cd,d->c", vectors.astype(np.float32, copy=False), query)
+def exact_scores(queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """(..., C) float32: dot products of queries (..., D) with vectors (..., C, D), each summed on its own, whatever is
+    beside it (einsum's plain loop, not BLAS)."""
+    return np.einsum("...cd,...d->...c", as_float32(vectors), queries)
+
+
+def as_float32(vectors: np.ndarray) -> np.ndarray:
+    """Equal numbers in float32, of float16 or float32. numpy's own conversion takes three times as long.
+
+    The bits of a float16 are put at their places of a float32 (IEEE 754), whose exponent then is 112 too small.
+    """
+    if vectors.dtype == np.float32:
+        return vectors
+    bits = vectors.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= np.int32(-0x7000_0001)  # 0x8FFF_FFFF: the copies of the sign bit go
+    floats = bits.view(np.float32)
+    floats *= np.float32(2.0**112)
+    if floats.max(initial=0) >= 2**16 or floats.min(initial=0) <= -(2**16):
+        return vectors.astype(np.float32)  # infinities and NaN, which this makes numbers of
+    return floats
+
+
+def score_rows(queries: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(Q, C) float32: exact scores of queries (Q, D) with their rows (Q, C) of vectors (N, D)."""
+    scores = np.empty(rows.shape, np.float32)
+    step = max(1, 1024 // max(1, rows.shape[1]))  # what is gathered stays in the processor's cache
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        scores[part] = exact_scores(queries[part], vectors[rows[part]])
+    return scores
 
 
 def exact_top(
@@ -35,21 +62,20 @@ def exact_top(
     In no order. Fewer than k where there are fewer rows; more where rows tie with the k-th: the caller cuts, by id.
     """
     count = len(rows) if isinstance(rows, np.ndarray) else sum(end - start for start, end in rows)
-    results: list[Any] = [(np.empty(0, np.float32), np.empty(0, np.int64))] * len(queries)
+    results = [(np.empty(0, np.float32), np.empty(0, np.int64))] * len(queries)
     open_ = np.arange(len(queries))
     ask = min(count, k + MARGIN)
     while len(open_) and count:
-        rough, candidates = _scan_top(queries[open_], vectors, rows, ask)
-        again = []
-        for i, rough_scores, found in zip(open_, rough, candidates, strict=True):
-            scores = exact_scores(queries[i], vectors[found])
-            kth = np.partition(scores, -k)[-k] if len(scores) >= k else -np.inf
-            if ask < count and rough_scores.min() >= kth - TIE:
-                again.append(i)  # a row that was not returned may score as high as the k-th
-                continue
-            keep = np.flatnonzero(scores >= kth)
-            results[i] = scores[keep], found[keep]
-        open_ = np.asarray(again, dtype=np.int64)
+        asked = queries[open_]
+        rough, found = _scan_top(asked, vectors, rows, ask)
+        scores = score_rows(asked, vectors, found)
+        kth = np.partition(scores, -k, axis=1)[:, -k] if ask >= k else np.full(len(open_), -np.inf, np.float32)
+        # A row that was not returned may score as high as the k-th.
+        unsure = (rough.min(axis=1) >= kth - TIE) & (ask < count)
+        keep = scores >= kth[:, None]
+        for n in np.flatnonzero(~unsure):
+            results[open_[n]] = scores[n, keep[n]], found[n, keep[n]]
+        open_ = open_[unsure]
         ask = min(count, ask * 8)
     return results
 
@@ -57,12 +83,11 @@ def exact_top(
 def _scan_top(
     queries: np.ndarray, vectors: np.ndarray, rows: Sequence[tuple[int, int]] | np.ndarray, ask: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, <= ask) BLAS scores and rows of the best, block by block so that memory stays that of a block."""
+    """(Q, <= ask) FAISS's scores and rows of the best, block by block."""
     best: tuple[np.ndarray, np.ndarray] | None = None
-    for block, numbers in _blocks(vectors, rows):
-        k = min(ask, len(block))
-        scores, places = faiss.knn(queries, block, k, metric=faiss.METRIC_INNER_PRODUCT)
-        found = (scores, numbers[places])
+    for block, numbers in _blocks(vectors, rows, len(queries)):
+        scores, places = _faiss_top(queries, block, min(ask, len(block)))
+        found = (scores, places + numbers if isinstance(numbers, int) else numbers[places])
         if best is not None:
             scores, places = (np.concatenate(both, axis=1) for both in zip(best, found, strict=True))
             if scores.shape[1] > ask:
@@ -75,19 +100,34 @@ def _scan_top(
 
 
 def _blocks(
-    vectors: np.ndarray, rows: Sequence[tuple[int, int]] | np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(float32 matrix, row numbers): whole ranges where they are float32 already, else pieces to convert or gather."""
+    vectors: np.ndarray, rows: Sequence[tuple[int, int]] | np.ndarray, queries: int
+) -> Iterator[tuple[np.ndarray, np.ndarray | int]]:
+    """(vectors, their row numbers or the first of them): ranges as they lie, and pieces that are gathered.
+
+    For several queries a range of float16 goes in pieces, which stay in the processor's cache from query to query.
+    BLAS makes its own of float32.
+    """
     if isinstance(rows, np.ndarray):
         for start in range(0, len(rows), BLOCK):
             numbers = rows[start : start + BLOCK]
-            yield vectors[numbers].astype(np.float32), numbers
+            yield vectors[numbers], numbers
         return
     for start, end in rows:
-        step = end - start if vectors.dtype == np.float32 else BLOCK
-        for first in range(start, end, max(1, step)):
-            last = min(first + step, end)
-            yield np.asarray(vectors[first:last], dtype=np.float32), np.arange(first, last)
+        step = BLOCK if queries > 1 and vectors.dtype == np.float16 else max(1, end - start)
+        for first in range(start, end, step):
+            yield vectors[first : min(first + step, end)], first
+
+
+def _faiss_top(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(Q, k) FAISS's scores and places in the block. Neither kind of vectors is copied."""
+    if block.dtype == np.float32:
+        return faiss.knn(queries, block, k, metric=faiss.METRIC_INNER_PRODUCT)
+    # FAISS's codes of QT_fp16 are the float16 themselves, row by row.
+    index: Any = faiss.IndexScalarQuantizer(block.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    nobody: Any = faiss.MaybeOwnedVectorUInt8()  # its owner is null: numpy owns the bytes, and outlives the search
+    index.codes = nobody.create_view(faiss.swig_ptr(block.view(np.uint8)), block.nbytes, nobody.owner)
+    index.ntotal = len(block)
+    return index.search(queries, k)
 
 
 def nearest_lists(queries: np.ndarray, centroids: np.ndarray, nprobe: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,10 +137,6 @@ def nearest_lists(queries: np.ndarray, centroids: np.ndarray, nprobe: int) -> tu
         rough = np.broadcast_to(np.arange(ask), (len(queries), ask))
     else:
         _, rough = faiss.knn(queries, centroids, ask, metric=faiss.METRIC_INNER_PRODUCT)
-    lists = np.empty((len(queries), nprobe), dtype=np.int64)
-    scores = np.empty((len(queries), nprobe), dtype=np.float32)
-    for i, numbers in enumerate(rough):
-        exact = exact_scores(queries[i], centroids[numbers])
-        order = np.lexsort((numbers, -exact))[:nprobe]
-        lists[i], scores[i] = numbers[order], exact[order]
-    return lists, scores
+    exact = score_rows(queries, centroids, rough)
+    order = np.lexsort((rough, -exact))[:, :nprobe]
+    return np.take_along_axis(rough, order, axis=1), np.take_along_axis(exact, order, axis=1)

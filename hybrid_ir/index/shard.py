@@ -13,8 +13,6 @@ Q queries, D dimensions, C candidates.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,15 +22,17 @@ from typing import Any
 import faiss
 import numpy as np
 
-from hybrid_ir.index.exact import exact_scores, exact_top, nearest_lists
+from hybrid_ir.index.exact import exact_top, nearest_lists, score_rows
 from hybrid_ir.index.folder import REBUILD, Manifest, ShardEntry, check_files, is_lists, local_files
 from hybrid_ir.index.passages import IndexedPassage, PassageTable
 from hybrid_ir.index.query import Found, ShardQuery, depth, is_flat
+from hybrid_ir.index.recent import Recent
 from hybrid_ir.types import InputError
 
 EXACT_BELOW = 20_000
 """A language filter that leaves fewer passages than this is scanned: an IVF visits too few lists to find them."""
 _MASKS = 64
+_BATCHES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,15 +82,17 @@ class Shard:
     Searching is thread-safe.
     """
 
-    def __init__(self, folder: Path, entry: ShardEntry, totals: Totals, passages: PassageTable) -> None:
+    def __init__(
+        self, folder: Path, entry: ShardEntry, totals: Totals, passages: PassageTable, nearest: Recent
+    ) -> None:
         self.entry = entry
         self.rows = entry.rows
         self.passages = passages
         self.totals = totals
         self.ids = np.asarray(np.load(folder / "ids.npy", mmap_mode="r"))
         self._index: Any = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
-        self._masks: OrderedDict[Any, Any] = OrderedDict()
-        self._lock = threading.Lock()
+        self._masks = Recent(_MASKS)
+        self._nearest = nearest
         if is_flat(totals.codec):
             self.vectors = faiss.rev_swig_ptr(self._index.get_xb(), self.rows * self._index.d).reshape(self.rows, -1)
         else:
@@ -136,8 +138,9 @@ class Shard:
         rows = self._rows_where(languages, metadata) if metadata else self._ranges(languages)
         found = []
         for scores, best in exact_top(vectors, self.vectors, rows, k):
-            order = np.lexsort((self.ids[best], -scores))[:k]
-            scores, best = scores[order], best[order]
+            if len(best) > k:
+                order = np.lexsort((self.ids[best], -scores))[:k]
+                scores, best = scores[order], best[order]
             found.append(Found(scores, scores, self.ids[best], best))
         return found
 
@@ -150,27 +153,33 @@ class Shard:
         parameters.nprobe, parameters.sel = lists.shape[1], selector
         found: list[Found | None] = [None] * len(vectors)
         open_ = np.arange(len(vectors))
+        x, lists, list_scores = (np.ascontiguousarray(a) for a in (vectors, lists, list_scores))
         ask = min(self.rows, wanted + 32)
         while len(open_):
             codec_scores = np.empty((len(open_), ask), dtype=np.float32)
             rows = np.empty((len(open_), ask), dtype=np.int64)
-            x, keys, coarse = (np.ascontiguousarray(a[open_]) for a in (vectors, lists, list_scores))
             index.search_preassigned_c(
-                len(x), faiss.swig_ptr(x), ask, faiss.swig_ptr(keys), faiss.swig_ptr(coarse),
+                len(x), faiss.swig_ptr(x), ask, faiss.swig_ptr(lists), faiss.swig_ptr(list_scores),
                 faiss.swig_ptr(codec_scores), faiss.swig_ptr(rows), False, parameters,
             )  # fmt: skip
-            again = []
-            for i, scores, passing in zip(open_, codec_scores, rows, strict=True):
-                # Codec scores are computed pair by pair, so a tie is an equal score: ask on until it is not cut.
-                cut = min(wanted, ask) - 1
-                if ask < self.rows and passing[-1] >= 0 and scores[-1] == scores[cut]:
-                    again.append(i)
-                    continue
-                there = np.flatnonzero(passing >= 0)
-                order = there[np.lexsort((self.ids[passing[there]], -scores[there]))][:wanted]
-                best = passing[order]
-                found[i] = Found(scores[order], exact_scores(vectors[i], self.vectors[best]), self.ids[best], best)
-            open_ = np.asarray(again, dtype=np.int64)
+            # Codec scores are computed pair by pair, so a tie is an equal score: ask on until it is not cut.
+            cut = min(wanted, ask) - 1
+            again = (rows[:, -1] >= 0) & (codec_scores[:, -1] == codec_scores[:, cut]) & (ask < self.rows)
+            if ask > wanted:
+                # They come best first, and where the next has an equal score the ids say which of them are wanted.
+                tied = (codec_scores[:, cut] == codec_scores[:, wanted]) & (rows[:, wanted] >= 0)
+                for n in np.flatnonzero(tied):
+                    order = np.lexsort((self.ids[rows[n]], -codec_scores[n]))
+                    codec_scores[n], rows[n] = codec_scores[n, order], rows[n, order]
+            codec_scores, rows = codec_scores[:, :wanted], rows[:, :wanted]
+            scores, ids = score_rows(x, self.vectors, rows), self.ids[rows]
+            # Where the lists held fewer, -1 stands at the end.
+            counts = np.count_nonzero(rows >= 0, axis=1).tolist()
+            for n, (i, cut_off) in enumerate(zip(open_.tolist(), again.tolist(), strict=True)):
+                if not cut_off:
+                    best = slice(counts[n])
+                    found[i] = Found(codec_scores[n, best], scores[n, best], ids[n, best], rows[n, best])
+            open_, x, lists, list_scores = (a[again] for a in (open_, x, lists, list_scores))
             ask = min(self.rows, ask * 4)
         return found  # type: ignore[return-value]
 
@@ -178,14 +187,21 @@ class Shard:
         """(Q, lists to visit) numbers and scores: as many as the gate found, and more until they hold `wanted` passages
         of the whole index, so that every shard visits the same. A list of number -1 is not visited."""
         nprobe, holds = self.totals.probes(query, self.lists), self.totals.in_lists(query)
-        lists, scores = nearest_lists(vectors, self._centroids, nprobe)
+        asked = vectors.tobytes()
+
+        def nearest(count: int) -> tuple[np.ndarray, np.ndarray]:
+            return self._nearest.get((count, asked), lambda: nearest_lists(vectors, self._centroids, count))
+
+        lists, scores = nearest(nprobe)
         if holds is None:
             return lists, scores
         enough = min(wanted, int(holds.sum()))
-        while (reached := holds[lists].cumsum(axis=1))[:, -1].min() < enough and lists.shape[1] < self.lists:
-            lists, scores = nearest_lists(vectors, self._centroids, min(self.lists, 2 * lists.shape[1]))
-        visited = np.maximum(nprobe, 1 + (reached < enough).sum(axis=1))
-        lists[np.arange(lists.shape[1]) >= visited[:, None]] = -1
+        while holds[lists].sum(axis=1).min() < enough and lists.shape[1] < self.lists:
+            lists, scores = nearest(min(self.lists, 2 * lists.shape[1]))
+        if lists.shape[1] > nprobe:
+            reached = holds[lists].cumsum(axis=1)
+            visited = np.maximum(nprobe, 1 + (reached < enough).sum(axis=1))
+            lists = np.where(np.arange(lists.shape[1]) < visited[:, None], lists, -1)
         return lists, scores
 
     def list_sizes(self) -> dict[str, np.ndarray]:
@@ -214,7 +230,7 @@ class Shard:
                 rows = np.sort(np.concatenate(parts)) if parts else rows[:0]
             return rows
 
-        return self._cached((languages, metadata), make)
+        return self._masks.get((languages, metadata), make)
 
     def _selector(self, languages: tuple[str, ...]) -> Any:
         def make() -> tuple[Any, np.ndarray]:
@@ -225,23 +241,22 @@ class Shard:
             # The selector points into `bits`, which must live as long.
             return faiss.IDSelectorBitmap(self.rows, faiss.swig_ptr(bits)), bits
 
-        return self._cached(languages, make)[0]
-
-    def _cached(self, key: Any, make: Any) -> Any:
-        with self._lock:
-            if key in self._masks:
-                self._masks.move_to_end(key)
-                return self._masks[key]
-        value = make()
-        with self._lock:
-            self._masks[key] = value
-            if len(self._masks) > _MASKS:
-                self._masks.popitem(last=False)
-        return value
+        return self._masks.get(languages, make)[0]
 
 
-def open_shard(index: str | Path, manifest: Manifest, number: int, *, checksums: bool = True) -> Shard:
-    """Shard `number`, its files checked. Raises InputError that names the file at fault and what to do."""
+def recent_lists() -> Recent:
+    """Nearest lists that were found for the last batches: given to all shards of an index in one process, they are
+    found once and not in each."""
+    return Recent(_BATCHES)
+
+
+def open_shard(
+    index: str | Path, manifest: Manifest, number: int, *, checksums: bool = True, nearest: Recent | None = None
+) -> Shard:
+    """Shard `number`, its files checked. `nearest` is `recent_lists()` of this index' other shards in this process.
+
+    Raises InputError that names the file at fault and what to do.
+    """
     entry = manifest.shards[number]
     beside = {name: file for name, file in manifest.files.items() if is_lists(name)}
     # Apart: what is fetched of a shard stays the same whatever is added.
@@ -253,7 +268,7 @@ def open_shard(index: str | Path, manifest: Manifest, number: int, *, checksums:
         for name in beside:
             counts = np.load(local_files(index, beside) / name)
         totals = Totals(manifest.codec, manifest.nprobe, manifest.languages, counts)
-        return Shard(folder, entry, totals, PassageTable(folder / "passages.arrow"))
+        return Shard(folder, entry, totals, PassageTable(folder / "passages.arrow"), nearest or recent_lists())
     except (RuntimeError, ValueError, OSError) as error:
         if isinstance(error, InputError):
             raise

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 
-from hybrid_ir.index import Manifest, Shard, check_files, local_files, open_shard
+from hybrid_ir.index import Manifest, Recent, Shard, check_files, local_files, open_shard, recent_lists
 from hybrid_ir.serving.release import ShardDown
 from hybrid_ir.types import InputError
 
@@ -27,9 +27,21 @@ REOPEN_S = 5
 class KeptShard:
     """Opened, watched, and opened again. Thread-safe."""
 
-    def __init__(self, index: str, manifest: Manifest, number: int, *, may_be_down: bool = False) -> None:
-        """Raises InputError for files that are missing or damaged, unless it `may_be_down` to begin with."""
+    def __init__(
+        self,
+        index: str,
+        manifest: Manifest,
+        number: int,
+        *,
+        may_be_down: bool = False,
+        nearest: Recent | None = None,
+    ) -> None:
+        """`nearest` is `recent_lists()` of this index' other shards in this process.
+
+        Raises InputError for files that are missing or damaged, unless it `may_be_down` to begin with.
+        """
         self._index, self._manifest, self._number = index, manifest, number
+        self._nearest = nearest or recent_lists()
         self._lock = threading.Lock()
         self._shard: Shard | None = None
         self._files: dict[int, os.stat_result] = {}
@@ -88,7 +100,7 @@ class KeptShard:
             for name in entry.files:
                 file = os.open(folder / name, os.O_RDONLY)
                 files[file] = os.fstat(file)
-            shard = open_shard(self._index, self._manifest, self._number)
+            shard = open_shard(self._index, self._manifest, self._number, nearest=self._nearest)
         except BaseException as error:
             for file in files:
                 os.close(file)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import faiss
 import numpy as np
 
-from hybrid_ir.index import Found, IndexedPassage, ShardQuery, read_manifest
+from hybrid_ir.index import Found, IndexedPassage, ShardQuery, read_manifest, recent_lists
 from hybrid_ir.serving.kept_shard import KeptShard
 from hybrid_ir.serving.one_thread import OneThread
 from hybrid_ir.serving.query_encoder import QueryEncoder
@@ -38,8 +38,10 @@ class LocalRelease:
         """
         self.index = absolute(index)
         self.manifest = read_manifest(index, version)
+        nearest = recent_lists()
         self._shards = [
-            KeptShard(index, self.manifest, n, may_be_down=may_lack_shards) for n in range(len(self.manifest.shards))
+            KeptShard(index, self.manifest, n, may_be_down=may_lack_shards, nearest=nearest)
+            for n in range(len(self.manifest.shards))
         ]
         self.key = f"{self.index}@{self.manifest.index_version}"
         self._encoding = OneThread()
