@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,9 +50,15 @@ def make_inputs(xquad: Path, work: Path, seed: int = 0, encoder: str = "mini") -
     return model, work / "pairs.parquet", work / "texts.txt"
 
 
+class Killed(Exception):
+    """A process that the system killed, as it does where memory runs out."""
+
+
 def run_json(command: list[str]) -> dict:
-    """The JSON object that a command prints last."""
+    """The JSON object that a command prints last. Raises Killed."""
     done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode == -signal.SIGKILL:
+        raise Killed
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

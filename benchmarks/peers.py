@@ -54,7 +54,8 @@ def train(model_folder: str, pairs: str, batch_size: int, steps: int, warmup: in
     clock, loss = Clock(), losses.MultipleNegativesRankingLoss(model)
     SentenceTransformerTrainer(model, settings, train_dataset=data, loss=loss, callbacks=[clock]).train()
     seconds = clock.ends[-1] - clock.ends[warmup - 1]
-    return {"pairs_per_s": steps * batch_size / seconds, "s_per_step": seconds / steps}
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"pairs_per_s": steps * batch_size / seconds, "s_per_step": seconds / steps, "peak_mb": peak_mb}
 
 
 def encode(model_folder: str, texts: str, bf16: bool) -> dict:
@@ -84,7 +85,6 @@ def main() -> None:
         made = train(given.model, given.data, given.batch_size, given.steps, given.warmup_steps, given.bf16)
     else:
         made = encode(given.model, given.data, given.bf16)
-    made["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(made))
 
 
