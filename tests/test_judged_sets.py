@@ -4,7 +4,6 @@ wrong with one is a sentence that names the place.
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import sys
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from checkpoints import make_preset
+from task_files import json_lines, rows_of, write
 from typed_commands import split as split_command
 
 from hybrid_ir.cli import app as cli
@@ -33,16 +33,6 @@ from hybrid_ir.types import InputError, Passage
 PAGE = (Path(__file__).parents[1] / "docs" / "evaluate.md").read_text(encoding="utf-8")
 
 
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return path
-
-
-def json_lines(*records) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-
-
 def looked_up(texts):
     """The vectors of VECTORS, whatever the role."""
     return np.array([VECTORS[text] for text in texts], np.float32)
@@ -50,10 +40,6 @@ def looked_up(texts):
 
 def measured(test, folder):
     return measure_judged(test, looked_up, looked_up, folder / "runs")
-
-
-def rows_of(result):
-    return {row.pop("query_id"): row for row in result.per_query.to_pylist()}
 
 
 # Scores of `height`: d2 .8, d1 .6, d3 0, q2 0, so that d2, d1, q2 and d3 come in this order (q2 before d3 by its id).

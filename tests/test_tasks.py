@@ -4,12 +4,10 @@ encoder.
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from checkpoints import make_preset
 from readers import DATA, needs_data
+from task_files import json_lines, rows_of, write
 
 from hybrid_ir.cli import app as cli
 from hybrid_ir.config.loading import load_experiment
@@ -31,23 +30,9 @@ from hybrid_ir.evaluation.tasks.xcopa import Choice, chosen_right, load_xcopa, m
 from hybrid_ir.types import InputError
 
 
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return path
-
-
-def json_lines(*records) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-
-
 def looked_up(vectors):
     """An encoder that knows the vector of each text."""
     return lambda texts: np.float32([vectors[text] for text in texts])
-
-
-def rows_of(result):
-    return {row.pop("query_id"): row for row in result.per_query.to_pylist()}
 
 
 # Averages

@@ -71,10 +71,9 @@ def _normed(x: Tensor, norm: nn.LayerNorm) -> Tensor:
 
 
 def _embedded(embeddings: Any, tokens: Tokens) -> Tensor:
-    """Sum of each token's vectors of its piece, its position and the first segment. Each piece's row is looked up once:
-    the gradient of a look-up is as large as the matrix, and is written once however many micro-batches there are."""
-    pieces = embeddings.word_embeddings
-    first = pieces.padding_idx + 1 if embeddings.position_embeddings.padding_idx is not None else 0
+    """Sum of each token's vectors of its piece, its position and the first segment."""
+    pieces, padding = embeddings.word_embeddings, embeddings.position_embeddings.padding_idx
+    first = 0 if padding is None else padding + 1  # RoBERTa's and XLM-R's positions start behind the pad id
     lengths = tokens.lengths
     place = np.arange(len(tokens.flat)) - np.repeat(tokens.offsets[:-1], lengths)
     words = pieces(torch.from_numpy(tokens.flat).to(pieces.weight.device, torch.int64))
