@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from hybrid_ir.config import Experiment
@@ -45,6 +46,11 @@ def check_resources(experiment: Experiment, resources: Mapping[str, float]) -> N
 def encoding_options(experiment: Experiment) -> dict[str, float]:
     """Ray's options for a task that encodes with a trained encoder: it gets what one of the training's workers had."""
     return {"num_cpus": experiment.train.cpus_per_worker, "num_gpus": experiment.train.gpus_per_worker}
+
+
+def encoding_threads(experiment: Experiment) -> int:
+    """Torch's threads in such a task: as many as a worker trains with. Ray gives a task of 1.5 CPUs one."""
+    return experiment.train.threads_per_worker or max(1, math.ceil(experiment.train.cpus_per_worker))
 
 
 def concurrent_trials(base: Experiment, resources: Mapping[str, float]) -> int:
