@@ -4,7 +4,7 @@ from .resources import (
     check_resources as check_resources,
     concurrent_trials as concurrent_trials,
     encoding_options as encoding_options,
-    encoding_threads as encoding_threads,
+    use_encoding_threads as use_encoding_threads,
 )
 from .run import train as train
 from .run_folder import is_complete as is_complete

@@ -48,9 +48,11 @@ def encoding_options(experiment: Experiment) -> dict[str, float]:
     return {"num_cpus": experiment.train.cpus_per_worker, "num_gpus": experiment.train.gpus_per_worker}
 
 
-def encoding_threads(experiment: Experiment) -> int:
-    """Torch's threads in such a task: as many as a worker trains with. Ray gives a task of 1.5 CPUs one."""
-    return experiment.train.threads_per_worker or max(1, math.ceil(experiment.train.cpus_per_worker))
+def use_encoding_threads(experiment: Experiment) -> None:
+    """Have torch take as many threads in such a task as in a training's worker. Ray gives a task of 1.5 CPUs one."""
+    import torch
+
+    torch.set_num_threads(experiment.train.threads_per_worker or max(1, math.ceil(experiment.train.cpus_per_worker)))
 
 
 def concurrent_trials(base: Experiment, resources: Mapping[str, float]) -> int:

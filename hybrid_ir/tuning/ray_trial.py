@@ -6,15 +6,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import open_store
 from hybrid_ir.encoders import load_encoder
 from hybrid_ir.evaluation import evaluate, with_mean
 from hybrid_ir.measure_names import MEASURES
 from hybrid_ir.storage import absolute, open_filesystem, written
-from hybrid_ir.training import encoding_options, encoding_threads, train
+from hybrid_ir.training import encoding_options, train, use_encoding_threads
 
 
 class Stopped(Exception):
@@ -62,7 +60,7 @@ def test_measures(experiment: Experiment) -> dict[str, float]:
 def evaluate_test(experiment: Experiment) -> dict[str, Any]:
     """Rank the test split's candidates with the trained checkpoint. Writes RUN/test/, and returns its metrics.json."""
     checkpoint = f"{experiment.out}/checkpoint"
-    torch.set_num_threads(encoding_threads(experiment))
+    use_encoding_threads(experiment)
     device = "cuda" if experiment.train.gpus_per_worker else "cpu"
     collection = open_store(experiment.store).collection("test")
     with written(f"{experiment.out}/test") as folder:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import cldr_lexicon, lareqa_collection, open_store
@@ -30,7 +29,7 @@ from hybrid_ir.evaluation import (
 )
 from hybrid_ir.measure_names import PRECISIONS
 from hybrid_ir.storage import write_json
-from hybrid_ir.training import encoding_threads
+from hybrid_ir.training import use_encoding_threads
 from hybrid_ir.tuning.points import trial_experiment
 from hybrid_ir.tuning.studies.study import Study
 from hybrid_ir.types import Collection, InputError
@@ -117,7 +116,7 @@ def probe_trial(study: Study, row: Mapping[str, Any], out: Path) -> Values:
     if done.is_file():
         return json.loads(done.read_text(encoding="utf-8"))
     experiment = trial_experiment(study.experiment, row["point"], row["seed"])
-    torch.set_num_threads(encoding_threads(experiment))
+    use_encoding_threads(experiment)
     model = load_encoder(str(run / "checkpoint"), device="cuda" if experiment.train.gpus_per_worker else "cpu")
     values: Values = {}
     if study.name in PROBES:
