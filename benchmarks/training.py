@@ -59,7 +59,7 @@ def ours(
         )
         waited += time.perf_counter() - began
         tokens += len(batch.query_tokens.flat) + len(batch.passage_tokens.flat)
-        losses.append(backward(embedder, batch, settings, 0, 1))
+        losses.append(float(backward(embedder, batch, settings, 0, 1)))
         update(optimizer, embedder, 5e-4, 1.0)
     seconds = time.perf_counter() - start
     print(json.dumps({

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hybrid_ir.config.experiment import Experiment, Train
-from hybrid_ir.training import loop
+from hybrid_ir.training import figures, loop
 from hybrid_ir.training.checkpoint import Progress
 
 EXPERIMENT = Experiment(train=Train(steps=6, evaluate_every=2))
@@ -36,8 +36,8 @@ class Recorder:
 @pytest.fixture
 def trained(monkeypatch):
     """Runs the loop from `done` steps on, each of them made light; returns the state that it leaves."""
-    monkeypatch.setattr(loop, "backward", lambda *_: 1.0)
-    monkeypatch.setattr(loop, "update", lambda *_: 1.0)
+    monkeypatch.setattr(loop, "backward", lambda *_: torch.tensor(1.0))
+    monkeypatch.setattr(loop, "update", lambda *_: torch.tensor(1.0))
     monkeypatch.setattr(loop, "validate", lambda *_: {"AP_mean": 0.5})
     monkeypatch.setattr(loop, "save_encoder", lambda *_: None)
 
@@ -102,7 +102,7 @@ def clock(monkeypatch):
 
     def backward(*_):
         times.now += times.step_s
-        return 1.0
+        return torch.tensor(1.0)
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: times.now))
     return SimpleNamespace(times=times, backward=backward)
@@ -132,11 +132,11 @@ def test_every_rank_saves_when_the_clock_of_the_first_says_so(trained, clock, mo
     monkeypatch.setattr(loop, "backward", clock.backward)
     clock.times.step_s, calls = 3600, []
 
-    def all_reduce(values):  # the loss, the wish to stop, and whether a checkpoint is overdue
+    def all_reduce(values):  # the loss, the norm, the wish to stop, and whether a checkpoint is overdue
         calls.append(None)
-        values += torch.tensor([0.5, 0.0, float(len(calls) in first_says)])
+        values += torch.tensor([0.5, 0.5, 0.0, float(len(calls) in first_says)])
 
-    monkeypatch.setattr(loop.dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(figures.dist, "all_reduce", all_reduce)
     monkeypatch.setattr(loop, "DistributedDataParallel", lambda embedder, **_: embedder)
     state = trained(Progress(), experiment=by_the_clock(5.0), rank=1, workers=2)
     assert [done for done, _ in state.saved] == [*first_says, 12]

@@ -23,8 +23,10 @@ from hybrid_ir.encoders import packed
 from hybrid_ir.encoders.embedding import Embedder, encode
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.packed import can_pack, weights_as_used
+from hybrid_ir.encoders.packed.dropout import Dropout
 from hybrid_ir.encoders.tokens import Tokens
 from hybrid_ir.training.step import make_optimizer, update
+from hybrid_ir.types import InputError
 
 pytestmark = pytest.mark.numbers
 
@@ -66,7 +68,7 @@ def padded(model, tokens: Tokens) -> Tensor:
 @pytest.mark.parametrize("name", list(FAMILY))
 def test_vectors_and_gradients_are_those_of_transformers(name: str, lengths: tuple[int, ...]):
     model, tokens = make(name, dtype=torch.float64), texts_of(lengths)
-    assert can_pack(model)
+    assert can_pack(model, None)
     theirs = padded(model, tokens)
     toward = torch.randn_like(theirs)
     (theirs * toward).sum().backward()
@@ -119,7 +121,7 @@ def test_with_dropout_gradients_are_those_of_the_function_that_was_computed():
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_drops_as_many_as_it_says_and_keeps_the_mean(p: float):
-    drop = packed._Dropout(training=True)
+    drop = Dropout(training=True)
     kept = drop.add(torch.zeros(()), torch.ones(1000, 1001), p)
     values = kept.unique()
     assert values[0] == 0
@@ -171,19 +173,25 @@ def test_what_is_not_plain_is_left_to_transformers(tmp_path: Path):
             super().__init__()
             self.base_layer, self.weight, self.bias = plain, plain.weight, plain.bias
 
-    assert not can_pack(AutoModel.from_pretrained(make_modernbert(tmp_path)))
+    assert not can_pack(AutoModel.from_pretrained(make_modernbert(tmp_path)), None)
     changed = make("BERT")
     changed.encoder.layer[0].output.dense = Adapted(changed.encoder.layer[0].output.dense)
-    assert not can_pack(changed)
+    assert not can_pack(changed, None)
     watched = make("BERT")
     watched.encoder.layer[1].register_forward_hook(lambda *_: None)
-    assert not can_pack(watched)
+    assert not can_pack(watched, None)
     sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
-    assert not can_pack(BertModel(BertConfig(is_decoder=True, **sizes)))
+    assert not can_pack(BertModel(BertConfig(is_decoder=True, **sizes)), None)
 
 
 def test_encode_packs_where_it_can_and_gives_the_vectors_of_transformers(tmp_path: Path, monkeypatch):
     model = load_encoder(str(make_bert(tmp_path)))
     ours = encode(model, TEXTS, role="query", precision="fp32")
-    monkeypatch.setattr("hybrid_ir.encoders.embedding.can_pack", lambda transformer: False)
+    monkeypatch.setattr("hybrid_ir.encoders.embedding.can_pack", lambda transformer, dtype: False)
     np.testing.assert_allclose(ours, encode(model, TEXTS, role="query", precision="fp32"), atol=1e-6)
+
+
+def test_flash_attention_is_refused_where_there_is_none(tmp_path: Path):
+    model = load_encoder(str(make_xlm_roberta(tmp_path)))
+    with pytest.raises(InputError, match=r"flash_attention needs an NVIDIA GPU.* here are cpu, bf16 and XLMRobertaMod"):
+        Embedder(model, precision="bf16", micro_batch_tokens=None, flash=True)

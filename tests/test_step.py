@@ -183,7 +183,7 @@ def results_of(embedder: Embedder, rank: int, workers: int) -> list[Result]:
         for step in (1, 2):
             reductions = 0
             torch.manual_seed(seed_of(step, rank))
-            loss = backward(wrapped, make_batch(step), settings, rank, workers)
+            loss = float(backward(wrapped, make_batch(step), settings, rank, workers))
             results.append((loss, reductions, gradient(embedder)))
             embedder.zero_grad(set_to_none=True)
     return results
@@ -254,7 +254,7 @@ def test_dropout_changes_the_gradient(folder: Path, way: str):
     embedder, found = load(folder / "bert", way=way), []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        found.append(backward(embedder, make_batch(1), SCENARIOS[0], 0, 1))
+        found.append(float(backward(embedder, make_batch(1), SCENARIOS[0], 0, 1)))
         embedder.zero_grad(set_to_none=True)
     assert abs(found[0] - found[1]) > 1e-4
 
@@ -266,7 +266,7 @@ def test_cached_equals_plain_and_leaves_the_generator_where_plain_does(folder: P
     for cached in (False, True):
         torch.manual_seed(5)
         settings = LossSettings(temperature=0.1, symmetric=True, negatives="in_batch_and_hard", cached=cached)
-        loss = backward(embedder, make_batch(1), settings, 0, 1)
+        loss = float(backward(embedder, make_batch(1), settings, 0, 1))
         found.append((loss, gradient(embedder), torch.get_rng_state()))
         embedder.zero_grad(set_to_none=True)
     (loss, plain, state), (cached_loss, cached_gradient, cached_state) = found
@@ -323,7 +323,7 @@ def line(gradient: Sequence[float]) -> tuple[nn.Linear, torch.optim.SGD]:
 def test_update_clips_steps_and_clears(clip: float | None, weights: list[float]):
     module, optimizer = line([3.0, 4.0])
     norm = update(optimizer, module, learning_rate=0.5, gradient_clip=clip)
-    assert norm == pytest.approx(5)
+    assert float(norm) == pytest.approx(5)
     assert module.weight.detach().flatten().tolist() == pytest.approx(weights, abs=1e-5)
     assert module.weight.grad is None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybrid_ir.training.tracking import check_trackers, open_trackers, tracked
+from hybrid_ir.training.ray_train.tracking import check_trackers, open_trackers, tracked
 from hybrid_ir.types import InputError
 
 ROWS = [

@@ -50,7 +50,7 @@ class Plain:
         self.weights: dict[int, dict[str, np.ndarray]] = {}
         for step in range(settings.steps):
             batch = builder.build(step)
-            self.losses.append(backward(embedder, batch, loss, 0, 1))
+            self.losses.append(float(backward(embedder, batch, loss, 0, 1)))
             rate = learning_rate_at(
                 step, peak=settings.learning_rate, warmup_steps=settings.warmup_steps, steps=settings.steps
             )

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import builtins
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hybrid_ir.batches.plan import Pair
-from hybrid_ir.config import Kind
 from hybrid_ir.encoders import Tokens
+
+if TYPE_CHECKING:  # so that a step runs where neither Ray nor Arrow is installed
+    from hybrid_ir.batches.plan import Pair
+    from hybrid_ir.config import Kind
 
 
 @dataclass(frozen=True, eq=False)

@@ -130,6 +130,9 @@ class Train(Section):
     (measured: an eighth faster than 1024, and as fast as 4096), 32768 on a GPU."""
     compile: bool = setting(False, on_resume="free")
     """torch.compile the encoder (for GPUs; the first steps are slow); false = run it as it is."""
+    flash_attention: bool = setting(False, on_resume="free")
+    """On a GPU, read texts end to end and without padding, through FlashAttention (arXiv 2307.08691): for bf16 and
+    encoders of BERT's kin. It was built and never run on a GPU, so it is off by default. A CPU never pads them."""
     workers: int = setting(1, on_resume="free", ge=1)
     """Processes that train together (DDP), each on its slice of the batch; 1 = alone."""
     cpus_per_worker: float = setting(1.0, on_resume="free", gt=0)
@@ -172,6 +175,12 @@ class Train(Section):
     """Restarts after a lost node or a killed process before giving up; 0 = none. Other failures are said at once."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = setting(("tensorboard",), on_resume="free")
     """Where rows of the log go besides log.jsonl; [] = nowhere. mlflow and wandb read their environment variables."""
+
+    @model_validator(mode="after")
+    def _compiled_or_packed(self) -> Train:
+        if self.compile and self.flash_attention:
+            raise ValueError("compile and flash_attention exclude each other: set one of them to false")
+        return self
 
 
 class Evaluate(Section):

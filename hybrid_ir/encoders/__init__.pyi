@@ -38,3 +38,4 @@ from .space import (
     space_of as space_of,
 )
 from .tokens import TextReader as TextReader, Tokens as Tokens, tokenize as tokenize
+from .transfer import to_device as to_device

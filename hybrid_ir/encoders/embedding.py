@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hybrid_ir.encoders.packed import LayerWeights, can_pack, token_vectors, weights_as_used
 from hybrid_ir.encoders.tokens import TextReader, Tokens
+from hybrid_ir.encoders.transfer import to_device
 from hybrid_ir.types import InputError
 
 WINDOW = 16384  # texts that `encode` sorts by length at a time
@@ -24,19 +25,32 @@ WINDOW = 16384  # texts that `encode` sorts by length at a time
 class Embedder(nn.Module):
     """Token ids -> unit vectors, in micro-batches of like lengths. What DDP wraps.
 
-    `frozen`: the model's weights do not change while this is used, so that copies of them are made once.
+    `frozen`: the model's weights do not change while this is used, so that copies of them are made once. `flash`: on a
+    GPU texts are not padded. Raises InputError where this encoder, its device or its precision does not allow that.
     """
 
     def __init__(
-        self, model: SentenceTransformer, *, precision: str, micro_batch_tokens: int | None, frozen: bool = False
+        self,
+        model: SentenceTransformer,
+        *,
+        precision: str,
+        micro_batch_tokens: int | None,
+        frozen: bool = False,
+        flash: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.precision = resolve_precision(precision, model.device.type)
         self.micro_batch_tokens = micro_batch_tokens or (2048 if model.device.type == "cpu" else 32768)
         self.pad_id = model.tokenizer.pad_token_id
-        self._frozen = frozen
+        self._frozen, self._flash = frozen, flash
         self._weights: list[LayerWeights] | None = None
+        if flash and (model.device.type != "cuda" or not can_pack(model[0].model, self._dtype)):
+            raise InputError(
+                "train.flash_attention needs an NVIDIA GPU from Ampere on, train.precision=bf16 and an encoder of BERT's "
+                f"kin; here are {model.device.type}, {self.precision} and {type(model[0].model).__name__}; "
+                "set train.flash_attention=false"
+            )
 
     def micro_batches(self, tokens: Tokens) -> list[np.ndarray]:
         return micro_batches(tokens.lengths, self.micro_batch_tokens)
@@ -46,7 +60,7 @@ class Embedder(nn.Module):
         batches = self.micro_batches(tokens) if batches is None else batches
         with self.same_weights(), self._one_look_up(tokens):
             vectors = torch.cat([self._embed(tokens[batch]) for batch in batches])
-        return vectors[torch.from_numpy(np.argsort(np.concatenate(list(batches)))).to(vectors.device)]
+        return vectors[to_device(np.argsort(np.concatenate(list(batches))), vectors.device)]
 
     def _embed(self, tokens: Tokens) -> Tensor:
         # Pooling, dense and normalising stay in float32: bf16 keeps 8 bits, too few for a cosine divided by 0.05.
@@ -56,26 +70,38 @@ class Embedder(nn.Module):
         for module in list(self.model)[1:]:
             features = module(features)
         vectors = features["sentence_embedding"]
-        return vectors if weights is None else vectors[torch.from_numpy(np.argsort(order))]
+        return vectors if weights is None else vectors[to_device(np.argsort(order), vectors.device)]
 
     def _weights_as_used(self) -> list[LayerWeights] | None:
         """None: an encoder, or a device, whose texts are padded."""
         transformer: Any = getattr(self.model[0], "model", None)  # an ONNX session has none
-        if self._weights is None and self.model.device.type == "cpu" and can_pack(transformer):
-            self._weights = weights_as_used(transformer, torch.bfloat16 if self.precision == "bf16" else None)
+        packed = self._flash or self.model.device.type == "cpu"
+        if self._weights is None and packed and can_pack(transformer, self._dtype):
+            self._weights = weights_as_used(transformer, self._dtype)
         return self._weights
 
+    @property
+    def _dtype(self) -> torch.dtype | None:
+        """Of the weights as used; None = their own."""
+        return torch.bfloat16 if self.precision == "bf16" else None
+
     def _packed(self, tokens: Tokens, weights: list[LayerWeights]) -> dict[str, Any]:
-        """As sentence-transformers' pooling takes what was not padded: text after text, and where each begins."""
-        vectors = token_vectors(self.model[0].model, weights, tokens)
-        return {"token_embeddings": vectors[None], "cu_seq_lens_q": torch.from_numpy(tokens.offsets)}
+        """As sentence-transformers' pooling takes what was not padded: text after text, where each begins, and which
+        each token is of."""
+        device = self.model.device
+        text = np.repeat(np.arange(len(tokens)), tokens.lengths)
+        return {
+            "token_embeddings": token_vectors(self.model[0].model, weights, tokens)[None],
+            "cu_seq_lens_q": to_device(tokens.offsets, device),
+            "seq_idx": to_device(text, device)[None],
+        }
 
     def _padded(self, tokens: Tokens) -> dict[str, Any]:
         device = self.model.device
         ids, mask = tokens.padded(self.pad_id)
         features: dict[str, Any] = {
-            "input_ids": torch.from_numpy(ids).to(device, non_blocking=True),
-            "attention_mask": torch.from_numpy(mask).to(device, non_blocking=True),
+            "input_ids": to_device(ids, device),
+            "attention_mask": to_device(mask, device),
         }
         bf16 = torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
         with bf16, self._attention():
@@ -106,7 +132,7 @@ class Embedder(nn.Module):
         if not trained or transformer._compiled_call_impl is not None:
             yield
             return
-        used = torch.from_numpy(np.union1d(tokens.flat, self.pad_id).astype(np.int64)).to(pieces.weight.device)
+        used = to_device(np.union1d(tokens.flat, self.pad_id).astype(np.int64), pieces.weight.device)
         rows = nn.functional.embedding(used, pieces.weight, pieces.padding_idx)
         place = torch.zeros(pieces.num_embeddings, dtype=torch.int64, device=used.device)
         place[used] = torch.arange(len(used), device=used.device)

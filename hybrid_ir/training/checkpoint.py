@@ -101,7 +101,12 @@ def load_state(experiment: Experiment, model: str, checkpoint: Path | None, best
     """The state of a checkpoint, or without one of the encoder named `model`. The best encoder goes into `best`."""
     settings = experiment.train
     loaded = load_model(experiment, str(checkpoint / "encoder") if checkpoint else model, device)
-    embedder = Embedder(loaded, precision=settings.precision, micro_batch_tokens=settings.micro_batch_tokens)
+    embedder = Embedder(
+        loaded,
+        precision=settings.precision,
+        micro_batch_tokens=settings.micro_batch_tokens,
+        flash=settings.flash_attention,
+    )
     freeze_unused(embedder)
     optimizer = make_optimizer(embedder, settings.learning_rate, settings.weight_decay)
     if checkpoint is None:

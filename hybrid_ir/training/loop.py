@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_ir.batches import Waited
@@ -21,6 +20,7 @@ from hybrid_ir.config import Experiment
 from hybrid_ir.encoders import save_encoder
 from hybrid_ir.training.checkpoint import State
 from hybrid_ir.training.decision import Decision, decide
+from hybrid_ir.training.figures import Figures
 from hybrid_ir.training.step import LossSettings, backward, learning_rate_at, update
 from hybrid_ir.training.validation import validate
 from hybrid_ir.types import Collection
@@ -47,9 +47,15 @@ def train_steps(
     settings, progress, device = experiment.train, state.progress, state.model.device
     embedder = state.embedder
     if workers > 1:
-        embedder = DistributedDataParallel(embedder, device_ids=[device.index] if device.type == "cuda" else None)
+        embedder = DistributedDataParallel(
+            embedder,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,  # an encoder's are the numbers of its positions
+        )
     state.embedder.train()
     loss_settings = LossSettings(**experiment.loss.model_dump())
+    figures = Figures(workers, device)
     first, started = progress.done, time.perf_counter()
 
     def keep(decision: Decision) -> Decision:
@@ -82,15 +88,27 @@ def train_steps(
         )
         norm = update(state.optimizer, state.embedder, rate, settings.gradient_clip)
         # The clock of one rank decides for all.
-        overdue = rank == 0 and _is_overdue(saved, settings.checkpoint_minutes)
-        progress.loss, stop, overdue = _agree(loss, recorder.stop_wanted(), overdue, workers, device)
+        wishes = {
+            "stop": recorder.stop_wanted(),
+            "overdue": rank == 0 and _is_overdue(saved, settings.checkpoint_minutes),
+        }
         progress.count(batch)
-        can_validate = collection is not None
-        decision = decide(progress.done, settings, stop=stop, can_validate=can_validate, overdue=overdue)
-        figures = {"loss": progress.loss, "learning_rate": rate, "gradient_norm": norm}
-        row = {"step": progress.done, **figures, "kinds": progress.kinds}
+        row = {"step": progress.done, "learning_rate": rate, "kinds": dict(progress.kinds)}
+        figures.tell(row, loss, norm, **wishes)
+        told = figures.read()
+        decision = decide(
+            progress.done,
+            settings,
+            stop=any(each.stop for each in told),
+            can_validate=collection is not None,
+            overdue=any(each.overdue for each in told),
+        )
+        told += figures.read(now=decision.save or decision.log)
         elapsed_s = time.perf_counter() - started
-        recorder.step(row, at_once=decision.log, elapsed_s=elapsed_s, waited_s=feed.seconds, pairs=batch.size)
+        for each in told:
+            progress.loss = each.row["loss"]
+            at_once = decision.log and each is told[-1]
+            recorder.step(each.row, at_once=at_once, elapsed_s=elapsed_s, waited_s=feed.seconds, pairs=batch.size)
         if decision.save:
             progress.seconds += time.perf_counter() - started
             progress.waited_s += feed.seconds
@@ -109,13 +127,3 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 def _is_overdue(saved: float, minutes: float | None) -> bool:
     return minutes is not None and time.perf_counter() - saved >= 60 * minutes
-
-
-def _agree(loss: float, stop: bool, overdue: bool, workers: int, device: torch.device) -> tuple[float, bool, bool]:
-    """Mean loss over the ranks; whether any was told to stop, and whether any finds a checkpoint overdue. All leave and
-    all save at one step, or the others would hang."""
-    if workers == 1:
-        return loss, stop, overdue
-    values = torch.tensor([loss / workers, float(stop), float(overdue)], device=device)
-    dist.all_reduce(values)
-    return float(values[0]), bool(values[1] > 0), bool(values[2] > 0)

@@ -35,9 +35,9 @@ from hybrid_ir.training.checkpoint import load_model
 from hybrid_ir.training.initial_model import describe_encoder, initial_model
 from hybrid_ir.training.publish import publish
 from hybrid_ir.training.ray_train.saved import check_format, remove_all
+from hybrid_ir.training.ray_train.tracking import check_trackers
 from hybrid_ir.training.resources import check_resources
 from hybrid_ir.training.run_folder import answering, is_complete
-from hybrid_ir.training.tracking import check_trackers
 from hybrid_ir.training.validation import check_validation
 from hybrid_ir.types import InputError, Interrupted
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_ir.batches import Batch, slice_sizes
-from hybrid_ir.encoders import Embedder, Tokens
+from hybrid_ir.encoders import Embedder, Tokens, to_device
 from hybrid_ir.training.loss import (
     contrastive_loss,
     false_negative_mask,
@@ -37,10 +37,10 @@ class LossSettings:
 
 def backward(
     embedder: Embedder | DistributedDataParallel, batch: Batch, settings: LossSettings, rank: int, workers: int
-) -> float:
+) -> Tensor:
     """Put the gradient of the global batch's mean loss into the parameters; return this rank's share of that loss
     (the mean over ranks is the loss). Under DDP every rank must call it for the same step; it makes one all-reduce
-    of the gradient."""
+    of the gradient. Nothing waits for a GPU."""
     # Texts are embedded on the rank that has their rows. Ids are the global batch's: masks need no communication.
     rows = batch.slice(rank, workers)
     tokens = batch.query_tokens[rows] + batch.passage_tokens[rows]
@@ -50,16 +50,16 @@ def backward(
 
     module = embedder.module if isinstance(embedder, DistributedDataParallel) else embedder
     device = module.model.device
-    ids_BL = torch.from_numpy(batch.passage_ids_BL).to(device)
-    language_B = torch.from_numpy(batch.passage_language_B).to(device)
+    ids_BL = to_device(batch.passage_ids_BL, device)
+    language_B = to_device(batch.passage_language_B, device)
     same_question_P2 = None
     if batch.repeats_a_question:
-        query_ids_BM = torch.from_numpy(batch.query_ids_BM).to(device)
-        same_question_P2 = same_questions(query_ids_BM, torch.from_numpy(batch.query_language_B).to(device))
+        query_ids_BM = to_device(batch.query_ids_BM, device)
+        same_question_P2 = same_questions(query_ids_BM, to_device(batch.query_language_B, device))
     ours = (ids_BL, language_B, rows, same_question_P2)
     false_negatives_bB = None
     if batch.negative_ids_B is not None and settings.negatives != "in_batch":
-        negative_ids_B = torch.from_numpy(batch.negative_ids_B).to(device)
+        negative_ids_B = to_device(batch.negative_ids_B, device)
         false_negatives_bB = false_negative_mask(ids_BL, negative_ids_B, language_B, rows, same_question_P2)
     masks = {
         "false_positives_bB": false_positive_mask(*ours),
@@ -83,12 +83,12 @@ def backward(
             return _cached_backward(embedder, module, tokens, loss_of)
     loss = loss_of(embedder(tokens))
     loss.backward()
-    return float(loss.detach())
+    return loss.detach()
 
 
 def _cached_backward(
     embedder: nn.Module, module: Embedder, tokens: Tokens, loss_of: Callable[[Tensor], Tensor]
-) -> float:
+) -> Tensor:
     """Gradient cache (Gao et al., arXiv 2101.06983), in its steps: embed without a graph, take the loss's gradient at
     the embeddings, then embed again micro-batch by micro-batch and push that gradient through. Dropout must repeat
     itself exactly, so the generator's state is kept for each micro-batch."""
@@ -103,7 +103,7 @@ def _cached_backward(
             parts.append(module(tokens[batch], [np.arange(len(batch))]))
     vectors = torch.empty(len(tokens), parts[0].shape[1], dtype=parts[0].dtype, device=device)
     for batch, part in zip(batches, parts, strict=True):
-        vectors[torch.from_numpy(batch).to(device)] = part
+        vectors[to_device(batch, device)] = part
 
     # 2. Gradient cache.
     vectors.requires_grad_(True)
@@ -120,9 +120,9 @@ def _cached_backward(
         with no_sync:
             _set_random_state(device, state)
             part = embedder(tokens[batch], [np.arange(len(batch))])
-            (part * cache[torch.from_numpy(batch).to(device)]).sum().backward()
+            (part * cache[to_device(batch, device)]).sum().backward()
     _set_random_state(device, after)
-    return float(loss.detach())
+    return loss.detach()
 
 
 def _random_state(device: torch.device) -> Tensor:
@@ -156,15 +156,22 @@ def learning_rate_at(step: int, *, peak: float, warmup_steps: int, steps: int) -
 
 def update(
     optimizer: torch.optim.Optimizer, module: nn.Module, learning_rate: float, gradient_clip: float | None
-) -> float:
-    """Clip, step, clear. Returns the gradient's norm before clipping. Raises FloatingPointError if it is not finite."""
+) -> Tensor:
+    """Clip, step, clear. Returns the gradient's norm before clipping. Raises FloatingPointError if it is not finite,
+    but on a GPU leaves it to whoever reads it (`finite`): to ask for it here would wait for it."""
     parameters = [p for p in module.parameters() if p.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip if gradient_clip is not None else float("inf"))
-    value = float(norm)
-    if not np.isfinite(value):
-        raise FloatingPointError(f"the gradient is {value}: lower train.learning_rate or raise loss.temperature")
+    if norm.device.type == "cpu":
+        finite(float(norm))
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return value
+    return norm
+
+
+def finite(norm: float) -> float:
+    """The norm of a gradient. Raises FloatingPointError for one that no training should go on from."""
+    if not np.isfinite(norm):
+        raise FloatingPointError(f"the gradient is {norm}: lower train.learning_rate or raise loss.temperature")
+    return norm

@@ -14,7 +14,7 @@ from typing import Any
 from ray.util.metrics import Gauge
 
 from hybrid_ir.config import Experiment, leaf_texts
-from hybrid_ir.training.tracking import open_trackers, tracked
+from hybrid_ir.training.ray_train.tracking import open_trackers, tracked
 
 FIGURES = ("loss", "learning_rate", "gradient_norm", "pairs_per_s", "input_wait")
 

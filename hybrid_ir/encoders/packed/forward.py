@@ -1,0 +1,86 @@
+"""Vectors of tokens, layer by layer. In: a Hugging Face transformer, its weights as used, tokens. Out: vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybrid_ir.encoders.packed.attention import attention_over, has_flash
+from hybrid_ir.encoders.packed.dropout import Dropout
+from hybrid_ir.encoders.packed.linear import LayerWeights
+from hybrid_ir.encoders.tokens import Tokens
+from hybrid_ir.encoders.transfer import to_device
+
+_FAMILY = ("BertModel", "RobertaModel", "XLMRobertaModel")
+
+
+def can_pack(transformer: Any, dtype: torch.dtype | None) -> bool:
+    """Whether `token_vectors` knows this Hugging Face model's layers, untouched by hooks or adapters, and has attention
+    for the device that it is on, with weights in `dtype` (None = their own)."""
+    if type(transformer).__name__ not in _FAMILY or transformer._compiled_call_impl is not None:
+        return False
+    if transformer.config.is_decoder or getattr(transformer.config, "add_cross_attention", False):
+        return False
+    config, device = transformer.config, transformer.device
+    if device.type != "cpu" and not has_flash(device, dtype, config.hidden_size // config.num_attention_heads):
+        return False
+    embeddings = transformer.embeddings
+    tables = [embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings]
+    linear, norms = [], [embeddings.LayerNorm]
+    for layer in transformer.encoder.layer:
+        attention = layer.attention.self
+        linear += [attention.query, attention.key, attention.value]
+        linear += [layer.attention.output.dense, layer.intermediate.dense, layer.output.dense]
+        norms += [layer.attention.output.LayerNorm, layer.output.LayerNorm]
+    for modules, plain in ((tables, nn.Embedding), (linear, nn.Linear), (norms, nn.LayerNorm)):
+        if any(type(module) is not plain for module in modules):
+            return False
+    return not any(module._forward_hooks or module._forward_pre_hooks for module in transformer.modules())
+
+
+def token_vectors(transformer: Any, weights: Sequence[LayerWeights], tokens: Tokens) -> Tensor:
+    """(len(tokens.flat), D) float32: the last layer's vector of each token, text after text.
+
+    Matrix products are in the precision of `weights`; what is added up along the layers, and normalised, is in float32.
+    Dropout is drawn when the transformer is in training, seeded by torch's generator. Texts must be sorted by length.
+    """
+    drop = Dropout(transformer.training)
+    attend = attention_over(tokens.lengths, transformer.device, drop)
+    x = _embedded(transformer.embeddings, tokens)
+    x = _normed(x, transformer.embeddings.LayerNorm)
+    x = drop.add(torch.zeros(()), x, transformer.embeddings.dropout.p)
+    for layer, linear in zip(transformer.encoder.layer, weights, strict=True):
+        attention, self_attention = layer.attention, layer.attention.self
+        qkv = linear.qkv(x)
+        p = self_attention.dropout.p if transformer.training else 0.0
+        mixed = attend(qkv, self_attention.num_attention_heads, p)
+        x = _added(x, linear.attention(mixed), attention.output, drop)
+        inner = layer.intermediate.intermediate_act_fn(linear.inner(x))
+        x = _added(x, linear.outer(inner), layer.output, drop)
+    return x
+
+
+def _added(x: Tensor, y: Tensor, output: Any, drop: Dropout) -> Tensor:
+    """What a block's end makes of its input and its last product."""
+    return _normed(drop.add(x, y, output.dropout.p), output.LayerNorm)
+
+
+def _normed(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _embedded(embeddings: Any, tokens: Tokens) -> Tensor:
+    """Sum of each token's vectors of its piece, its position and the first segment."""
+    pieces, padding = embeddings.word_embeddings, embeddings.position_embeddings.padding_idx
+    first = 0 if padding is None else padding + 1  # RoBERTa's and XLM-R's positions start behind the pad id
+    lengths, device = tokens.lengths, pieces.weight.device
+    place = np.arange(len(tokens.flat)) - np.repeat(tokens.offsets[:-1], lengths)
+    words = pieces(to_device(tokens.flat.astype(np.int64), device))
+    positions = embeddings.position_embeddings.weight[first : first + int(lengths.max(initial=0))]
+    fixed = positions + embeddings.token_type_embeddings.weight[0]
+    return words + F.embedding(to_device(place, device), fixed)
