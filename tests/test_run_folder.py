@@ -50,3 +50,13 @@ def test_the_same_settings_go_on_and_what_changes_no_vector_may_change(run):
 def test_the_same_mix_by_another_name_is_the_same_training(run):
     """So that what one study trained as alpha=0.5 another one finds as its hybrid batches."""
     assert run("batch.mix={monolingual: 2, cross_lingual: 2}") is False  # stopped, and no refusal
+
+
+def test_a_setting_that_the_runs_version_did_not_have_stood_at_its_default(run, tmp_path):
+    path = tmp_path / "run" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["settings"]["train"]["validation_groups"], manifest["settings"]["loss"]["symmetric"]
+    path.write_text(json.dumps(manifest))
+    assert run() is False  # stopped, and no refusal
+    with pytest.raises(InputError, match=r"loss\.symmetric: False -> True"):
+        run("loss.symmetric=true")

@@ -47,8 +47,8 @@ class Embedder(nn.Module):
         self._weights: list[LayerWeights] | None = None
         if flash and (model.device.type != "cuda" or not can_pack(model[0].model, self._dtype)):
             raise InputError(
-                "train.flash_attention needs an NVIDIA GPU from Ampere on, train.precision=bf16 and an encoder of BERT's "
-                f"kin; here are {model.device.type}, {self.precision} and {type(model[0].model).__name__}; "
+                "train.flash_attention needs an NVIDIA GPU from Ampere on, train.precision=bf16 and BERT's kin; "
+                f"here are {model.device.type}, {self.precision} and {type(model[0].model).__name__}; "
                 "set train.flash_attention=false"
             )
 

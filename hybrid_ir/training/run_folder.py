@@ -44,7 +44,7 @@ def _is_complete(experiment: Experiment, store: Store) -> bool:
             f"{experiment.out} was trained on another store (content {trained_on[:12]}, "
             f"{experiment.store} has {store.content_hash[:12]}); choose another out=FOLDER or the store it came from"
         )
-    then, now = _by_weights(before["settings"]), _by_weights(experiment.model_dump(mode="json"))
+    then, now = _by_weights(_with_defaults(before["settings"])), _by_weights(experiment.model_dump(mode="json"))
     changed = [
         f"{key}: {then.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(then.keys() | now.keys())
@@ -56,6 +56,15 @@ def _is_complete(experiment: Experiment, store: Store) -> bool:
             "choose another out=FOLDER, or restore them to resume"
         )
     return state == "complete" and filesystem.get_file_info(f"{inner}/metrics.json").is_file
+
+
+def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run, with those that its version did not have yet at their defaults, which do as it did."""
+    defaults = Experiment().model_dump(mode="json")
+    return {
+        key: default | settings.get(key, {}) if isinstance(default, dict) else settings.get(key, default)
+        for key, default in defaults.items()
+    }
 
 
 def _by_weights(settings: dict[str, Any]) -> dict[str, Any]:
