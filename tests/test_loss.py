@@ -94,6 +94,26 @@ def test_a_masked_passage_is_left_out_of_one_query_alone_by_hand():
     assert float(loss(QUERIES, PASSAGES, false_positives_bB=mask)) == pytest.approx(0.371101 / 2, abs=1e-6)
 
 
+def test_dimensions_average_the_loss_of_whole_vectors_and_of_their_beginnings():
+    """Each against the same loss of vectors that were cut and normalised outside."""
+    generator = torch.Generator().manual_seed(3)
+    queries, passages, hard = torch.nn.functional.normalize(torch.randn(3, 7, 6, generator=generator), dim=-1)
+    options = {"temperature": 0.1, "symmetric": True, "negatives": "in_batch_and_hard"}
+    parts = [loss(queries, passages, hard, **options)]
+    for dimension in (4, 1):
+        cut = (torch.nn.functional.normalize(each[:, :dimension], dim=-1) for each in (queries, passages, hard))
+        parts.append(loss(*cut, **options))
+    ours = loss(queries, passages, hard, **options, dimensions=(4, 1))
+    assert float(ours) == pytest.approx(sum(map(float, parts)) / 3, rel=1e-6)
+    assert abs(float(parts[0]) - float(ours)) > 0.1
+
+
+def test_one_dimension_by_hand():
+    # q0 is (1), q1 has nothing left of it: zeros; p0 (1), p1 (1). q0: log 2, q1: log 2.
+    expected = (0.442058 + 0.693147) / 2
+    assert float(loss(QUERIES, PASSAGES, dimensions=(1,))) == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("negatives", ["in_batch", "in_batch_and_hard", "triplet"])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.05])

@@ -36,7 +36,10 @@ SCENARIOS = [
         ("in_batch", "in_batch_and_hard", "triplet"), (False, True), (False, True)
     )
 ]
-NAMES = [f"{s.negatives}{'-symmetric' if s.symmetric else ''}{'-cached' if s.cached else ''}" for s in SCENARIOS]
+SCENARIOS.append(LossSettings(0.1, symmetric=True, negatives="in_batch_and_hard", cached=True, dimensions=(8, 3)))
+NAMES = [
+    s.negatives + "-symmetric" * s.symmetric + "-cached" * s.cached + "-shorter" * bool(s.dimensions) for s in SCENARIOS
+]
 # What is planted in the seven rows of both batches: (i, j) = passage, or hard negative, j answers query i.
 PLANTED_POSITIVES = {(0, 4), (4, 0), (1, 6), (6, 1), (2, 3), (3, 2)}
 PLANTED_NEGATIVES = {(2, 3), (3, 3), (5, 5)}
@@ -114,6 +117,29 @@ def plain_embed(model: SentenceTransformer, texts: Sequence[np.ndarray]) -> torc
     return torch.stack([rows[i] for i in range(len(texts))])
 
 
+def big_loss(
+    queries: torch.Tensor, passages: torch.Tensor, *hard: torch.Tensor, settings: LossSettings
+) -> torch.Tensor:
+    size = len(queries)
+    minus_infinity = torch.zeros(size, size, dtype=torch.float64)
+    for i, j in PLANTED_POSITIVES:
+        minus_infinity[i, j] = -torch.inf
+    logits = queries @ passages.T / settings.temperature + minus_infinity
+    target = torch.arange(size)
+    if hard:
+        masked = torch.zeros(size, size, dtype=torch.float64)
+        for i, j in PLANTED_NEGATIVES:
+            masked[i, j] = -torch.inf
+        others = queries @ hard[0].T / settings.temperature + masked
+        if settings.negatives == "triplet":
+            forward = F.cross_entropy(torch.cat([logits.diagonal()[:, None], others], dim=1), torch.zeros_like(target))
+        else:
+            forward = F.cross_entropy(torch.cat([logits, others], dim=1), target)
+    else:
+        forward = F.cross_entropy(logits, target)
+    return (forward + F.cross_entropy(logits.T, target)) / 2 if settings.symmetric else forward
+
+
 def one_big_batch(model: SentenceTransformer, batch: Batch, settings: LossSettings, workers: int) -> float:
     """Every rank's rows are embedded under that rank's dropout; then one cross-entropy over all rows, one backward."""
     parts: list[list[torch.Tensor]] = []
@@ -126,24 +152,12 @@ def one_big_batch(model: SentenceTransformer, batch: Batch, settings: LossSettin
             texts += [batch.negative_tokens[i] for i in rows]
         torch.manual_seed(seed_of(batch.step, rank))
         parts.append(list(plain_embed(model, texts).split(len(rows))))
-    queries, passages, *hard = (torch.cat(rows) for rows in zip(*parts, strict=True))
-    minus_infinity = torch.zeros(batch.size, batch.size, dtype=torch.float64)
-    for i, j in PLANTED_POSITIVES:
-        minus_infinity[i, j] = -torch.inf
-    logits = queries @ passages.T / settings.temperature + minus_infinity
-    target = torch.arange(batch.size)
-    if hard:
-        masked = torch.zeros(batch.size, batch.size, dtype=torch.float64)
-        for i, j in PLANTED_NEGATIVES:
-            masked[i, j] = -torch.inf
-        others = queries @ hard[0].T / settings.temperature + masked
-        if settings.negatives == "triplet":
-            forward = F.cross_entropy(torch.cat([logits.diagonal()[:, None], others], dim=1), torch.zeros_like(target))
-        else:
-            forward = F.cross_entropy(torch.cat([logits, others], dim=1), target)
-    else:
-        forward = F.cross_entropy(logits, target)
-    loss = (forward + F.cross_entropy(logits.T, target)) / 2 if settings.symmetric else forward
+    whole = [torch.cat(rows) for rows in zip(*parts, strict=True)]
+    losses = [big_loss(*whole, settings=settings)]
+    for dimension in settings.dimensions:
+        cut = [vectors[:, :dimension] for vectors in whole]
+        losses.append(big_loss(*(each / each.norm(dim=1)[:, None] for each in cut), settings=settings))
+    loss = torch.stack(losses).mean()
     loss.backward()
     return float(loss.detach())
 

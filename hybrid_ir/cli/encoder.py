@@ -1,4 +1,4 @@
-"""Commands about an encoder alone: `encoder trim`, `encoder correct`, `encoder export`, `encoder push`.
+"""Commands about an encoder alone: `encoder trim`, `shorten`, `correct`, `export` and `push`.
 
 In: words of the command line. Out: a folder, and what was measured of it as a table.
 """
@@ -60,6 +60,32 @@ def trim(
         f"{trimmed.parameters_before / 1e6:.1f} million parameters",
         highlight=False,
     )
+
+
+@encoder_app.command()
+def shorten(
+    checkpoint: Annotated[str, typer.Option(help="Folder or hub name of the encoder.")],
+    dimension: Annotated[int, typer.Option(help="Values of a vector that stay: its first.")],
+    out: Annotated[str, typer.Option(help="Folder to write the encoder to; it must not exist.")],
+    verbose: Verbose = False,
+) -> None:
+    """Have an encoder give shorter vectors. One trained with loss.dimensions loses little by it."""
+    _refuse_existing(out)
+    from hybrid_ir.cli.terminal import console
+    from hybrid_ir.encoders import keep_dimensions, load_encoder, quiet_libraries, write_encoder
+
+    if not verbose:
+        quiet_libraries()
+    model = load_encoder(checkpoint)
+    before = model.get_embedding_dimension()
+    keep_dimensions(model, dimension)
+    write_encoder(
+        model,
+        out,
+        f"`{checkpoint}` with the first {dimension} of the {before} values of a vector, brought to unit length. "
+        "Vectors of the two encoders must not be compared.",
+    )
+    console().print(f"encoder written to {out}: vectors of {dimension} values, of {before}", highlight=False)
 
 
 @encoder_app.command()

@@ -109,6 +109,15 @@ class Loss(Section):
     only (Eq. 1 as printed). The last two need a store whose groups have `negatives`."""
     cached: bool = setting(False, on_resume="free")
     """Gradient cache: memory of one micro-batch whatever the batch, for a second forward pass; false = none."""
+    dimensions: tuple[Annotated[int, Field(ge=1)], ...] = setting((), on_resume="keep")
+    """Matryoshka (arXiv 2205.13147): the loss is also that of the first so many values of each vector, for each of
+    these, so that `encoder shorten` costs little. Empty = that of whole vectors alone."""
+
+    @model_validator(mode="after")
+    def _different_dimensions(self) -> Loss:
+        if len(set(self.dimensions)) < len(self.dimensions):
+            raise ValueError(f"dimensions has one twice: {list(self.dimensions)}")
+        return self
 
 
 class Train(Section):

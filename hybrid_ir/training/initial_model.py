@@ -84,6 +84,13 @@ def describe_encoder(experiment: Experiment, model: SentenceTransformer) -> dict
             f"batch.positives=same_text tells the two vectors of a text apart by dropout alone, and {section.name} has "
             "none: both would be the same; set encoder.dropout, for example to 0.1"
         )
+    longest = model.get_embedding_dimension()
+    assert longest is not None
+    if long := [dimension for dimension in experiment.loss.dimensions if dimension >= longest]:
+        raise InputError(
+            f"loss.dimensions has {long}, and a vector of {section.name} has {longest} values; name smaller numbers "
+            "(whole vectors are always among those trained)"
+        )
     transformer: Any = model[0]
     return {
         "name": section.name,

@@ -30,6 +30,7 @@ def contrastive_loss(
     temperature: float,
     symmetric: bool = False,
     negatives: str = "in_batch",
+    dimensions: Sequence[int] = (),
 ) -> Tensor:
     """This rank's part of the mean InfoNCE loss of the global batch; embeddings are unit length.
 
@@ -45,38 +46,51 @@ def contrastive_loss(
     all hard negatives (in_batch_and_hard), or the hard negatives alone (triplet: Eq. 1 of arXiv 2408.10536, which
     prints t = 1).
     `symmetric` averages it with the same loss of each passage against all queries.
+
+    `dimensions`: the loss is the mean of that of whole vectors and, for each d of these, of their first d values
+    brought to unit length (Matryoshka representation learning, arXiv 2205.13147, Eq. 1 with equal weights).
     """
     b, B = len(queries_bD), sum(sizes)
     if len(sizes) == 0 or min(sizes) < 1:
         raise ValueError(f"every rank needs at least one row, got slices of {list(sizes)}; raise batch.size")
     ours = torch.arange(start, start + b, device=queries_bD.device)
-
-    def logits_of(local_bD: Tensor, gathered_BD: Tensor, left_out_bB: Tensor) -> Tensor:
-        # The temperature: a low one sharpens the softmax, so that the hardest negatives get most of the gradient.
-        return (local_bD @ gathered_BD.T / temperature).masked_fill(left_out_bB, -torch.inf)
-
     # Only rows of one and the same step are gathered: another batch's would put other languages among the negatives.
     passages_BD = gather_rows(passages_bD, sizes)
-    positives_bB = logits_of(queries_bD, passages_BD, false_positives_bB)
-    if negatives == "in_batch":
-        logits, target_b = positives_bB, ours
-    else:
-        assert negatives_bD is not None
-        assert false_negatives_bB is not None
-        hard_bB = logits_of(queries_bD, gather_rows(negatives_bD, sizes), false_negatives_bB)
-        if negatives == "triplet":
-            own_b1 = positives_bB.gather(1, ours[:, None])
-            logits, target_b = torch.cat([own_b1, hard_bB], dim=1), torch.zeros_like(ours)
+    queries_BD = gather_rows(queries_bD, sizes) if symmetric else None
+    negatives_BD = gather_rows(negatives_bD, sizes) if negatives != "in_batch" and negatives_bD is not None else None
+
+    def loss_of(dimension: int | None) -> Tensor:
+        def logits_of(local_bD: Tensor, gathered_BD: Tensor | None, left_out_bB: Tensor | None) -> Tensor:
+            assert gathered_BD is not None
+            assert left_out_bB is not None
+            # The temperature: a low one sharpens the softmax, so that the hardest negatives get most of the gradient.
+            cosines_bB = _first(local_bD, dimension) @ _first(gathered_BD, dimension).T
+            return (cosines_bB / temperature).masked_fill(left_out_bB, -torch.inf)
+
+        positives_bB = logits_of(queries_bD, passages_BD, false_positives_bB)
+        if negatives == "in_batch":
+            logits, target_b = positives_bB, ours
         else:
-            logits, target_b = torch.cat([positives_bB, hard_bB], dim=1), ours
-    total = F.cross_entropy(logits, target_b, reduction="sum")
-    if symmetric:
-        assert false_positives_of_passages_bB is not None
-        queries_BD = gather_rows(queries_bD, sizes)
+            hard_bB = logits_of(queries_bD, negatives_BD, false_negatives_bB)
+            if negatives == "triplet":
+                own_b1 = positives_bB.gather(1, ours[:, None])
+                logits, target_b = torch.cat([own_b1, hard_bB], dim=1), torch.zeros_like(ours)
+            else:
+                logits, target_b = torch.cat([positives_bB, hard_bB], dim=1), ours
+        total = F.cross_entropy(logits, target_b, reduction="sum")
+        if not symmetric:
+            return total
         queries_of_passages_bB = logits_of(passages_bD, queries_BD, false_positives_of_passages_bB)
-        total = (total + F.cross_entropy(queries_of_passages_bB, ours, reduction="sum")) / 2
+        return (total + F.cross_entropy(queries_of_passages_bB, ours, reduction="sum")) / 2
+
+    total = torch.stack([loss_of(dimension) for dimension in (None, *dimensions)]).mean()
     # DDP divides the sum of the ranks' gradients by their number. Slices may differ by a row, so this is not 1 / b.
     return total * (len(sizes) / B)
+
+
+def _first(vectors_ND: Tensor, dimension: int | None) -> Tensor:
+    """Their first values, of unit length; None = the vectors as they are."""
+    return vectors_ND if dimension is None else F.normalize(vectors_ND[:, :dimension], dim=1)
 
 
 def false_positive_mask(

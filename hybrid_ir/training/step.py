@@ -33,6 +33,7 @@ class LossSettings:
     symmetric: bool
     negatives: str
     cached: bool
+    dimensions: tuple[int, ...] = ()
 
 
 def backward(
@@ -76,6 +77,7 @@ def backward(
             temperature=settings.temperature,
             symmetric=settings.symmetric,
             negatives=settings.negatives,
+            dimensions=settings.dimensions,
         )
 
     if settings.cached:

@@ -1,1 +1,1 @@
-"""Encoders made of an encoder without training: fewer pieces, fewer layers, no language means."""
+"""Encoders made of an encoder without training: fewer pieces, layers or dimensions, no language means."""
