@@ -236,9 +236,10 @@ def full_inputs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_the_page_of_a_full_form_is_made_from_its_benchmarks(name, full_inputs, tmp_path):
+@pytest.mark.parametrize("form", ["real", "full"])
+def test_the_page_of_a_form_is_made_from_its_benchmarks(name, form, full_inputs, tmp_path):
     overrides = [f"store={full_inputs / 'store'}", "train.gpus_per_worker=0", "evaluate.bootstrap_rounds=50"]
-    study = load_study(name, "full", tmp_path, overrides)
+    study = load_study(name, form, tmp_path, overrides)
     benchmarks = [Benchmark(collection="xquad-r", path=str(full_inputs / "xquad"))]
     if name == "model_size":
         benchmarks.append(Benchmark(collection="miracl", path=str(full_inputs / "miracl"), languages=("sw",)))

@@ -91,10 +91,11 @@ def parameters(shape: tuple[int, int, int]) -> int:
     return layers * (4 * hidden * hidden + 2 * hidden * intermediate)
 
 
-def encoder_parameters(name: str) -> int | None:
-    """Parameters without the vocabulary's; None if the encoder is neither known nor on disk."""
+def encoder_parameters(name: str, layers: int | None = None) -> int | None:
+    """Parameters without the vocabulary's, with so many layers or all; None if the encoder is neither known nor on
+    disk."""
     shape = _shape(name)
-    return None if shape is None else parameters(shape)
+    return None if shape is None else parameters((layers or shape[0], *shape[1:]))
 
 
 def tokens_per_pair(store: Store) -> float:

@@ -87,12 +87,13 @@ def _sizes(study: Study, results: Results, probes: Probes, out: Path) -> Finding
     for label, r in results.items():
         if not r.trials:
             continue
-        name, seconds, found = str(r.point["encoder.name"]), training_seconds(r, out), mean_probes(r, probes)
+        name, layers = _encoder(study, r)
+        seconds, found = training_seconds(r, out), mean_probes(r, probes)
         within = [found.get(f"miracl/{m}", found[m]) for m in ("nDCG@10", "R@100") if found]
-        millions = (encoder_parameters(name) or 0) / 1e6
+        millions = (encoder_parameters(name, layers) or 0) / 1e6
         rows.append([label, f"{millions:.2f}", f"{seconds:.0f}", *(f"{value:.3f}" for value in within)])
         if found:
-            lines[str(r.point.get("recipe", ""))].append((seconds, *within, name))
+            lines[str(r.point.get("recipe", ""))].append((seconds, *within, _called(study, r)))
     on_miracl = any(test.collection == "miracl" for test in study.collections)
     table = Table(
         "Size, cost and retrieval within each language",
@@ -126,10 +127,21 @@ def _encoders(study: Study, results: Results, probes: Probes, out: Path) -> Find
     for recipe in dict.fromkeys(r.point.get("recipe") for r in results.values()):
         ranked = [r for r in results.values() if r.point.get("recipe") == recipe and "AP_mean" in r.test]
         ranked.sort(key=lambda r: -r.test["AP_mean"])
-        shown = ", ".join(f"{r.point['encoder.name']} {r.test['AP_mean']:.3f}" for r in ranked)
+        shown = ", ".join(f"{_called(study, r)} {r.test['AP_mean']:.3f}" for r in ranked)
         said.append(f"By test AP_mean under {recipe}: {shown}.")
     table = Table("Search by translation", note, ("point", "to English", "from English"), rows)
     return Findings(sentences=said, tables=[table])
+
+
+def _encoder(study: Study, result: PointResult) -> tuple[str, int | None]:
+    """Name and layers of a point's encoder; None = all of them."""
+    section = study.experiment.encoder
+    return str(result.point.get("encoder.name", section.name)), result.point.get("encoder.layers", section.layers)
+
+
+def _called(study: Study, result: PointResult) -> str:
+    name, layers = _encoder(study, result)
+    return name if layers is None else f"{layers} layers"
 
 
 def _robust(study: Study, results: Results, probes: Probes, out: Path) -> Findings:
