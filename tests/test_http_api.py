@@ -29,7 +29,9 @@ from hybrid_ir.serving.search_service import SearchService
 pytestmark = pytest.mark.numbers
 
 LOCAL = "http://localhost"
-SETTINGS = Serve(max_k=500, max_queries=5, max_characters=1000, max_body_bytes=10_000, max_queue=8, max_batch=4)
+SETTINGS = Serve(
+    max_k=500, max_queries=5, max_inputs=5, max_characters=1000, max_body_bytes=10_000, max_queue=8, max_batch=4
+)
 
 
 @pytest.fixture(scope="module")

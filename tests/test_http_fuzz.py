@@ -62,6 +62,7 @@ def test_the_openapi_document_holds_for_whatever_it_generates(service, mode):
         "/search",
         "/v1/embeddings",
         "/v1/models",
+        "/v1/models/{name}",
         "/stats",
         "/readyz",
         "/healthz",

@@ -250,10 +250,17 @@ class Serve(Section):
     max_k: int = Field(default=100, ge=1, le=10_000)
     """Hits that a request may ask for, for each query."""
     max_queries: int = Field(default=64, ge=1)
-    """Queries or embedding inputs of one request."""
+    """Queries of one request."""
+    max_inputs: int = Field(default=2048, ge=1)
+    """Texts of one request for embeddings; 2048 is OpenAI's limit, which clients keep to."""
+    model_name: Annotated[str, Field(min_length=1)] | None = None
+    """A name that clients may give the encoder by, beside its space id; null = the space id alone."""
+    token_ids: str | None = None
+    """Of which tiktoken encoding the token ids are that clients send in place of texts (LangChain by default:
+    cl100k_base), so that they can be read back; null = refuse them. Needs the extra `tiktoken`."""
     max_characters: int = Field(default=20_000, ge=1)
     """Characters of one query or input; the encoder reads its first `max_tokens` tokens."""
-    max_body_bytes: int = Field(default=2_000_000, ge=1000)
+    max_body_bytes: int = Field(default=8_000_000, ge=1000)
     """Bytes of a request's body; larger ones are refused with 413."""
     max_queue: int = Field(default=256, ge=1)
     """Queries that may wait in a gateway; beyond it requests get 429 with Retry-After."""

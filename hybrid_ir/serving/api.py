@@ -109,27 +109,40 @@ class SearchResponse(_Message):
     timings_ms: Timings
 
 
-class EmbeddingsRequest(_Message):
-    """As OpenAI's, with `input_type`."""
+TokenIds = Annotated[list[StrictInt], Field(min_length=1, fail_fast=True)]
 
-    input: StrictStr | Annotated[list[StrictStr], Field(min_length=1, fail_fast=True)] = Field(
-        description="A text or a list of texts.", examples=[["Der Rhein mündet in die Nordsee."]]
+
+class EmbeddingsRequest(_Message):
+    """As OpenAI's, with `input_type`. Fields that are not known are not looked at, as clients have more than we do."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    input: (
+        StrictStr
+        | Annotated[list[StrictStr], Field(min_length=1, fail_fast=True)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)]
+    ) = Field(
+        description="A text or a list of texts; or their token ids, where `serve.token_ids` says of which encoding.",
+        examples=[["Der Rhein mündet in die Nordsee."]],
     )
     model: StrictStr | None = Field(
         default=None,
-        description="The id that `/v1/models` gives; null is the same. Any other is refused.",
+        description="An id that `/v1/models` gives; null is the same. `ID:query` and `ID:passage` also say which "
+        "prefix, for clients that cannot send `input_type`. Any other is refused.",
         examples=[None],
     )
-    encoding_format: Literal["float", "base64"] = Field(
-        default="float", description="base64: little-endian float32.", examples=["float"]
+    encoding_format: Literal["float", "base64"] | None = Field(
+        default=None, description="float, which null is too, or base64: little-endian float32.", examples=["float"]
     )
-    input_type: Literal["query", "passage"] = Field(
-        default="passage", description="Which of the encoder's prefixes to put before the text.", examples=["query"]
+    input_type: Literal["query", "passage"] | None = Field(
+        default=None,
+        description="Which of the encoder's prefixes to put before the text; null = passage, or as `model` says.",
+        examples=["query"],
     )
     dimensions: StrictInt | None = Field(
         default=None, description="Must be the encoder's own, if given.", examples=[None]
     )
-    user: StrictStr | None = Field(default=None, description="Accepted and not used.", examples=[None])
 
 
 class Embedding(_Message):
@@ -158,7 +171,7 @@ class EmbeddingsResponse(_Message):
 
     object: Literal["list"] = Field(default="list", description="The kind of this object, as OpenAI's.")
     data: list[Embedding] = Field(description="One for each text, in their order.")
-    model: str = Field(description="The space id, which is the model's id here.", examples=["3f0c9a1be27d4e55"])
+    model: str = Field(description="As asked for, or the space id.", examples=["3f0c9a1be27d4e55"])
     usage: Usage
     space_id: str = Field(description="The encoder that made the vectors.", examples=["3f0c9a1be27d4e55"])
 
@@ -166,7 +179,7 @@ class EmbeddingsResponse(_Message):
 class ModelInfo(_Message):
     """The encoder that is served."""
 
-    id: str = Field(description="The space id.", examples=["3f0c9a1be27d4e55"])
+    id: str = Field(description="The space id, or `serve.model_name`.", examples=["3f0c9a1be27d4e55"])
     object: Literal["model"] = Field(default="model", description="The kind of this object, as OpenAI's.")
     created: int = Field(description="When the gateway started, in seconds since 1970.", examples=[1766275200])
     owned_by: str = Field(description="Always `hybrid-ir`.", examples=["hybrid-ir"])
@@ -175,10 +188,10 @@ class ModelInfo(_Message):
 
 
 class ModelList(_Message):
-    """The models there are: one."""
+    """The names that the one model has."""
 
     object: Literal["list"] = Field(default="list", description="The kind of this object, as OpenAI's.")
-    data: list[ModelInfo] = Field(description="The encoder that is served.")
+    data: list[ModelInfo] = Field(description="The encoder that is served, under each of its names.")
 
 
 class ShardStatus(_Message):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -17,9 +17,10 @@ from hybrid_ir.config import Serve
 from hybrid_ir.index import Manifest, ShardQuery, canonical
 from hybrid_ir.languages import language_code
 from hybrid_ir.serving.api import MOST_KEYS, MOST_LANGUAGES, EmbeddingsRequest, SearchRequest
-from hybrid_ir.types import OUTER_SPACE, InputError
+from hybrid_ir.types import OUTER_SPACE, InputError, one_line
 
 M = TypeVar("M", bound=BaseModel)
+Decode = Callable[[list[int]], str]
 MOST_ITEMS = {"languages": MOST_LANGUAGES, "metadata": MOST_KEYS}
 
 
@@ -46,9 +47,13 @@ def parse(body: bytes, model: type[M], settings: Serve) -> M:
         raise RequestError(400, "invalid_json", f"the body is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise RequestError(422, "invalid_request", "the body must be a JSON object")
-    most = {"query": settings.max_queries, "input": settings.max_queries, **MOST_ITEMS}
+    most = {"query": settings.max_queries, "input": settings.max_inputs, **MOST_ITEMS}
+    if isinstance(ids := content.get("input"), list) and ids and type(ids[0]) is int:  # the tokens of one text
+        most["input"] = settings.max_characters
     for name, value in content.items():
         if name not in model.model_fields:
+            if model.model_config.get("extra") == "ignore":
+                continue
             raise RequestError(422, "invalid_request", f"unknown field {name[:80]!r}", name[:80])
         if name in most and isinstance(value, list | dict) and len(value) > most[name]:
             what = "values" if name in MOST_ITEMS else "texts"
@@ -143,16 +148,80 @@ def check_texts(texts: Sequence[str], param: str, settings: Serve) -> None:
             )
 
 
-def check_model(request: EmbeddingsRequest, space: dict[str, Any]) -> None:
-    """Raises RequestError for a model or a dimension that is not the served encoder's."""
-    if request.model is not None and request.model != space["id"]:
-        raise RequestError(
-            404, "model_not_found", f"there is one model here, {space['id']}, not {request.model[:80]!r}", "model"
-        )
+def names_of(space: dict[str, Any], settings: Serve) -> list[str]:
+    """What clients may call the served encoder."""
+    return [space["id"], *([settings.model_name] if settings.model_name else [])]
+
+
+def role_of(request: EmbeddingsRequest, space: dict[str, Any], settings: Serve) -> str:
+    """`query` or `document`: which prefix the texts get. Raises RequestError for a model or a dimension that is not the
+    served encoder's, and for two different roles."""
+    asked, names = request.model, names_of(space, settings)
+    role = None
+    if asked is not None and asked not in names:
+        name, _, role = asked.rpartition(":")
+        if name not in names or role not in ("query", "passage"):
+            raise RequestError(
+                404, "model_not_found", f"there is one model here, {' or '.join(names)}, not {asked[:80]!r}", "model"
+            )
+    if role and request.input_type and role != request.input_type:
+        message = f"model asks for {role} and input_type for {request.input_type}: leave one out"
+        raise RequestError(422, "invalid_request", message, "input_type")
     if request.dimensions is not None and request.dimensions != space["dimension"]:
         raise RequestError(
             422,
             "invalid_request",
-            f"dimensions must be {space['dimension']}, got {request.dimensions}",
+            f"dimensions must be {space['dimension']}, got {request.dimensions}; `hybrid-ir encoder shorten` makes an "
+            "encoder of fewer",
             "dimensions",
         )
+    return "query" if (role or request.input_type) == "query" else "document"
+
+
+def decoder_of(encoding: str | None) -> Decode | None:
+    """What reads the ids of a tiktoken encoding back to the text that they were; None for None.
+
+    Clients made for OpenAI's models cut long texts themselves, and send the tokens of another encoder than the one that
+    is served. Only who runs the service can know which. Raises InputError where there is no such encoding, or it cannot
+    be had.
+    """
+    if encoding is None:
+        return None
+    try:
+        import tiktoken
+    except ImportError:
+        raise InputError(
+            "serve.token_ids needs the package tiktoken: pip install 'hybrid-ir[tiktoken]', or set it to null"
+        ) from None
+    if encoding not in tiktoken.list_encoding_names():
+        known = ", ".join(tiktoken.list_encoding_names())
+        raise InputError(f"serve.token_ids={encoding!r} is no encoding of tiktoken's; there are {known}")
+    try:
+        return tiktoken.get_encoding(encoding).decode
+    except Exception as error:  # of whichever library it downloads by
+        raise InputError(
+            f"the tokens of {encoding} cannot be had ({one_line(error)}); let this machine reach the network once, or "
+            "set TIKTOKEN_CACHE_DIR to a folder that has them"
+        ) from None
+
+
+def texts_of(given: Any, decode: Decode | None) -> list[str]:
+    """The texts of an input: one, several, or the token ids of one or of several. Raises RequestError for ids that
+    cannot be read."""
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given[0], str):
+        return given
+    if decode is None:
+        raise RequestError(
+            422,
+            "token_ids",
+            "input holds token ids, and cannot tell of which tokenizer: send texts (LangChain: "
+            "OpenAIEmbeddings(check_embedding_ctx_length=False)), or set serve.token_ids to that tokenizer",
+            "input",
+        )
+    rows: Sequence[list[int]] = given if isinstance(given[0], list) else [given]
+    try:
+        return [decode(row) for row in rows]
+    except (KeyError, OverflowError, ValueError):
+        raise RequestError(422, "token_ids", "input holds ids that the tokenizer does not have", "input") from None

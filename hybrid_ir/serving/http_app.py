@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import hybrid_ir
 from hybrid_ir.config import Serve
 from hybrid_ir.serving import api
-from hybrid_ir.serving.checks import RequestError, check_host, parse
+from hybrid_ir.serving.checks import RequestError, check_host, names_of, parse
 from hybrid_ir.serving.http_document import document_of, documented
 from hybrid_ir.serving.search_service import SearchService
 
@@ -155,21 +155,33 @@ def _create_routes(
                     {"object": "embedding", "index": i, "embedding": row, "cut": cut}
                     for i, (row, cut) in enumerate(zip(rows, encoded.cut.tolist(), strict=True))
                 ],
-                "model": space_id,
+                "model": wanted.model or space_id,
                 "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
                 "space_id": space_id,
             }
         )
 
+    def model_infos() -> dict[str, dict[str, Any]]:
+        space = service.release.manifest.space
+        info = {"object": "model", "created": created, "owned_by": "hybrid-ir"}
+        info |= {"dimension": space["dimension"], "max_tokens": space["max_tokens"]}
+        return {name: {"id": name, **info} for name in names_of(space, service.settings)}
+
     @app.get("/v1/models", **documented(api.ModelList, None, 401))
     async def models(request: Request) -> Response:
-        """The one encoder that is served, by its space id."""
+        """The one encoder that is served, by its space id, and by `serve.model_name`."""
         check_key(request)
-        space = service.release.manifest.space
-        info = {"id": space["id"], "object": "model", "created": created, "owned_by": "hybrid-ir"}
-        return _json(
-            {"object": "list", "data": [{**info, "dimension": space["dimension"], "max_tokens": space["max_tokens"]}]}
-        )
+        return _json({"object": "list", "data": list(model_infos().values())})
+
+    @app.get("/v1/models/{name:path}", **documented(api.ModelInfo, None, 401, 404, path="name"))
+    async def model(request: Request) -> Response:
+        """The encoder that is served, by one of its names."""
+        check_key(request)
+        infos, name = model_infos(), request.path_params["name"]
+        if name not in infos:
+            message = f"there is one model here, {' or '.join(infos)}, not {name[:80]!r}"
+            raise RequestError(404, "model_not_found", message, "model")
+        return _json(infos[name])
 
     @app.get("/stats", **documented(api.Stats, None, 401))
     async def stats(request: Request) -> Response:

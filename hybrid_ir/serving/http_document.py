@@ -29,9 +29,14 @@ MEANING = {
 
 
 def documented(
-    answer: type[BaseModel], body: type[BaseModel] | None, *errors: int, deadline: bool = False, unready: bool = False
+    answer: type[BaseModel],
+    body: type[BaseModel] | None,
+    *errors: int,
+    deadline: bool = False,
+    unready: bool = False,
+    path: str | None = None,
 ) -> dict[str, Any]:
-    """What a route's decorator must know for the OpenAPI document."""
+    """What a route's decorator must know for the OpenAPI document. `path` names the parameter in its path."""
     responses: dict[int | str, dict[str, Any]] = {200: {"model": answer, "description": answer.__doc__}}
     for status in (*errors, 403, 500):
         responses[status] = {"model": api.ErrorResponse, "description": MEANING[status]}
@@ -48,6 +53,9 @@ def documented(
         documented["openapi_extra"] = {
             "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
         }
+    if path is not None:
+        parameter = {"name": path, "in": "path", "required": True, "schema": {"type": "string"}}
+        documented["openapi_extra"] = {"parameters": [parameter]}
     return documented
 
 

@@ -19,7 +19,7 @@ from hybrid_ir.index import Found, Hit, IndexedPassage, ShardQuery, is_flat, mer
 from hybrid_ir.serving.answers import ready_body, search_body, stats_body
 from hybrid_ir.serving.api import EmbeddingsRequest, SearchRequest
 from hybrid_ir.serving.batcher import Batcher, Observe, Started, needed_shards
-from hybrid_ir.serving.checks import RequestError, check_model, check_texts, shard_query
+from hybrid_ir.serving.checks import RequestError, check_texts, decoder_of, role_of, shard_query, texts_of
 from hybrid_ir.serving.query_cache import QueryCache
 from hybrid_ir.serving.release import Encoded, Release, ShardDown
 
@@ -55,6 +55,7 @@ class SearchService:
         self.settings = settings
         self._observe = observe
         self._cache = QueryCache(settings.query_cache, observe)
+        self._decode = decoder_of(settings.token_ids)
         self._active = _Serving(release, settings, observe, self._cache)
         self._held: dict[str, _Serving] = {}
         self.previous: str | None = None
@@ -122,14 +123,14 @@ class SearchService:
     async def embed(self, request: EmbeddingsRequest) -> tuple[Encoded, str]:
         """The inputs encoded, and the space id. Raises RequestError."""
         serving = self._active
-        texts = [request.input] if isinstance(request.input, str) else request.input
-        check_texts(texts, "input", self.settings)
         space = serving.release.manifest.space
-        check_model(request, space)
+        role = role_of(request, space, self.settings)
+        texts = texts_of(request.input, self._decode)
+        check_texts(texts, "input", self.settings)
         self._check_queue(serving, len(texts))
         # Passages are not kept: they are not posted again, and would take the place of queries.
-        encode = partial(serving.release.encode, role="document")
-        if request.input_type == "query":
+        encode = partial(serving.release.encode, role=role)
+        if role == "query":
             encode = partial(self._cache.encode, serving.release)
         serving.embedding += len(texts)
         try:
