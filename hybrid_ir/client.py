@@ -40,6 +40,7 @@ class SearchClient:
         *,
         languages: Sequence[str] | None = None,
         metadata: Mapping[str, str | int | float | bool] | None = None,
+        min_score: float | None = None,
         policy: str = "strict",
         deadline_ms: int | None = None,
     ) -> dict[str, Any]:
@@ -53,6 +54,7 @@ class SearchClient:
             "k": k,
             "languages": None if languages is None else list(languages),
             "metadata": None if metadata is None else dict(metadata),
+            "min_score": min_score,
             "policy": policy,
             "deadline_ms": deadline_ms,
         }

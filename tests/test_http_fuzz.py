@@ -99,6 +99,7 @@ BODIES = st.fixed_dictionaries(
         "languages": st.none() | st.lists(st.sampled_from(["en", "ar", "th", "xx", "", "EN"]) | TEXTS, max_size=3),
         "metadata": st.none()
         | st.dictionaries(st.sampled_from(["year", "kind", "x"]) | st.text(max_size=3), NUMBERS, max_size=2),
+        "min_score": NUMBERS,
         "policy": st.sampled_from(["strict", "best_effort", "x", None]),
         "deadline_ms": NUMBERS,
         "unknown": NUMBERS,

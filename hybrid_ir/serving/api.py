@@ -41,6 +41,12 @@ class SearchRequest(_Message):
     metadata: Annotated[dict[StrictStr, MetadataValue], Field(min_length=1, max_length=MOST_KEYS)] | None = Field(
         default=None, description="Find passages whose metadata have exactly these values.", examples=[{"year": 2024}]
     )
+    min_score: Annotated[StrictFloat, Field(ge=-1, le=1)] | None = Field(
+        default=None,
+        description="Leave out hits whose score is below it; null = leave out none. What is a good score differs from "
+        "encoder to encoder.",
+        examples=[0.8],
+    )
     policy: Literal["strict", "best_effort"] = Field(
         default="strict",
         description="When a shard does not answer: strict = an error, best_effort = what the others found, and "

@@ -99,7 +99,7 @@ class SearchService:
             await asyncio.wait(tasks, timeout=max(0.0, deadline - time.perf_counter()))
         needed = needed_shards(serving.release.manifest, query.languages)
         missing = self._missing(needed, started)
-        results = await self._results(serving, started, query.k, deadline, missing)
+        results = await self._results(serving, started, request, deadline, missing)
         late = time.perf_counter() > deadline
         body = search_body(serving.release.manifest, query.languages, results, missing, started, begun)
         for language in query.languages or ["all"]:
@@ -207,7 +207,12 @@ class SearchService:
         return missing
 
     async def _results(
-        self, serving: _Serving, started: Sequence[Started | None], k: int, deadline: float, missing: set[int]
+        self,
+        serving: _Serving,
+        started: Sequence[Started | None],
+        request: SearchRequest,
+        deadline: float,
+        missing: set[int],
     ) -> list[list[tuple[IndexedPassage, float]]]:
         """(passage, score) of the hits of each query. A shard whose passages cannot be read joins `missing`."""
         passages: dict[tuple[int, int], IndexedPassage] = {}
@@ -219,7 +224,10 @@ class SearchService:
                     found, texts = task.result()
                     parts[n] = found[place]
                     passages.update({(n, row): passage for row, passage in texts.items()})
-            merged.append(merge(parts, k, serving.lossy))
+            hits = merge(parts, request.k, serving.lossy)
+            if request.min_score is not None:
+                hits = [hit for hit in hits if hit.score >= request.min_score]
+            merged.append(hits)
         unread: dict[int, list[int]] = {}
         for hits in merged:
             for hit in hits:
