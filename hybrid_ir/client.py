@@ -38,6 +38,7 @@ class SearchClient:
         query: str | Sequence[str],
         k: int = 10,
         *,
+        offset: int | None = None,
         languages: Sequence[str] | None = None,
         metadata: Mapping[str, str | int | float | bool] | None = None,
         min_score: float | None = None,
@@ -46,12 +47,14 @@ class SearchClient:
     ) -> dict[str, Any]:
         """The service's `SearchResponse` as plain data: `["results"][0]["hits"]` are the hits of the first query.
 
-        With a deadline that passes, what was found until then, `coverage` saying how much. Raises InputError with
-        the service's message for a request that it refuses, ConnectionError when it does not answer.
+        Pages begin with `offset=0`. With a deadline that passes, what was found until then, `coverage` saying how much.
+        Raises InputError with the service's message for a request that it refuses, ConnectionError when it does not
+        answer.
         """
         body = {
             "query": query if isinstance(query, str) else list(query),
             "k": k,
+            "offset": offset,
             "languages": None if languages is None else list(languages),
             "metadata": None if metadata is None else dict(metadata),
             "min_score": min_score,

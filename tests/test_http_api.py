@@ -47,7 +47,7 @@ def http(folder):
         yield client
 
 
-def search(http, query="river number 7", **body):
+def search(http, query: str | list[str] | None = "river number 7", **body):
     answer = http.post("/search", json={"query": query, **body})
     assert answer.status_code == 200, answer.text
     SearchResponse.model_validate_json(answer.content)
@@ -160,6 +160,8 @@ def test_an_integer_of_any_size_in_the_metadata_is_answered_as_it_is(tmp_path):
         ({"query": "a", "metadata": {"colour": 1}}, 422, "metadata", "'colour'; keys: kind, year"),
         ({"query": "a", "policy": "lax"}, 422, "policy", "strict"),
         ({"query": "a", "deadline_ms": 0}, 422, "deadline_ms", "greater than or equal to 1"),
+        ({"query": "a", "offset": -1}, 422, "offset", "greater than or equal to 0"),
+        ({"query": "a", "offset": 491}, 422, "offset", "at most 500, got 491 + 10"),
         ({"query": "a", "min_score": 1.5}, 422, "min_score", "less than or equal to 1"),
         ({"query": "a", "min_score": "0.5"}, 422, "min_score", "number"),
         ({"query": "a", "min_score": True}, 422, "min_score", "number"),

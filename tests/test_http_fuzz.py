@@ -100,6 +100,7 @@ BODIES = st.fixed_dictionaries(
         "metadata": st.none()
         | st.dictionaries(st.sampled_from(["year", "kind", "x"]) | st.text(max_size=3), NUMBERS, max_size=2),
         "min_score": NUMBERS,
+        "offset": NUMBERS,
         "policy": st.sampled_from(["strict", "best_effort", "x", None]),
         "deadline_ms": NUMBERS,
         "unknown": NUMBERS,

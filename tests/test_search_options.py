@@ -1,11 +1,16 @@
-"""What a search can ask besides: good hits only. The same from any cut of the passages and in both placements."""
+"""What a search can ask besides: good hits only, pages. The same from any cut of the passages, in both placements."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import pickle
+import random
 
+import httpx
 import pytest
+from checkpoints import TEXTS
+from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import sample_passages, write_served_index
 from starlette.testclient import TestClient
 
@@ -21,9 +26,11 @@ from hybrid_ir.serving.search_service import SearchService
 pytestmark = pytest.mark.numbers
 
 LOCAL = "http://localhost"
-SETTINGS = Serve(max_k=200, max_queries=5, max_batch=4)
+SETTINGS = Serve(max_k=60, max_queries=5, max_batch=4)
+WORDS = " ".join(TEXTS).split()  # what the tiny encoder knows: numbers would all be one to it
+SAID = random.Random(0)
 PASSAGES = [
-    *sample_passages(),
+    *(p._replace(text=" ".join(SAID.choices(WORDS, k=6))) for p in sample_passages()),
     *(IndexedPassage(f"same/{n}", "One text, five times.", "en", {"year": 1999}) for n in range(5)),
 ]
 CUTS = {
@@ -79,7 +86,7 @@ def http(services):
         yield client
 
 
-def search(http, query="river number 7", **body):
+def search(http, query: str | list[str] | None = "Hauptstadt von France", **body):
     answer = http.post("/search", json={"query": query, **body})
     assert answer.status_code == 200, answer.text
     SearchResponse.model_validate_json(answer.content)
@@ -102,7 +109,91 @@ def test_hits_below_the_least_score_are_left_out_and_those_that_have_it_stay(ser
         above = [(doc_id, score) for doc_id, score in found if score > fourth]
         assert hits(search(client, k=10, min_score=math.nextafter(fourth, 2))) == above
         assert hits(search(client, k=10, min_score=-1)) == found
-    assert hits(search(client, ["river", "One text, five times."], min_score=1)) == []
+    assert hits(search(services["Flat", 3, "local"], ["capital", "Berlin"], min_score=1)) == []
+
+
+# Pages
+
+QUERIES = ["Hauptstadt von France", "столица مصر", "One text, five times.", "capital de España, Seine?"]
+FILTERS = [{}, {"languages": ["en"]}, {"metadata": {"year": 1999}}, {"languages": ["ar", "th"], "min_score": 0.5}]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    queries=st.lists(st.sampled_from(QUERIES), min_size=1, max_size=4, unique=True),
+    asked=st.sampled_from(FILTERS),
+    size=st.integers(1, 12),
+    count=st.integers(1, 5),
+    codec=st.sampled_from(["Flat", "IVF4,SQ8"]),
+)
+def test_pages_put_together_are_one_answer(services, queries, asked, size, count, codec):
+    """Alone or in a batch, from each cut and placement in turn: the same hits with the same scores in one order."""
+    whole = search(services[codec, 1, "local"], queries, offset=0, k=size * count, **asked)
+    ways = [(shards, placement) for shards in (1, 3) for placement in ("local", "distributed")]
+    for place, query in enumerate(queries):
+        alone, together = [], []
+        for number in range(count):
+            client = services[codec, *ways[(number + place) % 4]]
+            page = {"offset": number * size, "k": size, **asked}
+            alone += hits(search(client, query, **page))
+            together += hits(search(client, queries, **page), place)
+        assert alone == together == hits(whole, place)
+        assert len({doc_id for doc_id, _ in alone}) == len(alone)
+
+
+def test_ties_go_on_over_the_border_of_a_page_in_the_order_of_the_input(services):
+    same = [f"same/{n}" for n in range(5)]
+    for client in services.values():
+        pages = [search(client, "One text, five times.", metadata={"year": 1999}, k=2, offset=n) for n in (0, 2, 4)]
+        assert [doc_id for page in pages for doc_id, _ in hits(page)] == same
+
+
+def test_a_page_says_its_positions_and_the_version_that_it_is_from(http):
+    pages = [search(http, k=3, offset=offset) for offset in (0, 3)]
+    assert [[hit["position"] for hit in page["results"][0]["hits"]] for page in pages] == [[1, 2, 3], [4, 5, 6]]
+    assert pages[0]["index_version"] == pages[1]["index_version"]
+    assert hits(search(http, metadata={"year": 1999}, offset=5)) == []
+
+
+def test_the_last_page_ends_at_the_largest_k(http):
+    assert len(hits(search(http, k=20, offset=40))) == 20
+    refused = http.post("/search", json={"query": "a", "k": 20, "offset": 41})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "offset")
+    assert refused.json()["error"]["message"] == "offset + k must be at most 60, got 41 + 20"
+
+
+class Moody(LocalRelease):
+    """Its encoder turns a text's vector by its company, much more than rounding does."""
+
+    async def encode(self, texts, role):
+        encoded = await super().encode(texts, role)
+        vectors = encoded.vectors.copy()
+        vectors[:, : len(texts) - 1] *= -1
+        return encoded._replace(vectors=vectors)
+
+
+@pytest.mark.parametrize("cached", [0, 8192])
+def test_whoever_else_asks_the_pages_of_a_query_have_one_vector(folders, cached):
+    release = Moody(str(folders["Flat", 3]))
+    app = create_app(SearchService(release, SETTINGS.model_copy(update={"query_cache": cached})))
+
+    async def run():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=LOCAL) as client:
+
+            async def ask(**body):
+                return hits((await client.post("/search", json={"query": "river", **body})).json())
+
+            # Not a page, the same query is encoded with others first: that vector is no page's.
+            await client.post("/search", json={"query": ["river", "lake", "sea"]})
+            whole = await ask(k=8, offset=0)
+            crowd = [ask(k=4, offset=4, query=["a", "b"]), ask(query=["c", "d"])]
+            first, second, *_ = await asyncio.gather(ask(k=4, offset=0), ask(k=4, offset=4), *crowd)
+            return whole, first + second, await ask(k=8)
+
+    whole, pages, plain = asyncio.run(run())
+    assert pages == whole
+    if cached:
+        assert plain != whole  # the company of the first request shows in what is not a page
 
 
 # The client
@@ -118,4 +209,5 @@ def client(http):
 
 def test_the_client_asks_for_it_all(http, client):
     found = hits(search(http, k=10))
-    assert hits(client.search("river number 7", min_score=found[2][1])) == found[:3]
+    assert hits(client.search("Hauptstadt von France", min_score=found[2][1])) == found[:3]
+    assert hits(client.search("Hauptstadt von France", k=2, offset=3)) == hits(search(http, k=5, offset=0))[3:]

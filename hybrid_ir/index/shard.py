@@ -6,7 +6,8 @@ Sharding must not show: any cut of the same passages gives the same ids and scor
 1. A score is the dot product of query and stored vector, summed pair by pair in one fixed order (see `exact`).
 2. Equal scores are ordered by global id. Where a tie may cross the cut, more candidates are asked for.
 3. A lossy codec chooses the `depth(k)` best by its own scores over *all* shards; those are scored exactly. So a shard
-   returns its `depth(k)` with both scores, and `merge` cuts by codec score before it orders by exact score.
+   returns its `depth(k)` with both scores, and `merge` cuts by codec score before it orders by exact score. Pages of
+   one query are cut from one such order: they all name the number `among` in place of their k.
 
 Q queries, D dimensions, C candidates.
 """
@@ -116,7 +117,8 @@ class Shard:
         for i, query in enumerate(queries):
             scans = self.totals.scans(query)
             # Lossy candidates depend on their number, so only queries with one depth go together.
-            alike.setdefault((query.languages, query.metadata, scans, 0 if scans else depth(query.k)), []).append(i)
+            candidates = 0 if scans else depth(query.among or query.k)
+            alike.setdefault((query.languages, query.metadata, scans, candidates), []).append(i)
         for (languages, metadata, scans, codec_depth), members in alike.items():
             group = vectors[members]
             if scans:

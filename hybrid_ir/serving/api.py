@@ -32,6 +32,12 @@ class SearchRequest(_Message):
         examples=["Where does the Rhine end?", ["Where does the Rhine end?", "¿Dónde nace el Ebro?"]],
     )
     k: StrictInt = Field(default=10, ge=1, description="Hits for each query; `serve.max_k` at most.", examples=[10])
+    offset: Annotated[StrictInt, Field(ge=0)] | None = Field(
+        default=None,
+        description="Hits to leave out at the beginning, for the next page; offset + k is `serve.max_k` at most. Pages "
+        "begin with 0: they are cut from one order, whatever their k. null = one answer, not a page.",
+        examples=[10],
+    )
     languages: Languages | None = Field(
         default=None,
         description="Find passages of these languages only; null = all. Tags are read as the build "
@@ -63,7 +69,7 @@ class SearchRequest(_Message):
 class Hit(_Message):
     """A passage that was found."""
 
-    position: int = Field(description="From 1, best first.", examples=[1])
+    position: int = Field(description="From 1, best first; on a page from offset + 1.", examples=[1])
     doc_id: str = Field(description="The passage's id in the input.", examples=["rhine-3"])
     text: str = Field(description="The whole passage.", examples=["Der Rhein mündet in die Nordsee."])
     language: str = Field(description="BCP 47 primary subtag.", examples=["de"])

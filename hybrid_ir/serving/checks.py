@@ -98,6 +98,12 @@ def shard_query(request: SearchRequest, manifest: Manifest, settings: Serve) -> 
     """What the request asks of each shard. Raises RequestError for what the index does not have."""
     if request.k > settings.max_k:
         raise RequestError(422, "invalid_request", f"k must be at most {settings.max_k}, got {request.k}", "k")
+    k, among = request.k, None
+    if request.offset is not None:
+        k, among = request.offset + request.k, settings.max_k
+        if k > among:
+            said = f"offset + k must be at most {among}, got {request.offset} + {request.k}"
+            raise RequestError(422, "invalid_request", said, "offset")
     languages = None
     if request.languages is not None:
         languages = tuple(sorted({_language(tag, manifest) for tag in request.languages}))
@@ -108,7 +114,7 @@ def shard_query(request: SearchRequest, manifest: Manifest, settings: Serve) -> 
                 422, "unknown_metadata", f"no passage has metadata {key!r:.80}; keys: {there}", "metadata"
             )
     metadata = tuple(sorted((key, canonical(value)) for key, value in (request.metadata or {}).items()))
-    return ShardQuery(request.k, languages, metadata)
+    return ShardQuery(k, languages, metadata, among)
 
 
 def _language(tag: str, manifest: Manifest) -> str:

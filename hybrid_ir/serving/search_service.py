@@ -33,17 +33,21 @@ class _Serving:
         self._new = Batcher(release, encode, settings.max_batch, observe)
         # Queries whose vectors are known do not wait for a forward pass over those of others.
         self._known = Batcher(release, encode, settings.max_batch, observe)
+        # Pages must come from one order, so their query has the same vector at each, whoever else asks.
+        self._paged = Batcher(release, partial(encode, alone=True), settings.max_batch, observe)
         self.embedding = 0  # inputs of /v1/embeddings that wait
         self.lossy = not is_flat(release.manifest.codec)
 
     @property
     def waiting(self) -> int:
-        return len(self._new) + len(self._known) + self.embedding
+        return len(self._new) + len(self._known) + len(self._paged) + self.embedding
 
     def waited_s(self) -> float:
-        return max(self._new.waited_s(), self._known.waited_s())
+        return max(self._new.waited_s(), self._known.waited_s(), self._paged.waited_s())
 
     def submit(self, text: str, query: ShardQuery) -> asyncio.Future[Started]:
+        if query.among is not None:
+            return self._paged.submit(text, query)
         batcher = self._known if self._cache.holds(self.release, text) else self._new
         return batcher.submit(text, query)
 
@@ -99,9 +103,10 @@ class SearchService:
             await asyncio.wait(tasks, timeout=max(0.0, deadline - time.perf_counter()))
         needed = needed_shards(serving.release.manifest, query.languages)
         missing = self._missing(needed, started)
-        results = await self._results(serving, started, request, deadline, missing)
+        results = await self._results(serving, started, request, query, deadline, missing)
         late = time.perf_counter() > deadline
-        body = search_body(serving.release.manifest, query.languages, results, missing, started, begun)
+        offset = request.offset or 0
+        body = search_body(serving.release.manifest, query.languages, results, offset, missing, started, begun)
         for language in query.languages or ["all"]:
             self._observe("searches", 1, {"language": language})
         for n in missing:
@@ -211,6 +216,7 @@ class SearchService:
         serving: _Serving,
         started: Sequence[Started | None],
         request: SearchRequest,
+        query: ShardQuery,
         deadline: float,
         missing: set[int],
     ) -> list[list[tuple[IndexedPassage, float]]]:
@@ -224,7 +230,7 @@ class SearchService:
                     found, texts = task.result()
                     parts[n] = found[place]
                     passages.update({(n, row): passage for row, passage in texts.items()})
-            hits = merge(parts, request.k, serving.lossy)
+            hits = merge(parts, query.k, serving.lossy, query.among)[request.offset or 0 :]
             if request.min_score is not None:
                 hits = [hit for hit in hits if hit.score >= request.min_score]
             merged.append(hits)
