@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -62,6 +63,12 @@ class SearchClient:
             "deadline_ms": deadline_ms,
         }
         return self._ask("POST", "/search", {name: value for name, value in body.items() if value is not None})
+
+    def passage(self, doc_id: str) -> dict[str, Any]:
+        """The passage with this doc_id: the service's `Passage` as plain data. Raises as `search`; InputError too
+        where there is none."""
+        # Dots too: parts of a path that are nothing but dots are taken away on the way.
+        return self._ask("GET", f"/passages/{quote(doc_id, safe='').replace('.', '%2E')}")
 
     def embed(self, texts: Sequence[str], *, input_type: str = "passage") -> list[list[float]]:
         """Unit vectors of the texts, in their order. Raises as `search`."""

@@ -238,7 +238,8 @@ def test_with_keys_only_the_open_routes_answer_without_one(folder):
     with TestClient(app, base_url=LOCAL) as http:
         for route in OPEN_TO_ALL:
             assert http.get(route).status_code == 200
-        routes = [("GET", "/stats"), ("GET", "/v1/models"), ("POST", "/search"), ("POST", "/v1/embeddings")]
+        routes = [("GET", "/stats"), ("GET", "/v1/models"), ("GET", "/passages/en%2F7"), ("GET", "/passages/none")]
+        routes += [("POST", "/search"), ("POST", "/v1/embeddings")]
         wrong = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "first"}, {"Authorization": "Basic first"}]
         for method, route in routes:
             for headers in [*wrong, {"Authorization": b"Bearer \xff\xfe"}]:
@@ -368,6 +369,12 @@ class Unsteady(LocalRelease):
             raise ShardDown(f"shard {shard}")
         return await super().search(shard, vectors, queries)
 
+    async def find(self, shard, doc_id):
+        await asyncio.sleep(self.delays.get(shard, 0))
+        if shard in self.gone:
+            raise ShardDown(f"shard {shard}")
+        return await super().find(shard, doc_id)
+
     def down(self):
         return sorted(self.gone), not self.encoder_gone
 
@@ -419,6 +426,22 @@ def test_a_shard_that_is_gone_fails_strict_and_shows_in_best_effort(unsteady):
     assert http.post("/search", json={"query": "river", "policy": "best_effort"}).status_code == 503
     release.gone.clear()
     assert search(http, "river")["coverage"]["complete"]
+
+
+def test_a_passage_that_may_be_in_a_shard_that_is_gone_is_no_404(unsteady):
+    release, http = unsteady
+    here, there = ({*shard.languages} for shard in release.manifest.shards)
+    here, there = min(here - there), min(there - here)
+    release.gone.add(0)
+    assert http.get(f"/passages/{there}/7").status_code == 200
+    for doc_id in (f"{here}/7", "nowhere"):
+        answer = http.get(f"/passages/{doc_id}")
+        assert (answer.status_code, answer.json()["error"]["type"]) == (503, "shards_missing")
+        assert "shards 000 do not answer" in answer.json()["error"]["message"]
+    release.gone.clear()
+    assert http.get(f"/passages/{here}/7").json()["doc_id"] == f"{here}/7"
+    release.delays[0] = 30  # who has it is not waited for together with who has not
+    assert http.get(f"/passages/{there}/7").status_code == 200
 
 
 def test_without_its_encoder_the_service_says_so(unsteady):

@@ -60,6 +60,7 @@ def test_the_openapi_document_holds_for_whatever_it_generates(service, mode):
     operations = [result.ok() for result in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations()]
     assert {op.path for op in operations} == {
         "/search",
+        "/passages/{doc_id}",
         "/v1/embeddings",
         "/v1/models",
         "/stats",
@@ -158,8 +159,9 @@ HEADERS = st.dictionaries(
     max_size=4,
 )  # fmt: skip
 PATHS = st.sampled_from(
-    ["/", "/docs", "/openapi.json", "/healthz", "/readyz", "/stats", "/v1/models", "/search", "/v1/embeddings"]
-)
+    ["/", "/docs", "/openapi.json", "/healthz", "/readyz", "/stats", "/v1/models", "/search", "/v1/embeddings",
+     "/passages/", "/passages/en/7", "/passages/a\nb"]
+)  # fmt: skip
 
 
 async def raw_answer(app, method: str, path: str, query: bytes, headers: dict[str, bytes], body: bytes):
@@ -204,7 +206,7 @@ def test_no_header_query_string_or_path_is_a_server_error(service, keys, method,
     assert b"location" not in answered
     if status >= 400:
         assert ErrorResponse.model_validate_json(content).error.message
-    elif keys and path in ("/stats", "/v1/models", "/search", "/v1/embeddings"):
+    elif keys and path in ("/stats", "/v1/models", "/search", "/v1/embeddings", "/passages/en/7"):
         assert headers["authorization"].lower().split() == [b"bearer", b"first"]
 
 

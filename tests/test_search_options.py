@@ -1,27 +1,36 @@
-"""What a search can ask besides: good hits only, pages. The same from any cut of the passages, in both placements."""
+"""What a search can ask besides: good hits only, pages; and a passage by its id.
+
+The same from any cut of the passages, in both placements.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import pickle
 import random
+import threading
+from urllib.parse import quote
 
 import httpx
 import pytest
+import uvicorn
 from checkpoints import TEXTS
 from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import sample_passages, write_served_index
+from services import free_port, wait_until
 from starlette.testclient import TestClient
 
 from hybrid_ir.client import SearchClient
 from hybrid_ir.config.experiment import Serve
-from hybrid_ir.index.passages import IndexedPassage
-from hybrid_ir.serving.api import SearchResponse
+from hybrid_ir.index.passages import IndexedPassage, PassageTable, write_passages
+from hybrid_ir.serving.api import ErrorResponse, Passage, SearchResponse
 from hybrid_ir.serving.http_app import create_app
 from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.serving.ray_serve.replicas import ShardReplica
 from hybrid_ir.serving.search_service import SearchService
+from hybrid_ir.types import InputError
 
 pytestmark = pytest.mark.numbers
 
@@ -33,6 +42,8 @@ PASSAGES = [
     *(p._replace(text=" ".join(SAID.choices(WORDS, k=6))) for p in sample_passages()),
     *(IndexedPassage(f"same/{n}", "One text, five times.", "en", {"year": 1999}) for n in range(5)),
 ]
+ODD = ["a/b", "a//b", "/a", "a/", "..", "a/../b", "a%2Fb", "a?b#c&d=e", "ü/ไทย 🦊", " a b ", "a+b", "\n", "\x00"]
+ODD += ["\u00e9", "e\u0301"]  # two ways to write one letter (NFC, NFD): each is its own id
 CUTS = {
     ("Flat", 1): "language",
     ("Flat", 3): "random",
@@ -53,6 +64,9 @@ class Replicas(LocalRelease):
 
     async def read(self, shard, rows):
         return await self._call(shard, "read", list(rows))
+
+    async def find(self, shard, doc_id):
+        return await self._call(shard, "find", doc_id)
 
     async def _call(self, shard, method, *arguments):
         answer = await getattr(self._replicas[shard], method)(*pickle.loads(pickle.dumps(arguments)))
@@ -194,6 +208,63 @@ def test_whoever_else_asks_the_pages_of_a_query_have_one_vector(folders, cached)
     assert pages == whole
     if cached:
         assert plain != whole  # the company of the first request shows in what is not a page
+
+
+# A passage by its id
+
+
+def test_a_passage_is_found_by_its_id_in_every_shard_and_placement(services):
+    for client in services.values():
+        version = client.get("/stats").json()["index_version"]
+        for wanted in PASSAGES[::25]:
+            answer = client.get(f"/passages/{quote(wanted.doc_id, safe='')}")
+            assert answer.status_code == 200
+            Passage.model_validate_json(answer.content)
+            assert answer.json() == {**wanted._asdict(), "index_version": version}
+
+
+def test_an_id_that_is_not_there_is_a_404_that_names_it(services):
+    for client in services.values():
+        for path, doc_id in (("en", "en"), ("en/7/", "en/7/"), ("EN/7", "EN/7"), ("", "")):
+            answer = client.get(f"/passages/{path}")
+            assert answer.status_code == 404
+            error = ErrorResponse.model_validate_json(answer.content).error
+            assert (error.type, error.param) == ("passage_not_found", "doc_id")
+            assert error.message == f"no passage has the doc_id '{doc_id}'"
+
+
+@contextlib.contextmanager
+def served(app):
+    """The address of a server as Serve's, which undoes escapes once; a TestClient undoes them twice."""
+    server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_until(lambda: server.started)
+    yield f"http://127.0.0.1:{server.config.port}"
+    server.should_exit = True
+    thread.join()
+
+
+def test_an_id_of_any_characters_is_found(tmp_path):
+    odd = [IndexedPassage(doc_id, f"Number {n} of the odd.", "en") for n, doc_id in enumerate(ODD)]
+    write_served_index(tmp_path / "index", odd, shards=2, sharding="random")
+    app = create_app(SearchService(LocalRelease(str(tmp_path / "index")), SETTINGS), ("key",))
+    with served(app) as url:
+        client = SearchClient(url, api_key="key")
+        for wanted in odd:
+            found = client.passage(wanted.doc_id)
+            assert (found["doc_id"], found["text"]) == (wanted.doc_id, wanted.text)
+        with pytest.raises(InputError, match="no passage has the doc_id 'a'"):
+            client.passage("a")
+        raw = httpx.get(f"{url}/passages/%FF", headers={"Authorization": "Bearer key"}, trust_env=False)
+        assert raw.json()["error"]["type"] == "passage_not_found"  # bytes that are no UTF-8 are nobody's id
+        assert httpx.get(f"{url}/passages/a%2Fb", trust_env=False).status_code == 401
+
+
+def test_a_passage_behind_the_first_batch_of_rows_is_found(tmp_path):
+    write_passages(tmp_path / "p.arrow", (IndexedPassage(f"doc-{n}", "t", "en") for n in range(9000)), ())
+    table = PassageTable(tmp_path / "p.arrow")
+    assert [table.find(f"doc-{n}") for n in (0, 4095, 4096, 8999, 9000)] == [0, 4095, 4096, 8999, None]
 
 
 # The client

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hybrid_ir.index.passages import IndexedPassage
+
 
 class ShardQuery(NamedTuple):
     """What a search asks besides its vector. Hashable: queries with one filter are searched together."""
@@ -44,6 +46,13 @@ class Hit(NamedTuple):
     row: int
     global_id: int
     score: float
+
+
+class Stored(NamedTuple):
+    """A passage as its shard has it."""
+
+    row: int
+    passage: IndexedPassage
 
 
 def depth(k: int) -> int:

@@ -26,7 +26,7 @@ import numpy as np
 from hybrid_ir.index.exact import exact_top, nearest_lists, score_rows
 from hybrid_ir.index.folder import REBUILD, Manifest, ShardEntry, check_files, is_lists, local_files
 from hybrid_ir.index.passages import IndexedPassage, PassageTable
-from hybrid_ir.index.query import Found, ShardQuery, depth, is_flat
+from hybrid_ir.index.query import Found, ShardQuery, Stored, depth, is_flat
 from hybrid_ir.index.recent import Recent
 from hybrid_ir.types import InputError
 
@@ -132,6 +132,11 @@ class Shard:
 
     def read(self, rows: Sequence[int]) -> list[IndexedPassage]:
         return [self.passages[row] for row in rows]
+
+    def find(self, doc_id: str) -> Stored | None:
+        """The passage with this doc_id, if it is in this shard; an index has no doc_id twice."""
+        row = self.passages.find(doc_id)
+        return None if row is None else Stored(row, self.passages[row])
 
     def scan(
         self, vectors: np.ndarray, k: int, languages: tuple[str, ...] | None, metadata: tuple[tuple[str, str], ...]

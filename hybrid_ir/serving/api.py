@@ -121,6 +121,16 @@ class SearchResponse(_Message):
     timings_ms: Timings
 
 
+class Passage(_Message):
+    """A passage of the index."""
+
+    doc_id: str = Field(description="The passage's id in the input.", examples=["rhine-3"])
+    text: str = Field(description="The whole passage.", examples=["Der Rhein mündet in die Nordsee."])
+    language: str = Field(description="BCP 47 primary subtag.", examples=["de"])
+    metadata: dict[str, MetadataValue] = Field(description="As in the input.", examples=[{"year": 2024}])
+    index_version: str = Field(description="The version that it was read from.", examples=["91b2d0c4aa3f7e10"])
+
+
 class EmbeddingsRequest(_Message):
     """As OpenAI's, with `input_type`."""
 

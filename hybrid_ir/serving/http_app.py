@@ -37,6 +37,7 @@ from hybrid_ir.serving.search_service import SearchService
 
 HERE = Path(__file__).parent / "pages"
 OPEN_TO_ALL = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
+PASSAGES = "/passages/"
 DEFECT = RequestError(500, "internal_error", "a defect of the service; its log says more")
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -56,7 +57,11 @@ def create_app(service: SearchService, api_keys: tuple[str, ...] = ()) -> ASGIAp
                 return await _error(error)(scope, receive, send)
         # What searches and encodes is called directly: FastAPI's layers cost as much as a search's own Python. Past
         # them, a fifth more searches a second (measured).
-        answer = answers.get(scope["path"]) if request is not None and request.method == "POST" else None
+        answer = None
+        if request is not None and request.method == "POST":
+            answer = answers.get(scope["path"])
+        elif request is not None and request.method == "GET" and scope["path"].startswith(PASSAGES):
+            answer = answers[PASSAGES]
         if request is None or answer is None:
             return await app(scope, receive, send)
         try:
@@ -82,7 +87,7 @@ def openapi() -> dict[str, Any]:
 def _create_routes(
     service: SearchService, api_keys: tuple[str, ...]
 ) -> tuple[FastAPI, dict[str, Callable[[Request], Awaitable[Response]]]]:
-    """The routes, and the handlers of those that search and encode, by path."""
+    """The routes, and the handlers of those that search, read and encode, by path or its beginning."""
     # No redirect from /search/ to /search: its address would be made of the Host header, which the caller chooses.
     app = FastAPI(
         title="Hybrid IR", version=hybrid_ir.__version__, docs_url=None, redoc_url=None, redirect_slashes=False
@@ -134,6 +139,16 @@ def _create_routes(
         """The passages nearest to each query, best first."""
         wanted = await read(request, api.SearchRequest)
         return _json(await _while_connected(request, service.search(wanted)))
+
+    path = "doc_id", "The passage's id in the input, percent-encoded; a slash may stand as it is.", "rhine-3"
+
+    @app.get("/passages/{doc_id:path}", **documented(api.Passage, None, 401, 404, 503, path=path))
+    async def passage(request: Request) -> Response:
+        """One passage by its id."""
+        check_key(request)
+        # FastAPI, which is passed by as a rule, does not find a path with a line's end.
+        doc_id = request.path_params.get("doc_id", request.scope["path"].removeprefix(PASSAGES))
+        return _json(await service.passage(doc_id))
 
     @app.post(
         "/v1/embeddings",
@@ -210,7 +225,7 @@ def _create_routes(
         )
 
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
-    return app, {"/search": search, "/v1/embeddings": embeddings}
+    return app, {"/search": search, PASSAGES: passage, "/v1/embeddings": embeddings}
 
 
 async def _while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:

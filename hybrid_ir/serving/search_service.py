@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from hybrid_ir.config import Serve
-from hybrid_ir.index import Found, Hit, IndexedPassage, ShardQuery, is_flat, merge
+from hybrid_ir.index import Found, Hit, IndexedPassage, ShardQuery, Stored, is_flat, merge
 from hybrid_ir.serving.answers import ready_body, search_body, stats_body
 from hybrid_ir.serving.api import EmbeddingsRequest, SearchRequest
 from hybrid_ir.serving.batcher import Batcher, Observe, Started, needed_shards
 from hybrid_ir.serving.checks import RequestError, check_model, check_texts, shard_query
 from hybrid_ir.serving.query_cache import QueryCache
-from hybrid_ir.serving.release import Encoded, Release, ShardDown
+from hybrid_ir.serving.release import Encoded, Release, ShardDown, find_in_shards
 
 
 class _Serving:
@@ -124,6 +124,12 @@ class SearchService:
             raise RequestError(503, "shards_missing", "no shard with these languages answers; ask again")
         return body
 
+    async def passage(self, doc_id: str) -> dict[str, Any]:
+        """A `Passage` as plain data. Raises RequestError: 404 where the index has none with this id."""
+        release = self._active.release
+        _, stored = await self._find(release, doc_id)
+        return {**stored.passage._asdict(), "index_version": release.manifest.index_version}
+
     async def embed(self, request: EmbeddingsRequest) -> tuple[Encoded, str]:
         """The inputs encoded, and the space id. Raises RequestError."""
         serving = self._active
@@ -179,6 +185,16 @@ class SearchService:
             return RequestError(503, "encoder_missing", f"{error}; ask again")
         assert error is not None
         raise error
+
+    async def _find(self, release: Release, doc_id: str) -> tuple[int, Stored]:
+        """The passage, and the number of the shard that has it. Raises RequestError."""
+        try:
+            found = await find_in_shards(release, doc_id, self.settings.deadline_ms / 1000)
+        except ShardDown as error:
+            raise RequestError(503, "shards_missing", f"{error}; ask again") from error
+        if found is None:
+            raise RequestError(404, "passage_not_found", f"no passage has the doc_id {doc_id!r:.200}", "doc_id")
+        return found
 
     async def _start(
         self, serving: _Serving, texts: Sequence[str], query: ShardQuery, deadline: float
