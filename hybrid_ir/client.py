@@ -43,6 +43,7 @@ class SearchClient:
         languages: Sequence[str] | None = None,
         metadata: Mapping[str, str | int | float | bool] | None = None,
         min_score: float | None = None,
+        fields: Sequence[str] | None = None,
         policy: str = "strict",
         deadline_ms: int | None = None,
     ) -> dict[str, Any]:
@@ -59,6 +60,7 @@ class SearchClient:
             "languages": None if languages is None else list(languages),
             "metadata": None if metadata is None else dict(metadata),
             "min_score": min_score,
+            "fields": None if fields is None else list(fields),
             "policy": policy,
             "deadline_ms": deadline_ms,
         }

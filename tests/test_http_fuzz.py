@@ -102,6 +102,7 @@ BODIES = st.fixed_dictionaries(
         | st.dictionaries(st.sampled_from(["year", "kind", "x"]) | st.text(max_size=3), NUMBERS, max_size=2),
         "min_score": NUMBERS,
         "offset": NUMBERS,
+        "fields": st.none() | st.lists(st.sampled_from(["text", "metadata", "metadata.year", "x"]) | TEXTS, max_size=3),
         "policy": st.sampled_from(["strict", "best_effort", "x", None]),
         "deadline_ms": NUMBERS,
         "unknown": NUMBERS,

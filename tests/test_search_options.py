@@ -1,4 +1,4 @@
-"""What a search can ask besides: good hits only, pages; and a passage by its id.
+"""What a search can ask besides: good hits only, pages, fields; and a passage by its id.
 
 The same from any cut of the passages, in both placements.
 """
@@ -210,6 +210,27 @@ def test_whoever_else_asks_the_pages_of_a_query_have_one_vector(folders, cached)
         assert plain != whole  # the company of the first request shows in what is not a page
 
 
+# Fields
+
+
+def test_hits_have_the_fields_that_are_asked_for_and_no_others(services):
+    always = {"position", "doc_id", "score"}
+    filters = {"k": 20, "metadata": {"kind": "news"}}
+    for client in services.values():
+        whole = search(client, **filters)["results"][0]["hits"]
+        for fields, extra in (([], set()), (["text"], {"text"}), (["metadata", "language"], {"metadata", "language"})):
+            found = search(client, fields=fields, **filters)["results"][0]["hits"]
+            assert found == [{name: hit[name] for name in always | extra} for hit in whole]
+        found = search(client, fields=["metadata.year", "metadata.year"], **filters)["results"][0]["hits"]
+        assert [hit["metadata"] for hit in found] == [{"year": hit["metadata"]["year"]} for hit in whole]
+        assert all(hit.keys() == always | {"metadata"} for hit in found)
+
+
+def test_a_passage_without_a_key_that_is_asked_for_has_none(http):
+    (first, *_) = search(http, metadata={"year": 1999}, fields=["metadata.kind"])["results"][0]["hits"]
+    assert first["metadata"] == {}
+
+
 # A passage by its id
 
 
@@ -282,3 +303,5 @@ def test_the_client_asks_for_it_all(http, client):
     found = hits(search(http, k=10))
     assert hits(client.search("Hauptstadt von France", min_score=found[2][1])) == found[:3]
     assert hits(client.search("Hauptstadt von France", k=2, offset=3)) == hits(search(http, k=5, offset=0))[3:]
+    found = client.search("Hauptstadt von France", k=2, fields=["language"])["results"][0]["hits"]
+    assert [sorted(hit) for hit in found] == [["doc_id", "language", "position", "score"]] * 2

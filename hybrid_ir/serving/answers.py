@@ -67,6 +67,19 @@ def search_body(
     }
 
 
+def keep_fields(body: dict[str, Any], fields: Sequence[str]) -> None:
+    """Take out of a SearchResponse's hits what `fields` does not name."""
+    left_out = {"text", "language"}.difference(fields)
+    keys = {name.removeprefix("metadata.") for name in fields if name.startswith("metadata.")}
+    for hit in (hit for result in body["results"] for hit in result["hits"]):
+        for name in left_out:
+            del hit[name]
+        if "metadata" not in fields:
+            metadata = hit.pop("metadata")
+            if keys:
+                hit["metadata"] = {key: value for key, value in metadata.items() if key in keys}
+
+
 def ready_body(release: Release, wanted: tuple[str, str]) -> dict[str, Any]:
     """A `Ready` as plain data. `wanted` is (index, version) of what is to be served, which a gateway may yet load."""
     missing, encoder = release.down()

@@ -17,7 +17,9 @@ class _Message(BaseModel):
 
 MOST_LANGUAGES = 1000
 MOST_KEYS = 64
-"""Metadata keys of a request. Pydantic checks neither before it has read every item, so `checks.parse` does."""
+MOST_FIELDS = MOST_KEYS + 3
+"""Metadata keys and fields of a request. Pydantic checks none of these before it has read every item: `checks.parse`
+does."""
 
 Text = Annotated[StrictStr, Field(min_length=1, pattern=r"\S")]
 Languages = Annotated[list[StrictStr], Field(min_length=1, max_length=MOST_LANGUAGES, fail_fast=True)]
@@ -53,6 +55,12 @@ class SearchRequest(_Message):
         "encoder to encoder.",
         examples=[0.8],
     )
+    fields: Annotated[list[StrictStr], Field(max_length=MOST_FIELDS, fail_fast=True)] | None = Field(
+        default=None,
+        description="What a hit has beside position, doc_id and score: `text`, `language`, `metadata`, or one key of "
+        "it, as `metadata.year`. null = all of it; [] = nothing more.",
+        examples=[["language", "metadata.year"]],
+    )
     policy: Literal["strict", "best_effort"] = Field(
         default="strict",
         description="When a shard does not answer: strict = an error, best_effort = what the others found, and "
@@ -71,10 +79,16 @@ class Hit(_Message):
 
     position: int = Field(description="From 1, best first; on a page from offset + 1.", examples=[1])
     doc_id: str = Field(description="The passage's id in the input.", examples=["rhine-3"])
-    text: str = Field(description="The whole passage.", examples=["Der Rhein mündet in die Nordsee."])
-    language: str = Field(description="BCP 47 primary subtag.", examples=["de"])
+    text: str | None = Field(
+        default=None,
+        description="The whole passage. It is left out where `fields` does not name it, as the next two are.",
+        examples=["Der Rhein mündet in die Nordsee."],
+    )
+    language: str | None = Field(default=None, description="BCP 47 primary subtag.", examples=["de"])
+    metadata: dict[str, MetadataValue] | None = Field(
+        default=None, description="As in the input, or those keys that `fields` names.", examples=[{"year": 2024}]
+    )
     score: float = Field(description="Cosine of query and passage.", examples=[0.83])
-    metadata: dict[str, MetadataValue] = Field(description="As in the input.", examples=[{"year": 2024}])
 
 
 class QueryResult(_Message):

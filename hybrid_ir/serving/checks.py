@@ -16,11 +16,11 @@ from pydantic_core import from_json
 from hybrid_ir.config import Serve
 from hybrid_ir.index import Manifest, ShardQuery, canonical
 from hybrid_ir.languages import language_code
-from hybrid_ir.serving.api import MOST_KEYS, MOST_LANGUAGES, EmbeddingsRequest, SearchRequest
+from hybrid_ir.serving.api import MOST_FIELDS, MOST_KEYS, MOST_LANGUAGES, EmbeddingsRequest, SearchRequest
 from hybrid_ir.types import OUTER_SPACE, InputError
 
 M = TypeVar("M", bound=BaseModel)
-MOST_ITEMS = {"languages": MOST_LANGUAGES, "metadata": MOST_KEYS}
+MOST_ITEMS = {"languages": MOST_LANGUAGES, "metadata": MOST_KEYS, "fields": MOST_FIELDS}
 
 
 class RequestError(Exception):
@@ -115,6 +115,15 @@ def shard_query(request: SearchRequest, manifest: Manifest, settings: Serve) -> 
             )
     metadata = tuple(sorted((key, canonical(value)) for key, value in (request.metadata or {}).items()))
     return ShardQuery(k, languages, metadata, among)
+
+
+def check_fields(fields: Sequence[str], manifest: Manifest) -> None:
+    """Raises RequestError for a field that no hit has."""
+    known = ("text", "language", "metadata", *(f"metadata.{key}" for key in manifest.metadata_keys))
+    for name in fields:
+        if name not in known:
+            there = ", ".join(known)
+            raise RequestError(422, "unknown_field", f"no hit has the field {name!r:.80}; there are {there}", "fields")
 
 
 def _language(tag: str, manifest: Manifest) -> str:

@@ -16,10 +16,10 @@ import numpy as np
 
 from hybrid_ir.config import Serve
 from hybrid_ir.index import Found, Hit, IndexedPassage, ShardQuery, Stored, is_flat, merge
-from hybrid_ir.serving.answers import ready_body, search_body, stats_body
+from hybrid_ir.serving.answers import keep_fields, ready_body, search_body, stats_body
 from hybrid_ir.serving.api import EmbeddingsRequest, SearchRequest
 from hybrid_ir.serving.batcher import Batcher, Observe, Started, needed_shards
-from hybrid_ir.serving.checks import RequestError, check_model, check_texts, shard_query
+from hybrid_ir.serving.checks import RequestError, check_fields, check_model, check_texts, shard_query
 from hybrid_ir.serving.query_cache import QueryCache
 from hybrid_ir.serving.release import Encoded, Release, ShardDown, find_in_shards
 
@@ -95,6 +95,8 @@ class SearchService:
         texts = [request.query] if isinstance(request.query, str) else request.query
         query = shard_query(request, serving.release.manifest, self.settings)
         check_texts(texts, "query", self.settings)
+        if request.fields is not None:
+            check_fields(request.fields, serving.release.manifest)
         self._check_queue(serving, len(texts))
         deadline = begun + min(request.deadline_ms or self.settings.deadline_ms, self.settings.deadline_ms) / 1000
         started = await self._start(serving, texts, query, deadline)
@@ -107,6 +109,8 @@ class SearchService:
         late = time.perf_counter() > deadline
         offset = request.offset or 0
         body = search_body(serving.release.manifest, query.languages, results, offset, missing, started, begun)
+        if request.fields is not None:
+            keep_fields(body, request.fields)
         for language in query.languages or ["all"]:
             self._observe("searches", 1, {"language": language})
         for n in missing:
