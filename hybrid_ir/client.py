@@ -36,9 +36,10 @@ class SearchClient:
 
     def search(
         self,
-        query: str | Sequence[str],
+        query: str | Sequence[str] | None = None,
         k: int = 10,
         *,
+        like: str | None = None,
         offset: int | None = None,
         languages: Sequence[str] | None = None,
         metadata: Mapping[str, str | int | float | bool] | None = None,
@@ -49,12 +50,14 @@ class SearchClient:
     ) -> dict[str, Any]:
         """The service's `SearchResponse` as plain data: `["results"][0]["hits"]` are the hits of the first query.
 
+        `like` is a doc_id, in place of the query: its passage's stored vector is searched for, itself left out.
         Pages begin with `offset=0`. With a deadline that passes, what was found until then, `coverage` saying how much.
         Raises InputError with the service's message for a request that it refuses, ConnectionError when it does not
         answer.
         """
         body = {
-            "query": query if isinstance(query, str) else list(query),
+            "query": query if query is None or isinstance(query, str) else list(query),
+            "like": like,
             "k": k,
             "offset": offset,
             "languages": None if languages is None else list(languages),

@@ -166,6 +166,11 @@ def test_an_integer_of_any_size_in_the_metadata_is_answered_as_it_is(tmp_path):
         ({"query": "a", "fields": ["metadata.x"]}, 422, "fields", "language, metadata, metadata.kind, metadata.year"),
         ({"query": "a", "fields": ["text"] * 68}, 422, "fields", "at most 67 values, got 68"),
         ({"query": "a", "fields": "text"}, 422, "fields", "list"),
+        ({"query": None, "like": None}, 422, "query", "required"),
+        ({"query": "a", "like": "en/7"}, 422, "like", "one of the two"),
+        ({"like": ""}, 422, "like", "at least 1 character"),
+        ({"like": ["en/7"]}, 422, "like", "string"),
+        ({"like": "en/700"}, 404, "like", "no passage has the doc_id 'en/700'"),
         ({"query": "a", "min_score": 1.5}, 422, "min_score", "less than or equal to 1"),
         ({"query": "a", "min_score": "0.5"}, 422, "min_score", "number"),
         ({"query": "a", "min_score": True}, 422, "min_score", "number"),
@@ -446,11 +451,14 @@ def test_a_passage_that_may_be_in_a_shard_that_is_gone_is_no_404(unsteady):
     assert http.get(f"/passages/{here}/7").json()["doc_id"] == f"{here}/7"
     release.delays[0] = 30  # who has it is not waited for together with who has not
     assert http.get(f"/passages/{there}/7").status_code == 200
+    late = http.post("/search", json={"like": f"{here}/7", "deadline_ms": 100})
+    assert (late.status_code, late.json()["error"]["type"]) == (503, "shards_missing")
 
 
 def test_without_its_encoder_the_service_says_so(unsteady):
     release, http = unsteady
     release.encoder_gone = True
+    assert len(ids(search(http, None, like="en/7"))) == 10  # nothing is encoded for it
     answer = http.post("/search", json={"query": "river", "policy": "best_effort"})
     assert (answer.status_code, answer.json()["error"]["type"]) == (503, "encoder_missing")
     assert not http.get("/readyz").json()["encoder"]

@@ -96,6 +96,7 @@ NUMBERS = (
 BODIES = st.fixed_dictionaries(
     {"query": TEXTS | st.lists(TEXTS, max_size=4)},
     optional={
+        "like": st.none() | st.sampled_from(["en/7", "x"]) | TEXTS,
         "k": NUMBERS,
         "languages": st.none() | st.lists(st.sampled_from(["en", "ar", "th", "xx", "", "EN"]) | TEXTS, max_size=3),
         "metadata": st.none()

@@ -1,4 +1,4 @@
-"""What a search can ask besides: good hits only, pages, fields; and a passage by its id.
+"""What a search can ask besides: good hits only, pages, fields, similar passages; and a passage by its id.
 
 The same from any cut of the passages, in both placements.
 """
@@ -14,6 +14,7 @@ import threading
 from urllib.parse import quote
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 from checkpoints import TEXTS
@@ -24,7 +25,9 @@ from starlette.testclient import TestClient
 
 from hybrid_ir.client import SearchClient
 from hybrid_ir.config.experiment import Serve
+from hybrid_ir.index.folder import read_manifest
 from hybrid_ir.index.passages import IndexedPassage, PassageTable, write_passages
+from hybrid_ir.index.writing import open_shards
 from hybrid_ir.serving.api import ErrorResponse, Passage, SearchResponse
 from hybrid_ir.serving.http_app import create_app
 from hybrid_ir.serving.local_release import LocalRelease
@@ -288,6 +291,65 @@ def test_a_passage_behind_the_first_batch_of_rows_is_found(tmp_path):
     assert [table.find(f"doc-{n}") for n in (0, 4095, 4096, 8999, 9000)] == [0, 4095, 4096, 8999, None]
 
 
+# Similar passages
+
+
+def stored(folder):
+    """Vectors of all passages, in the order of the input."""
+    shards = open_shards(folder, read_manifest(folder))
+    ids = np.concatenate([shard.ids for shard in shards])
+    vectors = np.concatenate([np.asarray(shard.vectors, np.float32) for shard in shards])
+    return vectors[np.argsort(ids)]
+
+
+@pytest.mark.parametrize("asked", [{}, {"languages": ["ar"]}, {"metadata": {"kind": "news"}}])
+def test_similar_passages_are_the_nearest_of_the_stored_vectors_without_itself(folders, services, asked):
+    vectors = stored(folders["Flat", 1])
+    languages, kind = asked.get("languages"), asked.get("metadata", {}).get("kind")
+    for own in (0, 40, 77, 122):
+        scores = vectors @ vectors[own]
+        kept = [
+            n
+            for n, p in enumerate(PASSAGES)
+            if n != own and (not languages or p.language in languages) and (not kind or p.metadata.get("kind") == kind)
+        ]
+        expected = sorted(round(-float(scores[n]), 5) for n in kept)[:12]
+        answers = [
+            hits(search(client, None, like=PASSAGES[own].doc_id, k=12, **asked))
+            for (codec, *_), client in services.items()
+            if codec == "Flat"
+        ]
+        assert all(found == answers[0] for found in answers)
+        assert [round(-score, 5) for _, score in answers[0]] == pytest.approx(expected, abs=2e-5)
+        assert PASSAGES[own].doc_id not in dict(answers[0])
+
+
+def test_a_passage_with_the_same_text_is_the_most_similar_whatever_the_codec(services):
+    for client in services.values():
+        found = hits(search(client, None, like="same/2", k=4))
+        assert [doc_id for doc_id, _ in found] == ["same/0", "same/1", "same/3", "same/4"]
+        assert [score for _, score in found] == pytest.approx([1] * 4, abs=1e-3)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    own=st.integers(0, len(PASSAGES) - 1),
+    asked=st.sampled_from(FILTERS),
+    size=st.integers(1, 12),
+    count=st.integers(1, 5),
+    codec=st.sampled_from(["Flat", "IVF4,SQ8"]),
+)
+def test_pages_of_similar_passages_put_together_are_one_answer(services, own, asked, size, count, codec):
+    like = PASSAGES[own].doc_id
+    whole = hits(search(services[codec, 1, "local"], None, like=like, offset=0, k=size * count, **asked))
+    ways = [(shards, placement) for shards in (3, 1) for placement in ("distributed", "local")]
+    pages = [
+        search(services[codec, *ways[n % 4]], None, like=like, offset=n * size, k=size, **asked) for n in range(count)
+    ]
+    assert [hit for page in pages for hit in hits(page)] == whole
+    assert like not in dict(whole)
+
+
 # The client
 
 
@@ -305,3 +367,4 @@ def test_the_client_asks_for_it_all(http, client):
     assert hits(client.search("Hauptstadt von France", k=2, offset=3)) == hits(search(http, k=5, offset=0))[3:]
     found = client.search("Hauptstadt von France", k=2, fields=["language"])["results"][0]["hits"]
     assert [sorted(hit) for hit in found] == [["doc_id", "language", "position", "score"]] * 2
+    assert hits(client.search(like="en/7", k=3)) == hits(search(http, None, like="en/7", k=3))

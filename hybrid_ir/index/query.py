@@ -53,6 +53,9 @@ class Stored(NamedTuple):
 
     row: int
     passage: IndexedPassage
+    vector: np.ndarray
+    """(D,) float32, unit length: as stored in an index without loss; else as the float16 that exact scores come from,
+    made unit length again."""
 
 
 def depth(k: int) -> int:

@@ -136,7 +136,12 @@ class Shard:
     def find(self, doc_id: str) -> Stored | None:
         """The passage with this doc_id, if it is in this shard; an index has no doc_id twice."""
         row = self.passages.find(doc_id)
-        return None if row is None else Stored(row, self.passages[row])
+        if row is None:
+            return None
+        vector = np.array(self.vectors[row], dtype=np.float32)
+        if self.vectors.dtype != np.float32:
+            vector /= np.linalg.norm(vector)
+        return Stored(row, self.passages[row], vector)
 
     def scan(
         self, vectors: np.ndarray, k: int, languages: tuple[str, ...] | None, metadata: tuple[tuple[str, str], ...]

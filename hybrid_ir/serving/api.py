@@ -27,11 +27,19 @@ MetadataValue = StrictBool | StrictInt | StrictFloat | StrictStr
 
 
 class SearchRequest(_Message):
-    """One query or a list of them, and what may be found."""
+    """One query, a list of them or a passage, and what may be found."""
 
-    query: Text | Annotated[list[Text], Field(min_length=1, fail_fast=True)] = Field(
-        description="A text, or a list of texts that are searched with the same settings.",
+    query: Text | Annotated[list[Text], Field(min_length=1, fail_fast=True)] | None = Field(
+        default=None,
+        description="A text, or a list of texts that are searched with the same settings. Required, or `like` in its "
+        "place.",
         examples=["Where does the Rhine end?", ["Where does the Rhine end?", "¿Dónde nace el Ebro?"]],
+    )
+    like: Annotated[StrictStr, Field(min_length=1)] | None = Field(
+        default=None,
+        description="In place of `query`: the doc_id of a passage, for others like it. Its stored vector is the query, "
+        "and it is left out of the hits.",
+        examples=["rhine-3"],
     )
     k: StrictInt = Field(default=10, ge=1, description="Hits for each query; `serve.max_k` at most.", examples=[10])
     offset: Annotated[StrictInt, Field(ge=0)] | None = Field(

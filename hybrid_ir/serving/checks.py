@@ -96,6 +96,10 @@ def check_host(host: str, settings: Serve) -> None:
 
 def shard_query(request: SearchRequest, manifest: Manifest, settings: Serve) -> ShardQuery:
     """What the request asks of each shard. Raises RequestError for what the index does not have."""
+    if request.query is None and request.like is None:
+        raise RequestError(422, "invalid_request", "query: it is required, or `like` in its place", "query")
+    if request.query is not None and request.like is not None:
+        raise RequestError(422, "invalid_request", "like: it takes the place of `query`; send one of the two", "like")
     if request.k > settings.max_k:
         raise RequestError(422, "invalid_request", f"k must be at most {settings.max_k}, got {request.k}", "k")
     k, among = request.k, None
