@@ -177,6 +177,8 @@ def http_page() -> str:
     for path, methods in document["paths"].items():
         for method, route in methods.items():
             parts += [f"## {method.upper()} {path}", plain(route["description"])]
+            for one in route.get("parameters", ()):
+                parts += [f"{code(one['name'])}: {plain(one['description'])}"]
             if body := route.get("requestBody"):
                 shape = name_of(body["content"]["application/json"]["schema"])
                 shapes.append(shape)

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -35,28 +36,44 @@ class SearchClient:
 
     def search(
         self,
-        query: str | Sequence[str],
+        query: str | Sequence[str] | None = None,
         k: int = 10,
         *,
+        like: str | None = None,
+        offset: int | None = None,
         languages: Sequence[str] | None = None,
         metadata: Mapping[str, str | int | float | bool] | None = None,
+        min_score: float | None = None,
+        fields: Sequence[str] | None = None,
         policy: str = "strict",
         deadline_ms: int | None = None,
     ) -> dict[str, Any]:
         """The service's `SearchResponse` as plain data: `["results"][0]["hits"]` are the hits of the first query.
 
-        With a deadline that passes, what was found until then, `coverage` saying how much. Raises InputError with
-        the service's message for a request that it refuses, ConnectionError when it does not answer.
+        `like` is a doc_id, in place of the query: its passage's stored vector is searched for, itself left out.
+        Pages begin with `offset=0`. With a deadline that passes, what was found until then, `coverage` saying how much.
+        Raises InputError with the service's message for a request that it refuses, ConnectionError when it does not
+        answer.
         """
         body = {
-            "query": query if isinstance(query, str) else list(query),
+            "query": query if query is None or isinstance(query, str) else list(query),
+            "like": like,
             "k": k,
+            "offset": offset,
             "languages": None if languages is None else list(languages),
             "metadata": None if metadata is None else dict(metadata),
+            "min_score": min_score,
+            "fields": None if fields is None else list(fields),
             "policy": policy,
             "deadline_ms": deadline_ms,
         }
         return self._ask("POST", "/search", {name: value for name, value in body.items() if value is not None})
+
+    def passage(self, doc_id: str) -> dict[str, Any]:
+        """The passage with this doc_id: the service's `Passage` as plain data. Raises as `search`; InputError too
+        where there is none."""
+        # Dots too: parts of a path that are nothing but dots are taken away on the way.
+        return self._ask("GET", f"/passages/{quote(doc_id, safe='').replace('.', '%2E')}")
 
     def embed(self, texts: Sequence[str], *, input_type: str = "passage") -> list[list[float]]:
         """Unit vectors of the texts, in their order. Raises as `search`."""

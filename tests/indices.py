@@ -81,7 +81,7 @@ def search(shards: list[Shard], vectors: np.ndarray, queries: list[ShardQuery]) 
     lossy = not is_flat(shards[0].totals.codec)
     parts = [shard.search(vectors, queries) for shard in shards]
     return [
-        [(hit.global_id, hit.score) for hit in merge([part[i] for part in parts], query.k, lossy)]
+        [(hit.global_id, hit.score) for hit in merge([part[i] for part in parts], query.k, lossy, query.among)]
         for i, query in enumerate(queries)
     ]
 

@@ -49,7 +49,7 @@ def http(folder):
         yield client
 
 
-def search(http, query="river number 7", **body):
+def search(http, query: str | list[str] | None = "river number 7", **body):
     answer = http.post("/search", json={"query": query, **body})
     assert answer.status_code == 200, answer.text
     SearchResponse.model_validate_json(answer.content)
@@ -162,6 +162,20 @@ def test_an_integer_of_any_size_in_the_metadata_is_answered_as_it_is(tmp_path):
         ({"query": "a", "metadata": {"colour": 1}}, 422, "metadata", "'colour'; keys: kind, year"),
         ({"query": "a", "policy": "lax"}, 422, "policy", "strict"),
         ({"query": "a", "deadline_ms": 0}, 422, "deadline_ms", "greater than or equal to 1"),
+        ({"query": "a", "offset": -1}, 422, "offset", "greater than or equal to 0"),
+        ({"query": "a", "offset": 491}, 422, "offset", "at most 500, got 491 + 10"),
+        ({"query": "a", "fields": ["text", "year"]}, 422, "fields", "'year'; there are text, language, metadata"),
+        ({"query": "a", "fields": ["metadata.x"]}, 422, "fields", "language, metadata, metadata.kind, metadata.year"),
+        ({"query": "a", "fields": ["text"] * 68}, 422, "fields", "at most 67 values, got 68"),
+        ({"query": "a", "fields": "text"}, 422, "fields", "list"),
+        ({"query": None, "like": None}, 422, "query", "required"),
+        ({"query": "a", "like": "en/7"}, 422, "like", "one of the two"),
+        ({"like": ""}, 422, "like", "at least 1 character"),
+        ({"like": ["en/7"]}, 422, "like", "string"),
+        ({"like": "en/700"}, 404, "like", "no passage has the doc_id 'en/700'"),
+        ({"query": "a", "min_score": 1.5}, 422, "min_score", "less than or equal to 1"),
+        ({"query": "a", "min_score": "0.5"}, 422, "min_score", "number"),
+        ({"query": "a", "min_score": True}, 422, "min_score", "number"),
         ({"query": "a", "topk": 5}, 422, "topk", "unknown field 'topk'"),
         ([], 422, None, "object"),
     ],
@@ -235,7 +249,8 @@ def test_with_keys_only_the_open_routes_answer_without_one(folder):
     with TestClient(app, base_url=LOCAL) as http:
         for route in OPEN_TO_ALL:
             assert http.get(route).status_code == 200
-        routes = [("GET", "/stats"), ("GET", "/v1/models"), ("POST", "/search"), ("POST", "/v1/embeddings")]
+        routes = [("GET", "/stats"), ("GET", "/v1/models"), ("GET", "/passages/en%2F7"), ("GET", "/passages/none")]
+        routes += [("POST", "/search"), ("POST", "/v1/embeddings")]
         wrong = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "first"}, {"Authorization": "Basic first"}]
         for method, route in routes:
             for headers in [*wrong, {"Authorization": b"Bearer \xff\xfe"}]:
@@ -365,6 +380,12 @@ class Unsteady(LocalRelease):
             raise ShardDown(f"shard {shard}")
         return await super().search(shard, vectors, queries)
 
+    async def find(self, shard, doc_id):
+        await asyncio.sleep(self.delays.get(shard, 0))
+        if shard in self.gone:
+            raise ShardDown(f"shard {shard}")
+        return await super().find(shard, doc_id)
+
     def down(self):
         return sorted(self.gone), not self.encoder_gone
 
@@ -418,9 +439,28 @@ def test_a_shard_that_is_gone_fails_strict_and_shows_in_best_effort(unsteady):
     assert search(http, "river")["coverage"]["complete"]
 
 
+def test_a_passage_that_may_be_in_a_shard_that_is_gone_is_no_404(unsteady):
+    release, http = unsteady
+    here, there = ({*shard.languages} for shard in release.manifest.shards)
+    here, there = min(here - there), min(there - here)
+    release.gone.add(0)
+    assert http.get(f"/passages/{there}/7").status_code == 200
+    for doc_id in (f"{here}/7", "nowhere"):
+        answer = http.get(f"/passages/{doc_id}")
+        assert (answer.status_code, answer.json()["error"]["type"]) == (503, "shards_missing")
+        assert "shards 000 do not answer" in answer.json()["error"]["message"]
+    release.gone.clear()
+    assert http.get(f"/passages/{here}/7").json()["doc_id"] == f"{here}/7"
+    release.delays[0] = 30  # who has it is not waited for together with who has not
+    assert http.get(f"/passages/{there}/7").status_code == 200
+    late = http.post("/search", json={"like": f"{here}/7", "deadline_ms": 100})
+    assert (late.status_code, late.json()["error"]["type"]) == (503, "shards_missing")
+
+
 def test_without_its_encoder_the_service_says_so(unsteady):
     release, http = unsteady
     release.encoder_gone = True
+    assert len(ids(search(http, None, like="en/7"))) == 10  # nothing is encoded for it
     answer = http.post("/search", json={"query": "river", "policy": "best_effort"})
     assert (answer.status_code, answer.json()["error"]["type"]) == (503, "encoder_missing")
     assert not http.get("/readyz").json()["encoder"]

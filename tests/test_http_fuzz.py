@@ -60,6 +60,7 @@ def test_the_openapi_document_holds_for_whatever_it_generates(service, mode):
     operations = [result.ok() for result in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations()]
     assert {op.path for op in operations} == {
         "/search",
+        "/passages/{doc_id}",
         "/v1/embeddings",
         "/v1/models",
         "/v1/models/{name}",
@@ -96,10 +97,14 @@ NUMBERS = (
 BODIES = st.fixed_dictionaries(
     {"query": TEXTS | st.lists(TEXTS, max_size=4)},
     optional={
+        "like": st.none() | st.sampled_from(["en/7", "x"]) | TEXTS,
         "k": NUMBERS,
         "languages": st.none() | st.lists(st.sampled_from(["en", "ar", "th", "xx", "", "EN"]) | TEXTS, max_size=3),
         "metadata": st.none()
         | st.dictionaries(st.sampled_from(["year", "kind", "x"]) | st.text(max_size=3), NUMBERS, max_size=2),
+        "min_score": NUMBERS,
+        "offset": NUMBERS,
+        "fields": st.none() | st.lists(st.sampled_from(["text", "metadata", "metadata.year", "x"]) | TEXTS, max_size=3),
         "policy": st.sampled_from(["strict", "best_effort", "x", None]),
         "deadline_ms": NUMBERS,
         "unknown": NUMBERS,
@@ -157,8 +162,9 @@ HEADERS = st.dictionaries(
     max_size=4,
 )  # fmt: skip
 PATHS = st.sampled_from(
-    ["/", "/docs", "/openapi.json", "/healthz", "/readyz", "/stats", "/v1/models", "/search", "/v1/embeddings"]
-)
+    ["/", "/docs", "/openapi.json", "/healthz", "/readyz", "/stats", "/v1/models", "/search", "/v1/embeddings",
+     "/passages/", "/passages/en/7", "/passages/a\nb"]
+)  # fmt: skip
 
 
 async def raw_answer(app, method: str, path: str, query: bytes, headers: dict[str, bytes], body: bytes):
@@ -203,7 +209,7 @@ def test_no_header_query_string_or_path_is_a_server_error(service, keys, method,
     assert b"location" not in answered
     if status >= 400:
         assert ErrorResponse.model_validate_json(content).error.message
-    elif keys and path in ("/stats", "/v1/models", "/search", "/v1/embeddings"):
+    elif keys and path in ("/stats", "/v1/models", "/search", "/v1/embeddings", "/passages/en/7"):
         assert headers["authorization"].lower().split() == [b"bearer", b"first"]
 
 

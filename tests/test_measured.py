@@ -60,6 +60,12 @@ def test_paths_that_callers_make_up_are_one_label_and_health_checks_are_left_out
     assert health == ready == []
 
 
+def test_passages_are_one_label_whatever_their_ids():
+    labels = {"route": "passages", "code": "404"}
+    for path in ("/passages/en/7", "/passages/x", "/passages/"):
+        assert asyncio.run(ask(path, status(404)))[0] == ("requests", labels)
+
+
 def test_a_request_that_is_never_answered_is_counted_too():
     async def leave(send):
         raise RuntimeError("the client left")

@@ -109,6 +109,8 @@ def test_every_command_is_one_that_its_program_knows(page, argv):
             f'"{argument}"' in script for argument in arguments[1:] if re.match("--|training$|serving$", argument)
         )
     elif program == "curl":
+        if any(re.fullmatch("localhost:8000/passages/[^/]+", argument) for argument in arguments):
+            return
         assert {"localhost:8000/search", "localhost:3000/embed"} & set(arguments)  # ours, text-embeddings-inference's
         if "localhost:8000/search" in arguments:
             SearchRequest.model_validate_json(arguments[-1])

@@ -88,13 +88,31 @@ def test_every_cut_gives_the_ids_and_scores_of_the_monolith(indices, monkeypatch
         assert search(indices[codec, 5, "random"], vectors[:1], queries[:1]) == whole[:1]
 
 
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked=asked, small=st.booleans(), size=st.integers(1, 25))
+def test_pages_of_any_cut_put_together_are_one_answer(indices, monkeypatch, asked, small, size):
+    """Page after page of `size` hits, through ties and through inverted lists: the first 60 in their order."""
+    monkeypatch.setattr(shard_module, "EXACT_BELOW", 100 if small else 20_000)
+    vectors = VECTORS[[n for n, *_ in asked]]
+    for codec in ("Flat", "IVF32,Flat", "IVF32,SQ8"):
+        one = [ShardQuery(60, languages, metadata, 60) for *_, (languages, metadata) in asked]
+        whole = search(indices[codec, 1, "language"], vectors, one)
+        pages: list[list[tuple[int, float]]] = [[] for _ in asked]
+        for number, start in enumerate(range(0, 60, size)):
+            end = min(start + size, 60)
+            shards = indices[codec, (1, 2, 5)[number % 3], "language"]
+            for page, found in zip(pages, search(shards, vectors, [q._replace(k=end) for q in one]), strict=True):
+                page.extend(found[start:end])
+        assert pages == whole
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=asked)
 def test_flat_is_exact_ties_by_id_filters_before_the_cut(indices, asked):
     vectors = VECTORS[[n for n, *_ in asked]]
     queries = [ShardQuery(k, languages, metadata) for _, _, k, (languages, metadata) in asked]
     for i, found in enumerate(search(indices["Flat", 2, "language"], vectors, queries)):
-        _, languages, metadata = queries[i]
+        _, languages, metadata, _ = queries[i]
 
         def keep(p, languages=languages, metadata=metadata):
             wanted = {key: value.strip('"') for key, value in metadata}

@@ -18,6 +18,7 @@ from .query import (
     Found as Found,
     Hit as Hit,
     ShardQuery as ShardQuery,
+    Stored as Stored,
     is_flat as is_flat,
     merge as merge,
 )

@@ -237,6 +237,15 @@ class PassageTable:
                 metadata[key] = json.loads(value)
         return IndexedPassage(doc_id, text, language, metadata)
 
+    def find(self, doc_id: str) -> int | None:
+        """Row of the passage with this doc_id, or None. Reads doc_ids until it is found."""
+        value = pa.scalar(doc_id, pa.string())
+        for number, batch in enumerate(self._batches):
+            offset = pc.index(batch.column("doc_id"), value).as_py()
+            if offset >= 0:
+                return number * ROWS_PER_BATCH + offset
+        return None
+
     def column(self, name: str) -> Iterator[list[str]]:
         """Values of one column, a batch at a time."""
         for batch in self._batches:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hybrid_ir.index.passages import IndexedPassage
+
 
 class ShardQuery(NamedTuple):
     """What a search asks besides its vector. Hashable: queries with one filter are searched together."""
@@ -21,6 +23,9 @@ class ShardQuery(NamedTuple):
     """None = all; otherwise sorted, without repeats."""
     metadata: tuple[tuple[str, str], ...] = ()
     """(key, canonical value) pairs that must all be equal."""
+    among: int | None = None
+    """The k hits are the first of so many: a lossy codec's candidates depend on their number, so only answers with one
+    `among` have one order, as the pages of a query must. None = of k."""
 
 
 class Found(NamedTuple):
@@ -43,6 +48,16 @@ class Hit(NamedTuple):
     score: float
 
 
+class Stored(NamedTuple):
+    """A passage as its shard has it."""
+
+    row: int
+    passage: IndexedPassage
+    vector: np.ndarray
+    """(D,) float32, unit length: as stored in an index without loss; else as the float16 that exact scores come from,
+    made unit length again."""
+
+
 def depth(k: int) -> int:
     """Candidates of a lossy codec that are scored exactly."""
     return max(40, 4 * k)
@@ -52,10 +67,11 @@ def is_flat(codec: str) -> bool:
     return codec == "Flat"
 
 
-def merge(parts: Sequence[Found | None], k: int, lossy: bool) -> list[Hit]:
+def merge(parts: Sequence[Found | None], k: int, lossy: bool, among: int | None = None) -> list[Hit]:
     """The k best of several shards' candidates for one query. A shard that did not answer is None.
 
-    Ordered by exact score, then by global id. With a lossy codec only the `depth(k)` best by codec score take part.
+    Ordered by exact score, then by global id. With a lossy codec only the `depth(among)` best by codec score take
+    part; `among` is the query's.
     """
     there = [(i, part) for i, part in enumerate(parts) if part is not None and len(part.ids)]
     if not lossy:
@@ -70,7 +86,7 @@ def merge(parts: Sequence[Found | None], k: int, lossy: bool) -> list[Hit]:
         return []
     shards = np.concatenate([np.full(len(part.ids), i) for i, part in there])
     codec_scores, scores, ids, rows = (np.concatenate([part[n] for _, part in there]) for n in range(4))
-    keep = np.lexsort((ids, -codec_scores))[: depth(k)]
+    keep = np.lexsort((ids, -codec_scores))[: depth(among or k)]
     shards, scores, ids, rows = shards[keep], scores[keep], ids[keep], rows[keep]
     order = np.lexsort((ids, -scores))[:k]
     return [Hit(*hit) for hit in zip(*(a[order].tolist() for a in (shards, rows, ids, scores)), strict=True)]

@@ -6,7 +6,8 @@ Sharding must not show: any cut of the same passages gives the same ids and scor
 1. A score is the dot product of query and stored vector, summed pair by pair in one fixed order (see `exact`).
 2. Equal scores are ordered by global id. Where a tie may cross the cut, more candidates are asked for.
 3. A lossy codec chooses the `depth(k)` best by its own scores over *all* shards; those are scored exactly. So a shard
-   returns its `depth(k)` with both scores, and `merge` cuts by codec score before it orders by exact score.
+   returns its `depth(k)` with both scores, and `merge` cuts by codec score before it orders by exact score. Pages of
+   one query are cut from one such order: they all name the number `among` in place of their k.
 
 Q queries, D dimensions, C candidates.
 """
@@ -25,7 +26,7 @@ import numpy as np
 from hybrid_ir.index.exact import exact_top, nearest_lists, score_rows
 from hybrid_ir.index.folder import REBUILD, Manifest, ShardEntry, check_files, is_lists, local_files
 from hybrid_ir.index.passages import IndexedPassage, PassageTable
-from hybrid_ir.index.query import Found, ShardQuery, depth, is_flat
+from hybrid_ir.index.query import Found, ShardQuery, Stored, depth, is_flat
 from hybrid_ir.index.recent import Recent
 from hybrid_ir.types import InputError
 
@@ -116,7 +117,8 @@ class Shard:
         for i, query in enumerate(queries):
             scans = self.totals.scans(query)
             # Lossy candidates depend on their number, so only queries with one depth go together.
-            alike.setdefault((query.languages, query.metadata, scans, 0 if scans else depth(query.k)), []).append(i)
+            candidates = 0 if scans else depth(query.among or query.k)
+            alike.setdefault((query.languages, query.metadata, scans, candidates), []).append(i)
         for (languages, metadata, scans, codec_depth), members in alike.items():
             group = vectors[members]
             if scans:
@@ -130,6 +132,16 @@ class Shard:
 
     def read(self, rows: Sequence[int]) -> list[IndexedPassage]:
         return [self.passages[row] for row in rows]
+
+    def find(self, doc_id: str) -> Stored | None:
+        """The passage with this doc_id, if it is in this shard; an index has no doc_id twice."""
+        row = self.passages.find(doc_id)
+        if row is None:
+            return None
+        vector = np.array(self.vectors[row], dtype=np.float32)
+        if self.vectors.dtype != np.float32:
+            vector /= np.linalg.norm(vector)
+        return Stored(row, self.passages[row], vector)
 
     def scan(
         self, vectors: np.ndarray, k: int, languages: tuple[str, ...] | None, metadata: tuple[tuple[str, str], ...]

@@ -18,11 +18,14 @@ def search_body(
     manifest: Manifest,
     languages: tuple[str, ...] | None,
     results: list[list[tuple[IndexedPassage, float]]],
+    offset: int,
     missing: set[int],
     started: Sequence[Started | None],
     begun: float,
 ) -> dict[str, Any]:
-    """A SearchResponse: hits of each query, what is missing, where the time went since `begun` (time.perf_counter)."""
+    """A SearchResponse: hits of each query behind the first `offset`, what is missing, where the time went.
+
+    `begun` is when the request was read (time.perf_counter)."""
     wanted = set(languages or manifest.languages)
     began = [one for one in started if one is not None]
     queue_s = max((one.queue_s for one in began), default=0.0)
@@ -40,7 +43,7 @@ def search_body(
                         "score": score,
                         "metadata": passage.metadata,
                     }
-                    for position, (passage, score) in enumerate(hits, start=1)
+                    for position, (passage, score) in enumerate(hits, start=offset + 1)
                 ],
                 "cut": None if one is None else one.cut,
             }
@@ -62,6 +65,19 @@ def search_body(
             "total": round(total_s * 1000, 3),
         },
     }
+
+
+def keep_fields(body: dict[str, Any], fields: Sequence[str]) -> None:
+    """Take out of a SearchResponse's hits what `fields` does not name."""
+    left_out = {"text", "language"}.difference(fields)
+    keys = {name.removeprefix("metadata.") for name in fields if name.startswith("metadata.")}
+    for hit in (hit for result in body["results"] for hit in result["hits"]):
+        for name in left_out:
+            del hit[name]
+        if "metadata" not in fields:
+            metadata = hit.pop("metadata")
+            if keys:
+                hit["metadata"] = {key: value for key, value in metadata.items() if key in keys}
 
 
 def ready_body(release: Release, wanted: tuple[str, str]) -> dict[str, Any]:

@@ -17,7 +17,9 @@ class _Message(BaseModel):
 
 MOST_LANGUAGES = 1000
 MOST_KEYS = 64
-"""Metadata keys of a request. Pydantic checks neither before it has read every item, so `checks.parse` does."""
+MOST_FIELDS = MOST_KEYS + 3
+"""Metadata keys and fields of a request. Pydantic checks none of these before it has read every item: `checks.parse`
+does."""
 
 Text = Annotated[StrictStr, Field(min_length=1, pattern=r"\S")]
 Languages = Annotated[list[StrictStr], Field(min_length=1, max_length=MOST_LANGUAGES, fail_fast=True)]
@@ -25,13 +27,27 @@ MetadataValue = StrictBool | StrictInt | StrictFloat | StrictStr
 
 
 class SearchRequest(_Message):
-    """One query or a list of them, and what may be found."""
+    """One query, a list of them or a passage, and what may be found."""
 
-    query: Text | Annotated[list[Text], Field(min_length=1, fail_fast=True)] = Field(
-        description="A text, or a list of texts that are searched with the same settings.",
+    query: Text | Annotated[list[Text], Field(min_length=1, fail_fast=True)] | None = Field(
+        default=None,
+        description="A text, or a list of texts that are searched with the same settings. Required, or `like` in its "
+        "place.",
         examples=["Where does the Rhine end?", ["Where does the Rhine end?", "¿Dónde nace el Ebro?"]],
     )
+    like: Annotated[StrictStr, Field(min_length=1)] | None = Field(
+        default=None,
+        description="In place of `query`: the doc_id of a passage, for others like it. Its stored vector is the query, "
+        "and it is left out of the hits.",
+        examples=["rhine-3"],
+    )
     k: StrictInt = Field(default=10, ge=1, description="Hits for each query; `serve.max_k` at most.", examples=[10])
+    offset: Annotated[StrictInt, Field(ge=0)] | None = Field(
+        default=None,
+        description="Hits to leave out at the beginning, for the next page; offset + k is `serve.max_k` at most. Pages "
+        "begin with 0: they are cut from one order, whatever their k. null = one answer, not a page.",
+        examples=[10],
+    )
     languages: Languages | None = Field(
         default=None,
         description="Find passages of these languages only; null = all. Tags are read as the build "
@@ -40,6 +56,18 @@ class SearchRequest(_Message):
     )
     metadata: Annotated[dict[StrictStr, MetadataValue], Field(min_length=1, max_length=MOST_KEYS)] | None = Field(
         default=None, description="Find passages whose metadata have exactly these values.", examples=[{"year": 2024}]
+    )
+    min_score: Annotated[StrictFloat, Field(ge=-1, le=1)] | None = Field(
+        default=None,
+        description="Leave out hits whose score is below it; null = leave out none. What is a good score differs from "
+        "encoder to encoder.",
+        examples=[0.8],
+    )
+    fields: Annotated[list[StrictStr], Field(max_length=MOST_FIELDS, fail_fast=True)] | None = Field(
+        default=None,
+        description="What a hit has beside position, doc_id and score: `text`, `language`, `metadata`, or one key of "
+        "it, as `metadata.year`. null = all of it; [] = nothing more.",
+        examples=[["language", "metadata.year"]],
     )
     policy: Literal["strict", "best_effort"] = Field(
         default="strict",
@@ -57,12 +85,18 @@ class SearchRequest(_Message):
 class Hit(_Message):
     """A passage that was found."""
 
-    position: int = Field(description="From 1, best first.", examples=[1])
+    position: int = Field(description="From 1, best first; on a page from offset + 1.", examples=[1])
     doc_id: str = Field(description="The passage's id in the input.", examples=["rhine-3"])
-    text: str = Field(description="The whole passage.", examples=["Der Rhein mündet in die Nordsee."])
-    language: str = Field(description="BCP 47 primary subtag.", examples=["de"])
+    text: str | None = Field(
+        default=None,
+        description="The whole passage. It is left out where `fields` does not name it, as the next two are.",
+        examples=["Der Rhein mündet in die Nordsee."],
+    )
+    language: str | None = Field(default=None, description="BCP 47 primary subtag.", examples=["de"])
+    metadata: dict[str, MetadataValue] | None = Field(
+        default=None, description="As in the input, or those keys that `fields` names.", examples=[{"year": 2024}]
+    )
     score: float = Field(description="Cosine of query and passage.", examples=[0.83])
-    metadata: dict[str, MetadataValue] = Field(description="As in the input.", examples=[{"year": 2024}])
 
 
 class QueryResult(_Message):
@@ -107,6 +141,16 @@ class SearchResponse(_Message):
     space_id: str = Field(description="The encoder that made every vector involved.", examples=["3f0c9a1be27d4e55"])
     index_version: str = Field(description="Changes with whatever an answer depends on.", examples=["91b2d0c4aa3f7e10"])
     timings_ms: Timings
+
+
+class Passage(_Message):
+    """A passage of the index."""
+
+    doc_id: str = Field(description="The passage's id in the input.", examples=["rhine-3"])
+    text: str = Field(description="The whole passage.", examples=["Der Rhein mündet in die Nordsee."])
+    language: str = Field(description="BCP 47 primary subtag.", examples=["de"])
+    metadata: dict[str, MetadataValue] = Field(description="As in the input.", examples=[{"year": 2024}])
+    index_version: str = Field(description="The version that it was read from.", examples=["91b2d0c4aa3f7e10"])
 
 
 TokenIds = Annotated[list[StrictInt], Field(min_length=1, fail_fast=True)]

@@ -1,6 +1,7 @@
 """Micro-batches of one release's queries.
 
-In: a text with what is asked of the shards, and what encodes texts. Out: the searches that its batch has started.
+In: a text, or a stored vector, with what is asked of the shards; what makes vectors of texts. Out: the searches that
+its batch has started.
 A batch takes what has come and never waits to fill: alone, a query goes at once; under load the next batch gathers
 while the one before is encoded.
 """
@@ -12,12 +13,14 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from hybrid_ir.index import Manifest, ShardQuery
 from hybrid_ir.serving.release import Encoded, Release, ShardAnswer
 
+T = TypeVar("T")
 Observe = Callable[[str, float, dict[str, str]], None]
 """Receives (metric name, value, labels)."""
 
@@ -26,8 +29,8 @@ STALL_S = 0.25
 
 
 @dataclass(slots=True)
-class _Waiting:
-    text: str
+class _Waiting(Generic[T]):
+    text: T
     query: ShardQuery
     started: asyncio.Future[Started]
     since: float
@@ -45,21 +48,21 @@ class Started:
     encode_s: float
 
 
-class Batcher:
+class Batcher(Generic[T]):
     """Encodes waiting queries together and starts their searches, one batch after the other, for one release."""
 
     def __init__(
         self,
         release: Release,
-        encode: Callable[[Sequence[str]], Awaitable[Encoded]],
+        encode: Callable[[Sequence[T]], Awaitable[Encoded]],
         max_batch: int,
         observe: Observe,
     ) -> None:
         self._release, self._encode, self._max_batch, self._observe = release, encode, max_batch, observe
         # Those that wait, in their order. One that is cancelled leaves at once, also while the encoder hangs.
-        self._waiting: dict[asyncio.Future[Started], _Waiting] = {}
+        self._waiting: dict[asyncio.Future[Started], _Waiting[T]] = {}
         self._worker: asyncio.Task[None] | None = None
-        self._encoding: list[_Waiting] = []
+        self._encoding: list[_Waiting[T]] = []
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -70,7 +73,7 @@ class Batcher:
         first = next(iter([*self._encoding, *self._waiting.values()]), None)
         return 0.0 if first is None else time.perf_counter() - first.since
 
-    def submit(self, text: str, query: ShardQuery) -> asyncio.Future[Started]:
+    def submit(self, text: T, query: ShardQuery) -> asyncio.Future[Started]:
         """Done once the query is encoded and its searches have begun. Cancel it to leave the queue."""
         loop = asyncio.get_running_loop()
         started: asyncio.Future[Started] = loop.create_future()

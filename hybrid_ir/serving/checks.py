@@ -16,12 +16,12 @@ from pydantic_core import from_json
 from hybrid_ir.config import Serve
 from hybrid_ir.index import Manifest, ShardQuery, canonical
 from hybrid_ir.languages import language_code
-from hybrid_ir.serving.api import MOST_KEYS, MOST_LANGUAGES, EmbeddingsRequest, SearchRequest
+from hybrid_ir.serving.api import MOST_FIELDS, MOST_KEYS, MOST_LANGUAGES, EmbeddingsRequest, SearchRequest
 from hybrid_ir.types import OUTER_SPACE, InputError, one_line
 
 M = TypeVar("M", bound=BaseModel)
 Decode = Callable[[list[int]], str]
-MOST_ITEMS = {"languages": MOST_LANGUAGES, "metadata": MOST_KEYS}
+MOST_ITEMS = {"languages": MOST_LANGUAGES, "metadata": MOST_KEYS, "fields": MOST_FIELDS}
 
 
 class RequestError(Exception):
@@ -101,8 +101,18 @@ def check_host(host: str, settings: Serve) -> None:
 
 def shard_query(request: SearchRequest, manifest: Manifest, settings: Serve) -> ShardQuery:
     """What the request asks of each shard. Raises RequestError for what the index does not have."""
+    if request.query is None and request.like is None:
+        raise RequestError(422, "invalid_request", "query: it is required, or `like` in its place", "query")
+    if request.query is not None and request.like is not None:
+        raise RequestError(422, "invalid_request", "like: it takes the place of `query`; send one of the two", "like")
     if request.k > settings.max_k:
         raise RequestError(422, "invalid_request", f"k must be at most {settings.max_k}, got {request.k}", "k")
+    k, among = request.k, None
+    if request.offset is not None:
+        k, among = request.offset + request.k, settings.max_k
+        if k > among:
+            said = f"offset + k must be at most {among}, got {request.offset} + {request.k}"
+            raise RequestError(422, "invalid_request", said, "offset")
     languages = None
     if request.languages is not None:
         languages = tuple(sorted({_language(tag, manifest) for tag in request.languages}))
@@ -113,7 +123,16 @@ def shard_query(request: SearchRequest, manifest: Manifest, settings: Serve) -> 
                 422, "unknown_metadata", f"no passage has metadata {key!r:.80}; keys: {there}", "metadata"
             )
     metadata = tuple(sorted((key, canonical(value)) for key, value in (request.metadata or {}).items()))
-    return ShardQuery(request.k, languages, metadata)
+    return ShardQuery(k, languages, metadata, among)
+
+
+def check_fields(fields: Sequence[str], manifest: Manifest) -> None:
+    """Raises RequestError for a field that no hit has."""
+    known = ("text", "language", "metadata", *(f"metadata.{key}" for key in manifest.metadata_keys))
+    for name in fields:
+        if name not in known:
+            there = ", ".join(known)
+            raise RequestError(422, "unknown_field", f"no hit has the field {name!r:.80}; there are {there}", "fields")
 
 
 def _language(tag: str, manifest: Manifest) -> str:

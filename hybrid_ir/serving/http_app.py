@@ -37,6 +37,7 @@ from hybrid_ir.serving.search_service import SearchService
 
 HERE = Path(__file__).parent / "pages"
 OPEN_TO_ALL = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
+PASSAGES = "/passages/"
 DEFECT = RequestError(500, "internal_error", "a defect of the service; its log says more")
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -56,7 +57,11 @@ def create_app(service: SearchService, api_keys: tuple[str, ...] = ()) -> ASGIAp
                 return await _error(error)(scope, receive, send)
         # What searches and encodes is called directly: FastAPI's layers cost as much as a search's own Python. Past
         # them, a fifth more searches a second (measured).
-        answer = answers.get(scope["path"]) if request is not None and request.method == "POST" else None
+        answer = None
+        if request is not None and request.method == "POST":
+            answer = answers.get(scope["path"])
+        elif request is not None and request.method == "GET" and scope["path"].startswith(PASSAGES):
+            answer = answers[PASSAGES]
         if request is None or answer is None:
             return await app(scope, receive, send)
         try:
@@ -82,7 +87,7 @@ def openapi() -> dict[str, Any]:
 def _create_routes(
     service: SearchService, api_keys: tuple[str, ...]
 ) -> tuple[FastAPI, dict[str, Callable[[Request], Awaitable[Response]]]]:
-    """The routes, and the handlers of those that search and encode, by path."""
+    """The routes, and the handlers of those that search, read and encode, by path or its beginning."""
     # No redirect from /search/ to /search: its address would be made of the Host header, which the caller chooses.
     app = FastAPI(
         title="Hybrid IR", version=hybrid_ir.__version__, docs_url=None, redoc_url=None, redirect_slashes=False
@@ -128,12 +133,22 @@ def _create_routes(
         return _error(DEFECT)
 
     @app.post(
-        "/search", **documented(api.SearchResponse, api.SearchRequest, 400, 401, 413, 422, 429, 503, deadline=True)
+        "/search", **documented(api.SearchResponse, api.SearchRequest, 400, 401, 404, 413, 422, 429, 503, deadline=True)
     )
     async def search(request: Request) -> Response:
         """The passages nearest to each query, best first."""
         wanted = await read(request, api.SearchRequest)
         return _json(await _while_connected(request, service.search(wanted)))
+
+    path = "doc_id", "The passage's id in the input, percent-encoded; a slash may stand as it is.", "rhine-3"
+
+    @app.get("/passages/{doc_id:path}", **documented(api.Passage, None, 401, 404, 503, path=path))
+    async def passage(request: Request) -> Response:
+        """One passage by its id."""
+        check_key(request)
+        # FastAPI, which is passed by as a rule, does not find a path with a line's end.
+        doc_id = request.path_params.get("doc_id", request.scope["path"].removeprefix(PASSAGES))
+        return _json(await service.passage(doc_id))
 
     @app.post(
         "/v1/embeddings",
@@ -173,7 +188,16 @@ def _create_routes(
         check_key(request)
         return _json({"object": "list", "data": list(model_infos().values())})
 
-    @app.get("/v1/models/{name:path}", **documented(api.ModelInfo, None, 401, 404, path="name"))
+    @app.get(
+        "/v1/models/{name:path}",
+        **documented(
+            api.ModelInfo,
+            None,
+            401,
+            404,
+            path=("name", "One of the names that `/v1/models` gives.", "3f0c9a1be27d4e55"),
+        ),
+    )
     async def model(request: Request) -> Response:
         """The encoder that is served, by one of its names."""
         check_key(request)
@@ -222,7 +246,7 @@ def _create_routes(
         )
 
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
-    return app, {"/search": search, "/v1/embeddings": embeddings}
+    return app, {"/search": search, PASSAGES: passage, "/v1/embeddings": embeddings}
 
 
 async def _while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:

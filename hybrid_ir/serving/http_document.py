@@ -18,7 +18,7 @@ MEANING = {
     400: "The body is not JSON.",
     401: "No API key, or a wrong one.",
     403: "A service without API keys was asked by a name that is not this machine's.",
-    404: "No such model.",
+    404: "There is no such model, or no such passage.",
     413: "The body is too large.",
     422: "A field is unknown, missing or out of its range.",
     429: "Too many texts are waiting; `Retry-After` says when to ask again.",
@@ -34,9 +34,10 @@ def documented(
     *errors: int,
     deadline: bool = False,
     unready: bool = False,
-    path: str | None = None,
+    path: tuple[str, str, str] | None = None,
 ) -> dict[str, Any]:
-    """What a route's decorator must know for the OpenAPI document. `path` names the parameter in its path."""
+    """What a route's decorator must know for the OpenAPI document. `path`: name, meaning and example of what the path
+    holds."""
     responses: dict[int | str, dict[str, Any]] = {200: {"model": answer, "description": answer.__doc__}}
     for status in (*errors, 403, 500):
         responses[status] = {"model": api.ErrorResponse, "description": MEANING[status]}
@@ -54,8 +55,10 @@ def documented(
             "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
         }
     if path is not None:
-        parameter = {"name": path, "in": "path", "required": True, "schema": {"type": "string"}}
-        documented["openapi_extra"] = {"parameters": [parameter]}
+        # Not as a parameter of the handler: FastAPI would document a 422 of its own, which nothing answers.
+        name, meaning, example = path
+        parameter = {"name": name, "in": "path", "required": True, "description": meaning, "example": example}
+        documented["openapi_extra"] = {"parameters": [{**parameter, "schema": {"type": "string"}}]}
     return documented
 
 

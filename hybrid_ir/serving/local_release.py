@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import faiss
 import numpy as np
 
-from hybrid_ir.index import Found, IndexedPassage, ShardQuery, read_manifest, recent_lists
+from hybrid_ir.index import Found, IndexedPassage, ShardQuery, Stored, read_manifest, recent_lists
 from hybrid_ir.serving.kept_shard import KeptShard
 from hybrid_ir.serving.one_thread import OneThread
 from hybrid_ir.serving.query_encoder import QueryEncoder
@@ -57,6 +57,9 @@ class LocalRelease:
     async def read(self, shard: int, rows: Sequence[int]) -> list[IndexedPassage]:
         return self._shards[shard].get(reopen=False).read(rows)
 
+    async def find(self, shard: int, doc_id: str) -> Stored | None:
+        return await self._searching.run(self._find, shard, doc_id)
+
     def down(self) -> tuple[list[int], bool]:
         return [n for n, s in enumerate(self._shards) if self._searching.stuck or s.down], not self._encoding.stuck
 
@@ -76,3 +79,6 @@ class LocalRelease:
 
     def _search(self, shard: int, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> list[Found]:
         return self._shards[shard].get().search(vectors, queries)
+
+    def _find(self, shard: int, doc_id: str) -> Stored | None:
+        return self._shards[shard].get().find(doc_id)

@@ -48,22 +48,29 @@ class QueryCache:
         """Whether the query's vector is here now."""
         return _key(release, text) in self._queries
 
-    async def encode(self, release: Release, texts: Sequence[str]) -> Encoded:
+    async def encode(self, release: Release, texts: Sequence[str], *, alone: bool = False) -> Encoded:
         """The queries encoded, those that are here without the encoder. Raises ShardDown.
 
-        Equal texts are encoded once. A vector is that of the query's first encoding, bit for bit.
+        Equal texts are encoded once. A vector is that of the query's first encoding, bit for bit. With `alone` that is
+        one without company, whose rounding does not depend on who else asks: the same whenever and wherever it is done.
         """
-        keys = [_key(release, text) for text in texts]
+        keys = [_key(release, text, alone) for text in texts]
         known = self._get(keys)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if missing:
             start = time.perf_counter()
             try:
-                vectors, tokens, cut = await release.encode(list(missing.values()), "query")
+                wanted = list(missing.values())
+                parts = [[text] for text in wanted] if alone else [wanted]
+                encoded = [await release.encode(part, "query") for part in parts]
             finally:
                 self._observe("encode_duration_seconds", time.perf_counter() - start, {})
             # Copies: a row of an array would keep all of it.
-            rows = map(_Query, map(np.copy, vectors), tokens.tolist(), cut.tolist())
+            rows = [
+                _Query(vector.copy(), tokens, cut)
+                for one in encoded
+                for vector, tokens, cut in zip(one.vectors, one.tokens.tolist(), one.cut.tolist(), strict=True)
+            ]
             new = dict(zip(missing, rows, strict=True))
             self._put(new)
             known |= new
@@ -89,10 +96,12 @@ class QueryCache:
                 self._queries.popitem(last=False)
 
 
-def _key(release: Release, text: str) -> bytes:
-    """By which a query is known: the encoder's space, and the text without the space around it, as it is read.
+def _key(release: Release, text: str, alone: bool = False) -> bytes:
+    """By which a query is known: the encoder's space, and the text without the space around it, as it is read. Apart
+    from it, the same one encoded alone.
 
     A digest that nobody finds two texts of: whoever did could have one answered with the vector of the other.
     """
     read = f"{release.manifest.space['id']} {text.strip(OUTER_SPACE)}"
-    return hashlib.blake2b(read.encode("utf-8", "surrogatepass"), digest_size=32).digest()
+    apart = b"alone" if alone else b""
+    return hashlib.blake2b(read.encode("utf-8", "surrogatepass"), digest_size=32, person=apart).digest()

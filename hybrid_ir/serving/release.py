@@ -6,12 +6,13 @@ In: texts, vectors and rows. Out: vectors, candidates and passages. `LocalReleas
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from hybrid_ir.index import Found, IndexedPassage, Manifest, ShardQuery
+from hybrid_ir.index import Found, IndexedPassage, Manifest, ShardQuery, Stored
 
 
 class ShardDown(Exception):
@@ -54,6 +55,10 @@ class Release(Protocol):
         """Raises ShardDown."""
         ...
 
+    async def find(self, shard: int, doc_id: str) -> Stored | None:
+        """The passage with this doc_id, if the shard has it. Raises ShardDown."""
+        ...
+
     def down(self) -> tuple[list[int], bool]:
         """Numbers of the shards that do not answer, and whether the encoder does."""
         ...
@@ -67,3 +72,32 @@ class Release(Protocol):
 
 ShardAnswer = tuple[list[Found], dict[int, IndexedPassage]]
 """Candidates of each query, and the passages of likely hits by their rows (local: none, they are at hand)."""
+
+
+async def find_in_shards(release: Release, doc_id: str, timeout_s: float) -> tuple[int, Stored] | None:
+    """The passage with this doc_id, and the number of the shard that has it, as soon as that one has answered.
+
+    Raises ShardDown if a shard that may have it does not answer, or not in time.
+    """
+    numbers = {asyncio.create_task(release.find(n, doc_id)): n for n in range(len(release.manifest.shards))}
+    end = asyncio.get_running_loop().time() + timeout_s
+    waiting, silent = set(numbers), []
+    try:
+        while waiting:
+            left = end - asyncio.get_running_loop().time()
+            done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                silent += waiting
+                break
+            for task in done:
+                if isinstance(task.exception(), ShardDown):
+                    silent.append(task)
+                elif (stored := task.result()) is not None:
+                    return numbers[task], stored
+    finally:
+        for task in waiting:
+            task.cancel()
+    if silent:
+        names = sorted(release.manifest.shards[numbers[task]].name for task in silent)
+        raise ShardDown(f"shards {', '.join(names)} do not answer, and no other has this passage")
+    return None

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from hybrid_ir.config import Serve
-from hybrid_ir.index import Found, Hit, IndexedPassage, ShardQuery, is_flat, merge
-from hybrid_ir.serving.answers import ready_body, search_body, stats_body
+from hybrid_ir.index import Found, Hit, IndexedPassage, ShardQuery, Stored, is_flat, merge
+from hybrid_ir.serving.answers import keep_fields, ready_body, search_body, stats_body
 from hybrid_ir.serving.api import EmbeddingsRequest, SearchRequest
 from hybrid_ir.serving.batcher import Batcher, Observe, Started, needed_shards
-from hybrid_ir.serving.checks import RequestError, check_texts, decoder_of, role_of, shard_query, texts_of
+from hybrid_ir.serving.checks import RequestError, check_fields, check_texts, decoder_of, role_of, shard_query, texts_of
 from hybrid_ir.serving.query_cache import QueryCache
-from hybrid_ir.serving.release import Encoded, Release, ShardDown
+from hybrid_ir.serving.release import Encoded, Release, ShardDown, find_in_shards
 
 
 class _Serving:
@@ -33,19 +33,32 @@ class _Serving:
         self._new = Batcher(release, encode, settings.max_batch, observe)
         # Queries whose vectors are known do not wait for a forward pass over those of others.
         self._known = Batcher(release, encode, settings.max_batch, observe)
+        # Pages must come from one order, so their query has the same vector at each, whoever else asks.
+        self._paged = Batcher(release, partial(encode, alone=True), settings.max_batch, observe)
+        self._stored = Batcher(release, _stack, settings.max_batch, observe)
         self.embedding = 0  # inputs of /v1/embeddings that wait
         self.lossy = not is_flat(release.manifest.codec)
 
     @property
     def waiting(self) -> int:
-        return len(self._new) + len(self._known) + self.embedding
+        return len(self._new) + len(self._known) + len(self._paged) + len(self._stored) + self.embedding
 
     def waited_s(self) -> float:
-        return max(self._new.waited_s(), self._known.waited_s())
+        return max(self._new.waited_s(), self._known.waited_s(), self._paged.waited_s())
 
     def submit(self, text: str, query: ShardQuery) -> asyncio.Future[Started]:
+        if query.among is not None:
+            return self._paged.submit(text, query)
         batcher = self._known if self._cache.holds(self.release, text) else self._new
         return batcher.submit(text, query)
+
+    def submit_vector(self, vector: np.ndarray, query: ShardQuery) -> asyncio.Future[Started]:
+        return self._stored.submit(vector, query)
+
+
+async def _stack(vectors: Sequence[np.ndarray]) -> Encoded:
+    """Vectors of stored passages, as if they had been encoded."""
+    return Encoded(np.stack(vectors), np.zeros(len(vectors), np.int64), np.zeros(len(vectors), bool))
 
 
 class SearchService:
@@ -89,20 +102,32 @@ class SearchService:
         """A SearchResponse as plain data. Raises RequestError."""
         begun = time.perf_counter()
         serving = self._active
-        texts = [request.query] if isinstance(request.query, str) else request.query
+        texts = [request.query] if isinstance(request.query, str) else request.query or []
         query = shard_query(request, serving.release.manifest, self.settings)
         check_texts(texts, "query", self.settings)
-        self._check_queue(serving, len(texts))
+        if request.fields is not None:
+            check_fields(request.fields, serving.release.manifest)
+        self._check_queue(serving, len(texts) or 1)
         deadline = begun + min(request.deadline_ms or self.settings.deadline_ms, self.settings.deadline_ms) / 1000
-        started = await self._start(serving, texts, query, deadline)
+        own: tuple[int, int] | None = None
+        if request.like is not None:
+            shard, stored = await self._find(serving.release, request.like, "like", deadline - begun)
+            own, query = (shard, stored.row), query._replace(k=query.k + 1)
+            futures = [serving.submit_vector(stored.vector, query)]
+        else:
+            futures = [serving.submit(text, query) for text in texts]
+        started = await self._start(futures, deadline)
         tasks = {task for one in started if one is not None for task, _ in one.searches.values()}
         if tasks:
             await asyncio.wait(tasks, timeout=max(0.0, deadline - time.perf_counter()))
         needed = needed_shards(serving.release.manifest, query.languages)
         missing = self._missing(needed, started)
-        results = await self._results(serving, started, query.k, deadline, missing)
+        results = await self._results(serving, started, request, query, own, deadline, missing)
         late = time.perf_counter() > deadline
-        body = search_body(serving.release.manifest, query.languages, results, missing, started, begun)
+        offset = request.offset or 0
+        body = search_body(serving.release.manifest, query.languages, results, offset, missing, started, begun)
+        if request.fields is not None:
+            keep_fields(body, request.fields)
         for language in query.languages or ["all"]:
             self._observe("searches", 1, {"language": language})
         for n in missing:
@@ -119,6 +144,12 @@ class SearchService:
         if len(missing) == len(needed):
             raise RequestError(503, "shards_missing", "no shard with these languages answers; ask again")
         return body
+
+    async def passage(self, doc_id: str) -> dict[str, Any]:
+        """A `Passage` as plain data. Raises RequestError: 404 where the index has none with this id."""
+        release = self._active.release
+        _, stored = await self._find(release, doc_id, "doc_id", self.settings.deadline_ms / 1000)
+        return {**stored.passage._asdict(), "index_version": release.manifest.index_version}
 
     async def embed(self, request: EmbeddingsRequest) -> tuple[Encoded, str]:
         """The inputs encoded, and the space id. Raises RequestError."""
@@ -176,14 +207,21 @@ class SearchService:
         assert error is not None
         raise error
 
-    async def _start(
-        self, serving: _Serving, texts: Sequence[str], query: ShardQuery, deadline: float
-    ) -> list[Started | None]:
-        """The searches of each text; None for one that was not encoded before the deadline. Raises RequestError.
+    async def _find(self, release: Release, doc_id: str, param: str, timeout_s: float) -> tuple[int, Stored]:
+        """The passage, and the number of the shard that has it. `param`: the field it came in. Raises RequestError."""
+        try:
+            found = await find_in_shards(release, doc_id, timeout_s)
+        except ShardDown as error:
+            raise RequestError(503, "shards_missing", f"{error}; ask again") from error
+        if found is None:
+            raise RequestError(404, "passage_not_found", f"no passage has the doc_id {doc_id!r:.200}", param)
+        return found
+
+    async def _start(self, futures: Sequence[asyncio.Future[Started]], deadline: float) -> list[Started | None]:
+        """The searches of each query; None for one that was not encoded before the deadline. Raises RequestError.
 
         Whatever ends this, a hang-up of the client too, takes what still waits out of the queue.
         """
-        futures = [serving.submit(text, query) for text in texts]
         try:
             await asyncio.wait(futures, timeout=deadline - time.perf_counter())
             for future in futures:
@@ -208,9 +246,17 @@ class SearchService:
         return missing
 
     async def _results(
-        self, serving: _Serving, started: Sequence[Started | None], k: int, deadline: float, missing: set[int]
+        self,
+        serving: _Serving,
+        started: Sequence[Started | None],
+        request: SearchRequest,
+        query: ShardQuery,
+        own: tuple[int, int] | None,
+        deadline: float,
+        missing: set[int],
     ) -> list[list[tuple[IndexedPassage, float]]]:
-        """(passage, score) of the hits of each query. A shard whose passages cannot be read joins `missing`."""
+        """(passage, score) of the hits of each query, without `own` (shard, row). A shard whose passages cannot be read
+        joins `missing`."""
         passages: dict[tuple[int, int], IndexedPassage] = {}
         merged: list[list[Hit]] = []
         for one in started:
@@ -220,7 +266,13 @@ class SearchService:
                     found, texts = task.result()
                     parts[n] = found[place]
                     passages.update({(n, row): passage for row, passage in texts.items()})
-            merged.append(merge(parts, k, serving.lossy))
+            hits = merge(parts, query.k, serving.lossy, query.among)
+            if own is not None:  # one more was asked for, in case it is among them
+                hits = [hit for hit in hits if (hit.shard, hit.row) != own][: query.k - 1]
+            hits = hits[request.offset or 0 :]
+            if request.min_score is not None:
+                hits = [hit for hit in hits if hit.score >= request.min_score]
+            merged.append(hits)
         unread: dict[int, list[int]] = {}
         for hits in merged:
             for hit in hits:

@@ -16,7 +16,7 @@ import ray.exceptions
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from hybrid_ir.index import IndexedPassage, Manifest, ShardQuery, read_manifest
+from hybrid_ir.index import IndexedPassage, Manifest, ShardQuery, Stored, read_manifest
 from hybrid_ir.serving.release import Encoded, ShardAnswer, ShardDown
 from hybrid_ir.types import InputError
 
@@ -122,6 +122,9 @@ class DistributedRelease:
 
     async def read(self, shard: int, rows: Sequence[int]) -> list[IndexedPassage]:
         return await self._shards[shard].call("read", list(rows))
+
+    async def find(self, shard: int, doc_id: str) -> Stored | None:
+        return await self._shards[shard].call("find", doc_id)
 
     def down(self) -> tuple[list[int], bool]:
         return [n for n, shard in enumerate(self._shards) if not shard.up], self._encoder.up

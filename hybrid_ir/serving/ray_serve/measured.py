@@ -9,8 +9,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hybrid_ir.serving.batcher import Observe
 
 ROUTES = {"/search": "search", "/v1/embeddings": "embeddings", "/v1/models": "models", "/stats": "stats"}
-"""Routes that have a label of their own. Health checks are left out, and all else is `other`: paths that callers make
-up would be labels without end."""
+PASSAGES = "/passages/"
+"""Routes, and the beginning of those of passages, that have a label of their own. Health checks are left out, and all
+else is `other`: paths that callers make up would be labels without end."""
 UNMEASURED = ("/healthz", "/readyz")
 NO_ANSWER = "499"
 """The status, in nginx's convention, of a request whose client left before it was answered."""
@@ -33,7 +34,9 @@ def measured(app: ASGIApp, observe: Observe) -> ASGIApp:
         try:
             await app(scope, receive, note)
         finally:
-            labels = {"route": ROUTES.get(scope["path"].rstrip("/"), "other"), "code": code}
+            path = scope["path"]
+            route = "passages" if path.startswith(PASSAGES) else ROUTES.get(path.rstrip("/"), "other")
+            labels = {"route": route, "code": code}
             observe("requests", 1, labels)
             observe("request_duration_seconds", time.perf_counter() - begun, labels)
 

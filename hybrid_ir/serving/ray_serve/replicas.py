@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import faiss
 import numpy as np
 
-from hybrid_ir.index import IndexedPassage, ShardQuery, read_manifest
+from hybrid_ir.index import IndexedPassage, ShardQuery, Stored, read_manifest
 from hybrid_ir.serving.kept_shard import KeptShard
 from hybrid_ir.serving.one_thread import OneThread
 from hybrid_ir.serving.release import Encoded, ShardAnswer
@@ -30,6 +30,9 @@ class ShardReplica:
     async def read(self, rows: Sequence[int]) -> list[IndexedPassage]:
         return self._shard.get(reopen=False).read(rows)
 
+    async def find(self, doc_id: str) -> Stored | None:
+        return await self._thread.run(self._find, doc_id)
+
     async def ping(self) -> None:
         """Asked by gateways. Raises Stuck, or ShardDown where its files have changed; it is opened again meanwhile."""
         self._thread.check()
@@ -39,6 +42,9 @@ class ShardReplica:
     async def check_health(self) -> None:
         """Asked by Serve, which starts another replica in place of one that is stuck."""
         self._thread.check()
+
+    def _find(self, doc_id: str) -> Stored | None:
+        return self._shard.get().find(doc_id)
 
     def _search(self, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:
         shard = self._shard.get()
