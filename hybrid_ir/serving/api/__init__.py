@@ -1,0 +1,62 @@
+"""The HTTP API's requests and responses. Every field has a meaning and an example, which `/docs` shows.
+
+In: a body's JSON. Out: a checked request, or the shape of an answer. What a setting limits (k, queries, characters) is
+checked in `checks`, which knows the settings.
+"""
+
+from hybrid_ir.serving.api.embeddings import (
+    Embedding,
+    EmbeddingsRequest,
+    EmbeddingsResponse,
+    ModelInfo,
+    ModelList,
+    TokenIds,
+    Usage,
+)
+from hybrid_ir.serving.api.errors import DeadlineResponse, ErrorDetail, ErrorResponse
+from hybrid_ir.serving.api.search import (
+    MOST_FIELDS,
+    MOST_KEYS,
+    MOST_LANGUAGES,
+    Coverage,
+    Hit,
+    Languages,
+    MetadataValue,
+    Passage,
+    QueryResult,
+    SearchRequest,
+    SearchResponse,
+    Text,
+    Timings,
+)
+from hybrid_ir.serving.api.status import Health, Ready, ShardStatus, Stats
+
+__all__ = [
+    "MOST_FIELDS",
+    "MOST_KEYS",
+    "MOST_LANGUAGES",
+    "Coverage",
+    "DeadlineResponse",
+    "Embedding",
+    "EmbeddingsRequest",
+    "EmbeddingsResponse",
+    "ErrorDetail",
+    "ErrorResponse",
+    "Health",
+    "Hit",
+    "Languages",
+    "MetadataValue",
+    "ModelInfo",
+    "ModelList",
+    "Passage",
+    "QueryResult",
+    "Ready",
+    "SearchRequest",
+    "SearchResponse",
+    "ShardStatus",
+    "Stats",
+    "Text",
+    "Timings",
+    "TokenIds",
+    "Usage",
+]

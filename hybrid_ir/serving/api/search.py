@@ -1,0 +1,146 @@
+"""Searches and passages: what is asked, and what is answered."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from hybrid_ir.serving.api.message import Message
+
+MOST_LANGUAGES = 1000
+MOST_KEYS = 64
+MOST_FIELDS = MOST_KEYS + 3
+"""Metadata keys and fields of a request. Pydantic checks none of these before it has read every item: `checks.parse`
+does."""
+
+Text = Annotated[StrictStr, Field(min_length=1, pattern=r"\S")]
+Languages = Annotated[list[StrictStr], Field(min_length=1, max_length=MOST_LANGUAGES, fail_fast=True)]
+MetadataValue = StrictBool | StrictInt | StrictFloat | StrictStr
+
+
+class SearchRequest(Message):
+    """One query, a list of them or a passage, and what may be found."""
+
+    query: Text | Annotated[list[Text], Field(min_length=1, fail_fast=True)] | None = Field(
+        default=None,
+        description="A text, or a list of texts that are searched with the same settings. Required, or `like` in its "
+        "place.",
+        examples=["Where does the Rhine end?", ["Where does the Rhine end?", "¿Dónde nace el Ebro?"]],
+    )
+    like: Annotated[StrictStr, Field(min_length=1)] | None = Field(
+        default=None,
+        description="In place of `query`: the doc_id of a passage, for others like it. Its stored vector is the query, "
+        "and it is left out of the hits.",
+        examples=["rhine-3"],
+    )
+    k: StrictInt = Field(default=10, ge=1, description="Hits for each query; `serve.max_k` at most.", examples=[10])
+    offset: Annotated[StrictInt, Field(ge=0)] | None = Field(
+        default=None,
+        description="Hits to leave out at the beginning, for the next page; offset + k is `serve.max_k` at most. Pages "
+        "begin with 0: they are cut from one order, whatever their k. null = one answer, not a page.",
+        examples=[10],
+    )
+    languages: Languages | None = Field(
+        default=None,
+        description="Find passages of these languages only; null = all. Tags are read as the build "
+        "reads them: `en`, `en-US` and `eng` are one.",
+        examples=[["de", "es"]],
+    )
+    metadata: Annotated[dict[StrictStr, MetadataValue], Field(min_length=1, max_length=MOST_KEYS)] | None = Field(
+        default=None, description="Find passages whose metadata have exactly these values.", examples=[{"year": 2024}]
+    )
+    min_score: Annotated[StrictFloat, Field(ge=-1, le=1)] | None = Field(
+        default=None,
+        description="Leave out hits whose score is below it; null = leave out none. What is a good score differs from "
+        "encoder to encoder.",
+        examples=[0.8],
+    )
+    fields: Annotated[list[StrictStr], Field(max_length=MOST_FIELDS, fail_fast=True)] | None = Field(
+        default=None,
+        description="What a hit has beside position, doc_id and score: `text`, `language`, `metadata`, or one key of "
+        "it, as `metadata.year`. null = all of it; [] = nothing more.",
+        examples=[["language", "metadata.year"]],
+    )
+    policy: Literal["strict", "best_effort"] = Field(
+        default="strict",
+        description="When a shard does not answer: strict = an error, best_effort = what the others found, and "
+        "`coverage`.",
+        examples=["best_effort"],
+    )
+    deadline_ms: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        default=None,
+        description="Answer within this time; beyond it 504, with what was found. `serve.deadline_ms` at most.",
+        examples=[500],
+    )
+
+
+class Hit(Message):
+    """A passage that was found."""
+
+    position: int = Field(description="From 1, best first; on a page from offset + 1.", examples=[1])
+    doc_id: str = Field(description="The passage's id in the input.", examples=["rhine-3"])
+    text: str | None = Field(
+        default=None,
+        description="The whole passage. It is left out where `fields` does not name it, as the next two are.",
+        examples=["Der Rhein mündet in die Nordsee."],
+    )
+    language: str | None = Field(default=None, description="BCP 47 primary subtag.", examples=["de"])
+    metadata: dict[str, MetadataValue] | None = Field(
+        default=None, description="As in the input, or those keys that `fields` names.", examples=[{"year": 2024}]
+    )
+    score: float = Field(description="Cosine of query and passage.", examples=[0.83])
+
+
+class QueryResult(Message):
+    """What was found for one query."""
+
+    hits: list[Hit] = Field(description="At most k, best first; of equal scores the passage indexed first.")
+    cut: bool | None = Field(
+        description="Whether the query was longer than the encoder reads, so that only its beginning was searched for; "
+        "null where it was not encoded before the deadline.",
+        examples=[False],
+    )
+
+
+class Coverage(Message):
+    """How much of the index answered."""
+
+    complete: bool = Field(description="Every shard that was needed answered.", examples=[True])
+    shards: int = Field(
+        description="Shards that answered, or hold none of the languages and were not asked.", examples=[2]
+    )
+    shards_total: int = Field(description="Shards of the index.", examples=[2])
+    shards_missing: list[str] = Field(description="Names of those that did not.", examples=[[]])
+    languages_missing: list[str] = Field(
+        description="Languages some of whose passages were not searched, of those asked for.", examples=[[]]
+    )
+
+
+class Timings(Message):
+    """Where the time went, in milliseconds."""
+
+    queue: float = Field(description="Waiting for a batch.", examples=[0.4])
+    encode: float = Field(description="Encoding the batch.", examples=[3.1])
+    search: float = Field(description="All shards, and reading the passages.", examples=[1.2])
+    total: float = Field(description="From the request, when it was read, to its answer.", examples=[5.0])
+
+
+class SearchResponse(Message):
+    """Hits of every query, and how much of the index answered."""
+
+    results: list[QueryResult] = Field(description="One for each query, in their order.")
+    coverage: Coverage
+    space_id: str = Field(description="The encoder that made every vector involved.", examples=["3f0c9a1be27d4e55"])
+    index_version: str = Field(description="Changes with whatever an answer depends on.", examples=["91b2d0c4aa3f7e10"])
+    timings_ms: Timings
+
+
+class Passage(Message):
+    """A passage of the index."""
+
+    doc_id: str = Field(description="The passage's id in the input.", examples=["rhine-3"])
+    text: str = Field(description="The whole passage.", examples=["Der Rhein mündet in die Nordsee."])
+    language: str = Field(description="BCP 47 primary subtag.", examples=["de"])
+    metadata: dict[str, MetadataValue] = Field(description="As in the input.", examples=[{"year": 2024}])
+    index_version: str = Field(description="The version that it was read from.", examples=["91b2d0c4aa3f7e10"])
