@@ -20,7 +20,7 @@ UNIT_TOLERANCE = 1e-5
 
 def first_fault(vectors: np.ndarray) -> tuple[int, str] | None:
     """(row, what is wrong) of the first of (N, D) vectors that is NaN, infinite or all zero; None if none is."""
-    finite = np.isfinite(vectors).all(axis=1)
+    finite = np.all(np.isfinite(vectors), axis=1)
     bad = ~(finite & vectors.any(axis=1))
     if not bad.any():
         return None
