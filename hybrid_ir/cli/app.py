@@ -28,6 +28,7 @@ app = typer.Typer(
 for command in (training.prepare, training.train, evaluation.evaluate, comparison.compare):
     app.command()(command)
 app.add_typer(index.index_app, name="index")
+app.command()(encoder.encode)
 app.add_typer(encoder.encoder_app, name="encoder")
 for command in (serving.serve, serving.search, serving.swap, serving.rollback, sweeps.tune, sweeps.study):
     app.command()(command)

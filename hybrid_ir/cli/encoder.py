@@ -1,21 +1,83 @@
-"""Commands about an encoder alone: `encoder trim`, `shorten`, `correct`, `export` and `push`.
+"""Commands about an encoder alone: `encode`, and `encoder trim`, `shorten`, `correct`, `export` and `push`.
 
-In: words of the command line. Out: a folder, and what was measured of it as a table.
+In: words of the command line. Out: a folder, of an encoder or of vectors, and what was measured of it as a table.
 """
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from hybrid_ir.cli.options import Config, Overrides, Verbose, listed
+from hybrid_ir.cli.index import Passages, check_passages, print_left_out, shared_folder, stages
+from hybrid_ir.cli.options import Config, IndexKeys, Overrides, Verbose, listed
 
 encoder_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Make another encoder of one, export it, publish it."
 )
+
+
+class Role(StrEnum):
+    """What texts are encoded as."""
+
+    document = "document"
+    query = "query"
+
+
+class Form(StrEnum):
+    """Files that vectors are written to."""
+
+    parquet = "parquet"
+    npy = "npy"
+
+
+def encode(
+    encoder: Annotated[str, typer.Option(help="Folder or hub name of the encoder.")],
+    passages: Passages,
+    out: Annotated[str, typer.Option(help="Folder to write the vectors to.")],
+    form: Annotated[
+        Form, typer.Option("--format", help="parquet: ids and vectors in one table; npy: a matrix, and ids beside it.")
+    ] = Form.parquet,
+    role: Annotated[Role, typer.Option(help="Whose prefix stands before each text.")] = Role.document,
+    config: Config = None,
+    overrides: IndexKeys = None,
+    verbose: Verbose = False,
+) -> None:
+    """Write the vectors of texts. A command that was stopped goes on when it is typed again."""
+    from hybrid_ir.config import load_experiment
+
+    experiment = load_experiment(config, overrides or ())
+    check_passages(passages)
+    from hybrid_ir.cli.terminal import console
+    from hybrid_ir.cluster import ray_session
+    from hybrid_ir.encoders import quiet_libraries
+
+    begun = time.perf_counter()
+    with ray_session(verbose), stages() as progress, shared_folder(out, "the vectors") as folder:
+        from hybrid_ir.index import encode_passages
+
+        if not verbose:
+            quiet_libraries()  # after Ray Data, which sets its own log levels
+        manifest = encode_passages(
+            encoder,
+            passages,
+            folder,
+            experiment.index,
+            role=role.value,
+            form=form.value,
+            pooling=experiment.encoder.pooling,
+            prefixes=(experiment.encoder.query_prefix, experiment.encoder.passage_prefix),
+            progress=progress,
+        )
+    console().print(
+        f"{manifest.rows:,} vectors of {manifest.dimension} numbers written to {out} in "
+        f"{time.perf_counter() - begun:.0f} s ({manifest.role}, space {manifest.space['id']})"
+    )
+    print_left_out(manifest, f"{out}/rejected.jsonl")
 
 
 @encoder_app.command()

@@ -44,6 +44,16 @@ def build(
     checkpoint: Annotated[str, typer.Option(help="Folder or hub name of the encoder.")],
     passages: Passages,
     out: Annotated[str, typer.Option(help="Folder to write the index to.")],
+    vectors: Annotated[
+        str | None,
+        typer.Option(
+            help="Vectors of the passages, instead of encoding them: a folder of `hybrid-ir encode`; Parquet of doc_id "
+            "and vector; or a .npy matrix."
+        ),
+    ] = None,
+    trust_vectors: Annotated[
+        bool, typer.Option("--trust-vectors", help="Take vectors that do not say that this encoder made them.")
+    ] = False,
     config: Config = None,
     overrides: IndexKeys = None,
     verbose: Verbose = False,
@@ -52,13 +62,14 @@ def build(
     from hybrid_ir.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
-    _check_passages(passages)
+    check_passages(passages)
+    _check_vectors(vectors, trust_vectors)
     from hybrid_ir.cli.terminal import console
     from hybrid_ir.cluster import ray_session
     from hybrid_ir.encoders import quiet_libraries
 
     begun = time.perf_counter()
-    with ray_session(verbose), _stages() as progress, _index_folder(out) as folder:
+    with ray_session(verbose), stages() as progress, shared_folder(out, "the index") as folder:
         from hybrid_ir.index import build_index
 
         if not verbose:
@@ -71,10 +82,20 @@ def build(
             seed=experiment.seed,
             pooling=experiment.encoder.pooling,
             prefixes=(experiment.encoder.query_prefix, experiment.encoder.passage_prefix),
+            vectors=vectors,
+            trust_vectors=trust_vectors,
             progress=progress,
         )
     console().print(f"index written to {out} in {time.perf_counter() - begun:.0f} s (space {manifest.space['id']})")
     _print_index(manifest, out)
+    if (taken := manifest.settings.get("vectors")) is not None:
+        said = "this encoder made them"
+        if taken["space"] is None:
+            said = f"trusted; their median cosine with vectors that this encoder makes is {taken['agreement']:.3f}"
+        console().print(
+            f"vectors were taken from {taken['path']}: {said}; {taken['normalised']:,} were not of unit length, and "
+            "are now"
+        )
 
 
 @index_app.command()
@@ -106,7 +127,7 @@ def add(
     from hybrid_ir.cluster import ray_session
     from hybrid_ir.encoders import quiet_libraries
 
-    with ray_session(verbose), _stages() as progress, _index_folder(index) as folder:
+    with ray_session(verbose), stages() as progress, shared_folder(index, "the index") as folder:
         from hybrid_ir.index import add_passages
 
         if not verbose:
@@ -134,7 +155,7 @@ def prune(
     console().print(f"{len(gone)} versions of {index} removed{': ' if gone else ''}{' '.join(gone)}")
 
 
-def _check_passages(passages: list[str]) -> None:
+def check_passages(passages: list[str]) -> None:
     """Refuse in a second, before Ray is started, what is not there."""
     from hybrid_ir.index import passages_at
     from hybrid_ir.storage import is_uri
@@ -144,26 +165,38 @@ def _check_passages(passages: list[str]) -> None:
             passages_at(path)
 
 
+def _check_vectors(vectors: str | None, trusted: bool) -> None:
+    """Refuse in a second what is not there, or does not say who made it."""
+    from hybrid_ir.index import find_vectors
+    from hybrid_ir.storage import is_uri
+    from hybrid_ir.types import InputError
+
+    if vectors is not None and not is_uri(vectors):
+        find_vectors(vectors, trusted=trusted)
+    elif vectors is None and trusted:
+        raise InputError("--trust-vectors says that vectors are the encoder's, and there are none; give --vectors too")
+
+
 @contextmanager
-def _index_folder(index: str) -> Iterator[str]:
+def shared_folder(place: str, what: str) -> Iterator[str]:
     """Where a build writes. Its tasks share the folder, so one that a URI stands for is on the only node."""
     from hybrid_ir.cluster import live_nodes
     from hybrid_ir.storage import is_uri, written
     from hybrid_ir.types import InputError
 
     nodes = live_nodes()
-    if is_uri(index) and nodes > 1:
+    if is_uri(place) and nodes > 1:
         raise InputError(
-            f"a build on {nodes} nodes needs a folder that all of them see, not {index}; build on such a folder and "
+            f"a build on {nodes} nodes needs a folder that all of them see, not {place}; build on such a folder and "
             "copy it, or start Ray on one node"
         )
-    with _unwritable(index), written(index) as folder:
+    with _unwritable(place, what), written(place) as folder:
         yield str(folder)
 
 
 @contextmanager
-def _unwritable(index: str) -> Iterator[None]:
-    """Raises InputError where the index cannot be written to."""
+def _unwritable(place: str, what: str = "the index") -> Iterator[None]:
+    """Raises InputError where the folder cannot be written to."""
     from hybrid_ir.types import InputError, one_line
 
     try:
@@ -172,7 +205,7 @@ def _unwritable(index: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # said for every command
         raise InputError(
-            f"cannot write the index at {index} ({one_line(error)}); what is done so far stays: once that is mended, "
+            f"cannot write {what} at {place} ({one_line(error)}); what is done so far stays: once that is mended, "
             "the same command goes on"
         ) from error
 
@@ -195,6 +228,14 @@ def _print_index(manifest: Any, index: str) -> None:
     out = console()
     out.print(table)
     out.print(f"{manifest.rows:,} passages in {len(manifest.shards)} shards ({sizes}), codec {manifest.codec}{nprobe}")
+    print_left_out(manifest, f"{index}/rejected*.jsonl")
+
+
+def print_left_out(manifest: Any, rejects: str) -> None:
+    """What of the passages the vectors do not have."""
+    from hybrid_ir.cli.terminal import console
+
+    out = console()
     cut = sum(manifest.cut.values())
     if cut:
         out.print(
@@ -203,10 +244,10 @@ def _print_index(manifest: Any, index: str) -> None:
         )
     rejected = sum(manifest.rejected.values())
     if rejected:
-        out.print(f"{rejected:,} records were rejected; each is in {index}/rejected*.jsonl with its reason")
+        out.print(f"{rejected:,} records were rejected; each is in {rejects} with its reason")
 
 
-def _stages() -> Any:
+def stages() -> Any:
     from hybrid_ir.cli.progress import counter
 
     return counter("")

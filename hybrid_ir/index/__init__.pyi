@@ -24,4 +24,7 @@ from .query import (
 )
 from .recent import Recent as Recent
 from .shard import Shard as Shard, open_shard as open_shard, recent_lists as recent_lists
+from .vectors.given import find_vectors as find_vectors
+from .vectors.made import encode_passages as encode_passages
+from .vectors.written import VectorsManifest as VectorsManifest
 from .writing import prune_versions as prune_versions

@@ -10,9 +10,6 @@ and shards that are written stay.
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +17,9 @@ from typing import Any
 
 import faiss
 import numpy as np
-from safetensors import SafetensorError
 
 from hybrid_ir.config import Index
-from hybrid_ir.encoders import check_space, difference, load_encoder, probe_vectors, save_encoder, space_of
+from hybrid_ir.encoders import check_space, load_encoder, probe_vectors, space_of
 from hybrid_ir.index.codec import ROWS_PER_SHARD, default_codec, make_codec
 from hybrid_ir.index.folder import (
     Manifest,
@@ -39,10 +35,13 @@ from hybrid_ir.index.passages import PassageTable
 from hybrid_ir.index.query import is_flat
 from hybrid_ir.index.ray_stages import Progress, encode_fragments, write_shards
 from hybrid_ir.index.recall import recall_gate
-from hybrid_ir.index.resuming import claim, clear, codec_of, copy_file, inputs_of, is_finished
+from hybrid_ir.index.resuming import claim, clear, codec_of, copy_file, inputs_of, is_finished, keep_encoder
+from hybrid_ir.index.vectors.checks import agreement
+from hybrid_ir.index.vectors.given import find_vectors, open_vectors
+from hybrid_ir.index.vectors.placed import place_vectors
 from hybrid_ir.index.writing import alone, count_lists, cut_shards, keep_version, make_manifest, open_shards, publish
 from hybrid_ir.storage import fetch
-from hybrid_ir.types import InputError, one_line
+from hybrid_ir.types import InputError
 
 
 def build_index(
@@ -54,15 +53,19 @@ def build_index(
     seed: int,
     pooling: str = "mean",
     prefixes: tuple[str | None, str | None] = (None, None),
+    vectors: str | None = None,
+    trust_vectors: bool = False,
     progress: Progress = lambda what, done: None,
 ) -> Manifest:
     """Encode the passages with the checkpoint and write the index to `out`. Needs a running Ray.
 
-    `prefixes` (query, passage) replace the checkpoint's own where they are not None. Raises InputError for input that
-    cannot be indexed, for another index or another build at `out`, and when the recall gate fails.
+    `prefixes` (query, passage) replace the checkpoint's own where they are not None. `vectors`, a folder of
+    `encode_passages` or a file of the user's, are taken instead of encoding; `trust_vectors` where they do not say that
+    this encoder made them. Raises InputError for input that cannot be indexed, for another index or another build at
+    `out`, and when the recall gate fails.
     """
     with alone(Path(out).absolute()):
-        return _build(checkpoint, passages, out, settings, seed, pooling, prefixes, progress)
+        return _build(checkpoint, passages, out, settings, seed, pooling, prefixes, vectors, trust_vectors, progress)
 
 
 def _build(
@@ -73,12 +76,15 @@ def _build(
     seed: int,
     pooling: str,
     prefixes: tuple[str | None, str | None],
+    vectors: str | None,
+    trust_vectors: bool,
     progress: Progress,
 ) -> Manifest:
     index = Path(out).absolute()
     build = index / ".build"
     here = [fetch(path) for path in passages]
-    inputs = inputs_of(here)
+    found = None if vectors is None else find_vectors(vectors, trusted=trust_vectors)
+    inputs = inputs_of(here if found is None else [*here, str(found.here)])
     if (index / "manifest.json").exists():
         current = read_manifest(index)
         keep_version(index)
@@ -94,22 +100,23 @@ def _build(
     space = space_of(model)
     if settings.codec is not None:
         make_codec(settings.codec, space["dimension"])
+    given = None if found is None else open_vectors(found, space)
     claim(build, inputs, space, seed=seed, precision=settings.precision)
     fragments = ingest(here, build, progress=progress)
-    if not (index / "encoder").is_dir():
-        # Saved, renamed, and loaded from there by the actors: what is served is what encoded.
-        shutil.rmtree(build / "encoder", ignore_errors=True)
+    shown: dict[str, Any] = {"checkpoint": checkpoint, "passages": list(map(str, passages)), "seed": seed}
+    if given is not None:
         try:
-            save_encoder(model, build / "encoder")
-        except SafetensorError as error:
-            raise OSError(errno.EIO, f"the encoder could not be saved ({one_line(error)})", str(build)) from error
-        os.replace(build / "encoder", index / "encoder")
-    saved = space_of(load_encoder(str(index / "encoder")))
-    if saved["id"] != space["id"]:
-        raise InputError(
-            f"the encoder {checkpoint} does not survive being saved: its {difference(space, saved)} changed"
-        )
-    encode_fragments(index, fragments, settings, progress)
+            taken = place_vectors(given, fragments, build, progress)
+        except InputError:
+            clear(build)  # so that the same command takes them once they are mended
+            raise
+        if given.space is None:
+            progress("comparing vectors", 0)
+            taken["agreement"] = round(agreement(model, fragments, settings.precision), 4)
+        shown["vectors"] = taken
+    keep_encoder(model, space, build / "encoder", index / "encoder", checkpoint)
+    if given is None:
+        encode_fragments(index / "encoder", fragments, settings, progress)
     count = settings.shards or -(-fragments.rows // ROWS_PER_SHARD)
     if count > fragments.rows:
         raise InputError(f"index.shards={count} is more than there are passages ({fragments.rows})")
@@ -134,7 +141,7 @@ def _build(
         keys=fragments.keys,
         rejected=fragments.rejected,
         cut=fragments.cut(),
-        settings_shown={"checkpoint": checkpoint, "passages": list(map(str, passages)), "seed": seed},
+        settings_shown=shown,
         progress=progress,
     )
     clear(build)
@@ -176,7 +183,7 @@ def _add(passages: Sequence[str], out: str, settings: Index, seed: int, progress
             known.update(batch)
         first_id = max(first_id, int(np.load(folder / "ids.npy", mmap_mode="r").max()) + 1)
     fragments = ingest(here, build, known.__contains__, progress)
-    encode_fragments(index, fragments, settings, progress)
+    encode_fragments(index / "encoder", fragments, settings, progress)
     trained = make_codec(old.codec, old.space["dimension"])
     if not is_flat(old.codec):
         trained = faiss.read_index(str(index / "codec.faiss"))

@@ -180,7 +180,7 @@ def is_lists(name: str) -> bool:
     return name.startswith("lists-")
 
 
-def check_files(index: str | Path, files: Mapping[str, File], *, checksums: bool = True) -> None:
+def check_files(index: str | Path, files: Mapping[str, File], *, checksums: bool = True, remedy: str = REBUILD) -> None:
     """That every file is there, whole and (reading all of it, which also brings it into the page cache) unchanged.
 
     Files at a URI are fetched and checked, or without `checksums` only looked at. Raises InputError that names the
@@ -199,13 +199,13 @@ def check_files(index: str | Path, files: Mapping[str, File], *, checksums: bool
         else:
             size = Path(path).stat().st_size if Path(path).is_file() else None
         if size is None:
-            raise InputError(f"{path} is missing; {REBUILD}")
+            raise InputError(f"{path} is missing; {remedy}")
         if size != expected.bytes:
             raise InputError(
-                f"{path} is truncated or corrupt: it has {size} bytes, the manifest says {expected.bytes}; {REBUILD}"
+                f"{path} is truncated or corrupt: it has {size} bytes, the manifest says {expected.bytes}; {remedy}"
             )
         if checksums and hash_file(Path(path)) != expected.blake2b:
-            raise InputError(f"{path} is corrupt: its checksum is not the manifest's; {REBUILD}")
+            raise InputError(f"{path} is corrupt: its checksum is not the manifest's; {remedy}")
 
 
 def describe_files(index: Path, names: list[str]) -> dict[str, File]:

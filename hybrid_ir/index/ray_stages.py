@@ -23,6 +23,7 @@ from hybrid_ir.encoders import encode, load_encoder
 from hybrid_ir.index.folder import ShardEntry
 from hybrid_ir.index.fragments import Fragments, save_array
 from hybrid_ir.index.passages import PassageTable
+from hybrid_ir.index.vectors.checks import first_fault
 from hybrid_ir.index.writing import write_one_shard
 from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError
@@ -33,9 +34,9 @@ Progress = Callable[[str, int], None]
 class _EncodeFragment:
     """Ray Data's stage: a fragment's number in, its passage count out; its vectors are on disk then."""
 
-    def __init__(self, encoder: str, fragments: Fragments, settings: Index) -> None:
+    def __init__(self, encoder: str, fragments: Fragments, settings: Index, role: str = "document") -> None:
         self._model = load_encoder(encoder, device="cuda" if settings.gpus_per_actor else "cpu")
-        self._fragments, self._settings = fragments, settings
+        self._fragments, self._settings, self._role = fragments, settings, role
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         precision, token_budget = self._settings.precision, self._settings.token_budget
@@ -44,22 +45,34 @@ class _EncodeFragment:
             texts = [text for batch in PassageTable(folder / "passages.arrow").column("text") for text in batch]
             cut = np.zeros(len(texts), dtype=bool)
             vectors = encode(
-                self._model, texts, role="document", precision=precision, token_budget=token_budget, cut=cut
+                self._model, texts, role=self._role, precision=precision, token_budget=token_budget, cut=cut
             )
+            if (fault := first_fault(vectors)) is not None:
+                row, what = fault
+                doc_id = PassageTable(folder / "passages.arrow")[row].doc_id
+                raise InputError(
+                    f"the encoder's vector of passage {doc_id!r:.80} is {what}; its weights may be damaged, or too "
+                    f"large for index.precision={precision}: try index.precision=fp32, or another encoder"
+                )
             save_array(folder / "cut.npy", cut)
             save_array(folder / "vectors.npy", vectors)
             done.append(len(texts))
         return {"passages": np.asarray(done)}
 
 
-def encode_fragments(index: Path, fragments: Fragments, settings: Index, progress: Progress) -> None:
-    """Encode every fragment that an earlier try has not, with the index's own encoder."""
+def encode_fragments(
+    encoder: Path, fragments: Fragments, settings: Index, progress: Progress, *, role: str = "document"
+) -> None:
+    """Encode every fragment that an earlier try has not, with the encoder in a folder that all nodes see.
+
+    Raises InputError for a text whose vector is not finite, or zero.
+    """
     missing = [n for n in range(len(fragments.counts)) if not fragments.encoded(n)]
     done = fragments.rows - sum(fragments.counts[n] for n in missing)
     progress("encoded", done)
     if not missing:
         return
-    arguments = (str(index / "encoder"), fragments, settings)
+    arguments = (str(encoder), fragments, settings, role)
 
     def dataset() -> ray.data.Dataset:
         return _dataset([{"fragment": n} for n in missing]).map_batches(

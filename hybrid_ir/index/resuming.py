@@ -5,6 +5,7 @@ In: what is to be indexed, with what, and beside which version. Out: `INDEX/.bui
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import faiss
+from safetensors import SafetensorError
 
-from hybrid_ir.encoders import difference
+from hybrid_ir.encoders import difference, load_encoder, save_encoder, space_of
 from hybrid_ir.index.codec import train_codec
 from hybrid_ir.index.fragments import Fragments
 from hybrid_ir.index.passages import passages_at
 from hybrid_ir.index.query import is_flat
 from hybrid_ir.index.writing import write_faiss
 from hybrid_ir.storage import write_json
-from hybrid_ir.types import InputError
+from hybrid_ir.types import InputError, one_line
 
 MARKER = "build.json"
 LAST = ".build.json"
@@ -40,13 +42,21 @@ def inputs_of(passages: Sequence[str]) -> list[Any]:
 
 
 def claim(
-    build: Path, inputs: list[Any], space: dict[str, Any], *, seed: int, precision: str, base: str | None = None
+    build: Path,
+    inputs: list[Any],
+    space: dict[str, Any],
+    *,
+    seed: int,
+    precision: str,
+    base: str | None = None,
+    role: str = "document",
 ) -> None:
-    """Start a build folder, or find that it holds the same build. `base` is the version that is added to.
+    """Start a build folder, or find that it holds the same build. `base` is the version that is added to, `role` what
+    the texts are encoded as.
 
     Raises InputError if it is another's.
     """
-    wanted = {"space": space, "inputs": inputs, "seed": seed, "precision": precision, "base": base}
+    wanted = {"space": space, "inputs": inputs, "seed": seed, "precision": precision, "base": base, "role": role}
     found = _marker(build)
     if found is None:
         shutil.rmtree(build, ignore_errors=True)
@@ -56,11 +66,13 @@ def claim(
     if found["space"]["id"] != space["id"]:
         what = f"with another encoder (it differs in {difference(found['space'], space)})"
     elif found["inputs"] != inputs:
-        what = "of other passages, or they have changed since"
+        what = "of other passages or vectors, or they have changed since"
     elif found.get("seed") != seed:
         what = f"with seed={found.get('seed')}, not {seed}"
     elif found.get("precision") != precision:
         what = f"with index.precision={found.get('precision')}, not {precision}"
+    elif found.get("role", "document") != role:
+        what = f"with --role {found.get('role')}, not {role}"
     else:
         return
     raise InputError(f"{build} holds an unfinished build {what}; delete it, or choose another --out")
@@ -91,6 +103,26 @@ def clear(build: Path) -> None:
             os.replace(build / MARKER, build.with_name(LAST))
         build.rmdir()
     build.with_name(LAST).unlink(missing_ok=True)
+
+
+def keep_encoder(model: Any, space: dict[str, Any], partial: Path, place: Path, checkpoint: str) -> None:
+    """Save the encoder at `partial` and rename it to `place`, unless it is there. The actors load it from there: what
+    is served is what encoded.
+
+    Raises InputError where it is another one once it is loaded again.
+    """
+    if not place.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            save_encoder(model, partial)
+        except SafetensorError as error:
+            raise OSError(errno.EIO, f"the encoder could not be saved ({one_line(error)})", str(partial)) from error
+        os.replace(partial, place)
+    saved = space_of(load_encoder(str(place)))
+    if saved["id"] != space["id"]:
+        raise InputError(
+            f"the encoder {checkpoint} does not survive being saved: its {difference(space, saved)} changed"
+        )
 
 
 def codec_of(build: Path, codec: str, fragments: Fragments, dimension: int, seed: int) -> Any:

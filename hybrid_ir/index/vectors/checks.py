@@ -1,0 +1,50 @@
+"""Which vectors no index can hold, and whether they are an encoder's. In: vectors. Out: what is wrong with them.
+
+One NaN is enough to spoil an index without a word: it compares with nothing, so that sorting by it is arbitrary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hybrid_ir.encoders import encode
+from hybrid_ir.index.fragments import Fragments
+
+COMPARED = 64
+"""Passages that `agreement` encodes: a second or two of a CPU, and enough for a median."""
+UNIT_TOLERANCE = 1e-5
+"""How far from 1 the length of a unit vector may be. Rounding to float32 explains some 1e-7, to float16 some 1e-3."""
+
+
+def first_fault(vectors: np.ndarray) -> tuple[int, str] | None:
+    """(row, what is wrong) of the first of (N, D) vectors that is NaN, infinite or all zero; None if none is."""
+    finite = np.all(np.isfinite(vectors), axis=1)
+    bad = ~(finite & vectors.any(axis=1))
+    if not bad.any():
+        return None
+    row = int(np.flatnonzero(bad)[0])
+    return row, "all zero" if finite[row] else "not all finite (NaN or infinity)"
+
+
+def as_unit(vectors: np.ndarray) -> tuple[np.ndarray, int]:
+    """The (N, D) float32 vectors with those that are not of unit length divided by it, and how many these were.
+
+    The others are left as they are to the last bit. Lengths are float64: squares of float32 may be 0 or infinite.
+    """
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    other = np.abs(lengths - 1) > UNIT_TOLERANCE
+    if other.any():
+        vectors = vectors.copy()
+        vectors[other] = vectors[other] / lengths[other, None]
+    return vectors, int(other.sum())
+
+
+def agreement(model: Any, fragments: Fragments, precision: str) -> float:
+    """Median cosine between the vectors that the fragments have and those that the encoder makes of the same passages,
+    over `COMPARED` of them, spread evenly. About 1 where the encoder made them, and about 0 where another did."""
+    ids = np.linspace(0, fragments.rows - 1, min(COMPARED, fragments.rows)).astype(np.int64)
+    texts = [passage.text for passage in fragments.passages(ids)]
+    own = encode(model, texts, role="document", precision=precision)
+    return float(np.median((own * fragments.vectors(ids)).sum(axis=1)))
