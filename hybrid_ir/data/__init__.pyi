@@ -21,6 +21,7 @@ from .manifest import (
     files_root as files_root,
     is_store as is_store,
 )
+from .negatives import passages_of as passages_of, write_with_negatives as write_with_negatives
 from .prepare import prepare_experiment as prepare_experiment
 from .read_files import (
     checked_text as checked_text,
@@ -33,6 +34,7 @@ from .shuffle import BUCKETS as BUCKETS
 from .sources.lareqa import lareqa_collection as lareqa_collection
 from .sources.miracl import title_and_text as title_and_text
 from .sources.tatoeba import tatoeba_files as tatoeba_files
+from .staging import refuse_existing as refuse_existing, staged as staged
 from .store import (
     ROWS_PER_BLOCK as ROWS_PER_BLOCK,
     Partition as Partition,
