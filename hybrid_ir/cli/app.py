@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from hybrid_ir.cli import capacity, comparison, encoder, evaluation, index, mining, serving, sweeps, training
+from hybrid_ir.cli import capacity, comparison, encoder, evaluation, index, serving, sweeps, training
 from hybrid_ir.types import InputError
 
 NO_SPACE = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Train and evaluate multilingual retrieval encoders with hybrid batches. Start with: make quickstart",
 )
-for command in (training.prepare, mining.mine, training.train, evaluation.evaluate, comparison.compare):
+for command in (training.prepare, training.mine, training.train, evaluation.evaluate, comparison.compare):
     app.command()(command)
 app.add_typer(index.index_app, name="index")
 app.add_typer(encoder.encoder_app, name="encoder")

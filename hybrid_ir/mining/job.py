@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_ir.data import Store, passages_of, refuse_existing, staged, write_with_negatives
+from hybrid_ir.data import Store, refuse_existing, staged
 from hybrid_ir.mining.choice import OUTCOMES, choose
 from hybrid_ir.mining.nearest import CHUNK, nearest
+from hybrid_ir.mining.new_store import passages_of, write_with_negatives
 from hybrid_ir.mining.pool import Pool, read_pool
 from hybrid_ir.mining.rules import Rules
 from hybrid_ir.mining.scratch import Encode, LanguageScratch, encode_pool

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,10 +16,15 @@ import numpy as np
 from pyarrow import fs
 
 import hybrid_ir
-from hybrid_ir.data.manifest import files_root
-from hybrid_ir.data.shuffle import place_of
-from hybrid_ir.data.splits import Signature, signature_of
-from hybrid_ir.data.store import ROWS_PER_BLOCK, PartitionWriter, Store, write_collection
+from hybrid_ir.data import (
+    ROWS_PER_BLOCK,
+    PartitionWriter,
+    Store,
+    files_root,
+    place_of,
+    signature_of,
+    write_collection,
+)
 from hybrid_ir.storage import lies_inside, open_filesystem
 from hybrid_ir.types import Group, InputError, Passage
 
@@ -43,20 +47,21 @@ def write_with_negatives(
     that cannot be read.
     """
     seed = store.manifest.get("seed", 0)
-    writers: dict[Signature, PartitionWriter] = {}
-    parts = (_groups(store, number, negatives) for number in range(len(store.partitions)))
-    # Each partition is in this order already: those that become one are shuffled into each other.
-    for done, group in enumerate(heapq.merge(*parts, key=lambda group: place_of(group.group_id, seed)), 1):
-        target = signature_of(group)
-        if target not in writers:
-            writers[target] = PartitionWriter(root, f"p{len(writers):03d}", *target)
-        writers[target].add(group)
-        if not done % ROWS_PER_BLOCK:
-            progress("groups written", done)
-    partitions = [writer.close() for writer in writers.values()]
-    languages: Counter[str] = Counter()
-    for partition in partitions:
-        languages.update(dict.fromkeys(partition["languages"], partition["rows"]))
+    partitions, done = [], 0
+    for languages in dict.fromkeys(partition.languages for partition in store.partitions):
+        numbers = [n for n, partition in enumerate(store.partitions) if partition.languages == languages]
+        writers: dict[tuple[tuple[str, ...], bool], PartitionWriter] = {}
+        # Each partition is in this order already: those that become one are shuffled into each other.
+        parts = (_groups(store, number, negatives) for number in numbers)
+        for group in heapq.merge(*parts, key=lambda group: place_of(group.group_id, seed)):
+            target = signature_of(group)
+            if target not in writers:
+                writers[target] = PartitionWriter(root, f"p{len(partitions) + len(writers):03d}", *target)
+            writers[target].add(group)
+            done += 1
+            if not done % ROWS_PER_BLOCK:
+                progress("groups written", done)
+        partitions += [writer.close() for writer in writers.values()]
     evals = {}
     for split in (name for name, place in store.manifest["eval"].items() if place):
         held_out = store.collection(split)
@@ -68,7 +73,6 @@ def write_with_negatives(
         **store.manifest,
         "version": hybrid_ir.__version__,
         "content_hash": digest,
-        "languages": dict(sorted(languages.items())),
         "partitions": partitions,
         "eval": evals,
         "folder": folder,
