@@ -20,7 +20,7 @@ def plan_for(store: Store, experiment: Experiment) -> Plan:
         if not partitions:
             raise InputError(
                 f"loss.negatives={experiment.loss.negatives} needs groups with hard negatives, and {store.path} has "
-                "none; use loss.negatives=in_batch or prepare a source with negatives"
+                "none; find some with hybrid-ir mine, use loss.negatives=in_batch, or prepare a source with negatives"
             )
     plan = make_plan(
         partitions,

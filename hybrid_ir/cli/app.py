@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Train and evaluate multilingual retrieval encoders with hybrid batches. Start with: make quickstart",
 )
-for command in (training.prepare, training.train, evaluation.evaluate, comparison.compare):
+for command in (training.prepare, training.mine, training.train, evaluation.evaluate, comparison.compare):
     app.command()(command)
 app.add_typer(index.index_app, name="index")
 app.command()(encoder.encode)

@@ -88,7 +88,9 @@ def trim(
     verbose: Verbose = False,
 ) -> None:
     """Cut an encoder's vocabulary to what some texts use, and all single characters. Their vectors stay the same."""
-    _refuse_existing(out)
+    from hybrid_ir.data import refuse_existing
+
+    refuse_existing(out)
     from hybrid_ir.cli.progress import adding, counter
     from hybrid_ir.cli.terminal import console
     from hybrid_ir.encoders import load_encoder, quiet_libraries, trim_vocabulary, write_encoder
@@ -167,10 +169,11 @@ def correct(
 ) -> None:
     """Take the languages' means off an encoder's vectors, without training. With --path: measured, and gated."""
     from hybrid_ir.config import load_experiment
+    from hybrid_ir.data import refuse_existing
     from hybrid_ir.types import Collection, InputError
 
     experiment = load_experiment(config, overrides or ())
-    _refuse_existing(out)
+    refuse_existing(out)
     from hybrid_ir.cli.progress import adding, counter
     from hybrid_ir.cli.terminal import console, measures_table
     from hybrid_ir.encoders import apply_correction, learn_correction, load_encoder, quiet_libraries, write_encoder
@@ -272,14 +275,3 @@ def push(
     folder = fetch(checkpoint)
     url = push_encoder(folder, to, private=private, revision=revision)
     console().print(f"{len(files_to_push(folder))} files of {checkpoint} are in {to}: {url}")
-
-
-def _refuse_existing(out: str) -> None:
-    from pyarrow import fs
-
-    from hybrid_ir.storage import open_filesystem
-    from hybrid_ir.types import InputError
-
-    filesystem, inner = open_filesystem(out)
-    if filesystem.get_file_info(inner).type != fs.FileType.NotFound:
-        raise InputError(f"{out} exists; choose another --out")

@@ -29,13 +29,17 @@ from .read_files import (
     read_lines as read_lines,
     read_tsv as read_tsv,
 )
-from .shuffle import BUCKETS as BUCKETS
+from .shuffle import BUCKETS as BUCKETS, place_of as place_of
 from .sources.lareqa import lareqa_collection as lareqa_collection
 from .sources.miracl import title_and_text as title_and_text
 from .sources.tatoeba import tatoeba_files as tatoeba_files
+from .splits import signature_of as signature_of
+from .staging import refuse_existing as refuse_existing, staged as staged
 from .store import (
     ROWS_PER_BLOCK as ROWS_PER_BLOCK,
     Partition as Partition,
+    PartitionWriter as PartitionWriter,
     Store as Store,
     open_store as open_store,
+    write_collection as write_collection,
 )

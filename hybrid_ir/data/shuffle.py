@@ -88,7 +88,7 @@ def scatter(inputs: Sequence[Input], scratch: Path, root: str, progress: Callabl
                     scattered.count(group, source.use)
                 if source.subject_of:
                     subjects[document] = f"{source.name}:{source.subject_of(record.group_id)}"
-                pickle.dump((source.name, group), buckets[int(hashed_order(0, "bucket", group_id)[:8], 16) % BUCKETS])
+                pickle.dump((source.name, group), buckets[_bucket_of(group_id)])
                 counts["groups"] += 1
                 if counts["groups"] % 1000 == 0:
                     progress(source.name, counts["groups"])
@@ -152,6 +152,11 @@ def shuffled(scattered: Scattered, seed: int) -> Iterator[tuple[str, Group]]:
             yield same[0][1:]
 
 
+def place_of(group_id: str, seed: int) -> tuple[int, str]:
+    """What `shuffled` sorts by: groups that a store has in this order are as if `prepare` had shuffled them."""
+    return _bucket_of(group_id), hashed_order(seed, "shuffle", group_id)
+
+
 def groups_of(scattered: Scattered, source: str) -> Iterator[Group]:
     """Every group of a source, in no order that means anything."""
     buckets = (_read_bucket(scattered, bucket) for bucket in range(BUCKETS))
@@ -164,6 +169,10 @@ def _read_bucket(scattered: Scattered, number: int) -> Iterator[tuple[str, Group
             source, group = pickle.load(file)
             document = scattered.document_of.get(group.document)
             yield source, replace(group, document=document) if document else group
+
+
+def _bucket_of(group_id: str) -> int:
+    return int(hashed_order(0, "bucket", group_id)[:8], 16) % BUCKETS
 
 
 def _bucket(scratch: Path, number: int) -> Path:

@@ -22,6 +22,13 @@ from hybrid_ir.storage import open_filesystem, replace_folder
 from hybrid_ir.types import InputError, one_line
 
 
+def refuse_existing(out: str) -> None:
+    """Raise InputError where something is at `out` already, for who must not write over it."""
+    filesystem, inner = open_filesystem(out)
+    if filesystem.get_file_info(inner).type != fs.FileType.NotFound:
+        raise InputError(f"{out} exists; choose another --out")
+
+
 @contextmanager
 def staged(path: str) -> Iterator[tuple[str, str]]:
     """Where to write a store that is to be at `path`, its manifest.json last; and what is its folder below `path`.

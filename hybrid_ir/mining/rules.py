@@ -1,0 +1,53 @@
+"""Which questions rank the passages of a language, and which may be negatives. In: words. Out: checked rules."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hybrid_ir.types import InputError
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a group's negative in one language is found among the passages of that language. Raises InputError for values
+    that cannot be meant.
+
+    A passage is taken for a wrong answer only if each question that ranks it says so. With `below`=0.95 it has to score
+    less than 95 % of what the group's answer in its language scores for the same question: TopK-PercPos of NV-Retriever
+    (arXiv 2407.15831, section 4), where 95 % did best. `margin` is a difference of cosines that it has to keep as well.
+    """
+
+    languages: str = "same"
+    """Which of the group's questions rank the passages of a language: same = the one in that language, other = those in
+    all other languages, any = all."""
+    below: float = 0.95
+    margin: float = 0.0
+    first: int = 1
+    """Best and last rank of a negative, counted from 1 without the passages that are known to answer the question."""
+    last: int = 100
+
+    def __post_init__(self) -> None:
+        if self.languages not in ("same", "other", "any"):
+            raise InputError(f"--languages must be same, other or any, got {self.languages!r}")
+        if not 0 < self.below <= 1:
+            raise InputError(
+                f"--below must be above 0 and at most 1, got {self.below}; 1 takes all that scores less than the answer"
+            )
+        if not 0 <= self.margin < 2:
+            raise InputError(f"--margin is a difference of cosines: from 0 to less than 2, got {self.margin}")
+        if not 1 <= self.first <= self.last <= 10_000:
+            raise InputError(f"--ranks must be FIRST-LAST from 1 to 10000, such as 1-100, got {self.first}-{self.last}")
+
+    def as_written(self) -> dict[str, Any]:
+        """What the manifest says of them."""
+        return asdict(self)
+
+
+def parse_ranks(words: str) -> tuple[int, int]:
+    """ "10-100" -> (10, 100). Raises InputError for anything else."""
+    found = re.fullmatch(r"\s*(\d{1,9})\s*-\s*(\d{1,9})\s*", words)
+    if not found:
+        raise InputError(f"--ranks must be FIRST-LAST, such as 1-100, got {words!r}")
+    return int(found[1]), int(found[2])
