@@ -134,7 +134,9 @@ def shorten(
     verbose: Verbose = False,
 ) -> None:
     """Have an encoder give shorter vectors. One trained with loss.dimensions loses little by it."""
-    _refuse_existing(out)
+    from hybrid_ir.data import refuse_existing
+
+    refuse_existing(out)
     from hybrid_ir.cli.terminal import console
     from hybrid_ir.encoders import keep_dimensions, load_encoder, quiet_libraries, write_encoder
 
