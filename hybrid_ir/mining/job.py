@@ -3,7 +3,7 @@
 In: a store, an encoder, rules. Out: a store beside it whose groups have a hard negative in each of their languages,
 where one was found. The old store stays as it is, and the new one appears whole or not at all.
 
-Memory, apart from the encoder: about 40 bytes a text, `WINDOW` texts with their vectors, and the scores of `BLOCK`
+Memory, apart from the encoder: some 60 bytes a text, `WINDOW` texts with their vectors, and the scores of `BLOCK`
 questions with `CHUNK` passages. Vectors are in files beside the new store, 4 bytes a dimension of each text.
 """
 

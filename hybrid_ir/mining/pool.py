@@ -79,7 +79,7 @@ class Pool:
 
 
 def read_pool(store: Store, progress: Callable[[str, int], None] = lambda stage, done: None) -> Pool:
-    """Read every question and passage of the training split once. Some 40 bytes a text are kept.
+    """Read every question and passage of the training split once. Some 60 bytes a text are needed.
 
     Raises InputError for a file of the store that cannot be read.
     """
