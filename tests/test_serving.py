@@ -69,6 +69,31 @@ def test_both_placements_give_the_same_answers(local, distributed):
         assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
+def test_pages_fields_and_similar_passages_are_the_same_in_both_placements(local, distributed):
+    """Page by page from one service and the other in turn: what one of them answers at once."""
+    clients = [local.client, distributed.client]
+    # A query encoded alone has one vector wherever that is done on this machine, so scores are equal bit for bit.
+    for asked in ({"query": QUERIES[1]}, {"query": QUERIES[0], "languages": ["th"]}, {"like": "old/ar/3"}):
+        whole = local.client.search(k=12, offset=0, fields=["language"], **asked)["results"][0]["hits"]
+        pages = [clients[n % 2].search(k=3, offset=3 * n, fields=["language"], **asked) for n in range(4)]
+        assert [hit for page in pages for hit in page["results"][0]["hits"]] == whole
+        assert all(hit.keys() == {"position", "doc_id", "score", "language"} for hit in whole)
+        least = whole[5]["score"]
+        expected = [hit["doc_id"] for hit in whole if hit["score"] >= least]
+        for client in clients:
+            found = client.search(k=12, offset=0, min_score=least, **asked)["results"][0]["hits"]
+            assert [hit["doc_id"] for hit in found] == expected
+
+
+def test_a_passage_is_found_by_its_id_through_serves_proxy(local, distributed):
+    for service in (local, distributed):
+        for wanted in labelled("old")[::11]:
+            found = service.client.passage(wanted.doc_id)
+            assert {**wanted._asdict(), "index_version": found["index_version"]} == found
+        with pytest.raises(InputError, match=r"no passage has the doc_id 'old/\.\./é%2F 🦊'"):
+            service.client.passage("old/../é%2F 🦊")
+
+
 def test_a_replica_of_each_kind_dies_under_load_and_no_request_fails(distributed):
     with Load(distributed.url) as load:
         for name in ("shard-000", "shard-001", "encoder"):

@@ -140,9 +140,9 @@ def _create_routes(
         wanted = await read(request, api.SearchRequest)
         return _json(await _while_connected(request, service.search(wanted)))
 
-    path = "doc_id", "The passage's id in the input, percent-encoded; a slash may stand as it is.", "rhine-3"
+    id_of_path = "doc_id", "The passage's id in the input, percent-encoded; a slash may stand as it is.", "rhine-3"
 
-    @app.get("/passages/{doc_id:path}", **documented(api.Passage, None, 401, 404, 503, path=path))
+    @app.get("/passages/{doc_id:path}", **documented(api.Passage, None, 401, 404, 503, path=id_of_path))
     async def passage(request: Request) -> Response:
         """One passage by its id."""
         check_key(request)
@@ -188,16 +188,9 @@ def _create_routes(
         check_key(request)
         return _json({"object": "list", "data": list(model_infos().values())})
 
-    @app.get(
-        "/v1/models/{name:path}",
-        **documented(
-            api.ModelInfo,
-            None,
-            401,
-            404,
-            path=("name", "One of the names that `/v1/models` gives.", "3f0c9a1be27d4e55"),
-        ),
-    )
+    name_of_path = "name", "The space id, or `serve.model_name`.", "our-e5"
+
+    @app.get("/v1/models/{name:path}", **documented(api.ModelInfo, None, 401, 404, path=name_of_path))
     async def model(request: Request) -> Response:
         """The encoder that is served, by one of its names."""
         check_key(request)
