@@ -32,7 +32,11 @@ Progress = Callable[[str, int], None]
 
 
 class _EncodeFragment:
-    """Ray Data's stage: a fragment's number in, its passage count out; its vectors are on disk then."""
+    """Ray Data's stage: a fragment's number in, its passage count out; its vectors are on disk then.
+
+    `fault` is empty, or says which passage has a vector that no index can hold: Ray Data would wrap what is raised here
+    until nobody knew it.
+    """
 
     def __init__(self, encoder: str, fragments: Fragments, settings: Index, role: str = "document") -> None:
         self._model = load_encoder(encoder, device="cuda" if settings.gpus_per_actor else "cpu")
@@ -40,24 +44,26 @@ class _EncodeFragment:
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         precision, token_budget = self._settings.precision, self._settings.token_budget
-        done = []
+        done, faults = [], []
         for folder in (self._fragments.path(int(n)) for n in rows["fragment"]):
             texts = [text for batch in PassageTable(folder / "passages.arrow").column("text") for text in batch]
             cut = np.zeros(len(texts), dtype=bool)
             vectors = encode(
                 self._model, texts, role=self._role, precision=precision, token_budget=token_budget, cut=cut
             )
+            done.append(len(texts))
             if (fault := first_fault(vectors)) is not None:
                 row, what = fault
                 doc_id = PassageTable(folder / "passages.arrow")[row].doc_id
-                raise InputError(
+                faults.append(
                     f"the encoder's vector of passage {doc_id!r:.80} is {what}; its weights may be damaged, or too "
                     f"large for index.precision={precision}: try index.precision=fp32, or another encoder"
                 )
+                continue
+            faults.append("")
             save_array(folder / "cut.npy", cut)
             save_array(folder / "vectors.npy", vectors)
-            done.append(len(texts))
-        return {"passages": np.asarray(done)}
+        return {"passages": np.asarray(done), "fault": np.asarray(faults, dtype=object)}
 
 
 def encode_fragments(
@@ -85,6 +91,8 @@ def encode_fragments(
         )
 
     for row in _rows(dataset):
+        if row["fault"]:
+            raise InputError(row["fault"])
         done += row["passages"]
         progress("encoded", done)
 
