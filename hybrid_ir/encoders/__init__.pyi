@@ -26,7 +26,8 @@ from .onnx_export import (
     export_onnx as export_onnx,
     load_onnx as load_onnx,
 )
-from .packed import token_vectors as token_vectors, weights_as_used as weights_as_used
+from .packed.forward import token_vectors as token_vectors
+from .packed.linear import weights_as_used as weights_as_used
 from .portable import save_encoder as save_encoder, write_encoder as write_encoder
 from .presets import PRESET_TOKENS as PRESET_TOKENS, PRESETS as PRESETS, create_encoder as create_encoder
 from .push import files_to_push as files_to_push, push_encoder as push_encoder
