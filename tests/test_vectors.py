@@ -311,7 +311,7 @@ def test_damaged_vectors_are_refused(made, tmp_path):
     content = bytearray((tmp_path / "v" / "vectors.npy").read_bytes())
     content[-1] ^= 1
     (tmp_path / "v" / "vectors.npy").write_bytes(content)
-    with pytest.raises(InputError, match=r"vectors\.npy is corrupt: .*hybrid-ir encode --encoder"):
+    with pytest.raises(InputError, match=r"vectors\.npy is corrupt: .*hybrid-ir encode --checkpoint"):
         build(made, tmp_path / "index", tmp_path / "v")
 
 
@@ -359,7 +359,7 @@ def test_the_commands_say_what_they_wrote_and_took(made, tmp_path, monkeypatch, 
     monkeypatch.setattr("hybrid_ir.cluster.live_nodes", lambda: 1)
     monkeypatch.chdir(tmp_path)
     common = ("--passages", made / "mixed.jsonl", "-v")
-    code, said = typed(monkeypatch, capsys, "encode", "--encoder", made / "encoder", *common, "--out", "v")
+    code, said = typed(monkeypatch, capsys, "encode", "--checkpoint", made / "encoder", *common, "--out", "v")
     assert code == 0
     assert re.search(r"91 vectors of \d+ numbers written to v in \d+ s \(document, space [0-9a-f]{16}\)", said)
     assert "1 passages (1.1%) are longer than the 32 tokens" in said

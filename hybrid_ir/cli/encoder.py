@@ -36,7 +36,7 @@ class Form(StrEnum):
 
 
 def encode(
-    encoder: Annotated[str, typer.Option(help="Folder or hub name of the encoder.")],
+    checkpoint: Annotated[str, typer.Option(help="Folder or hub name of the encoder.")],
     passages: Passages,
     out: Annotated[str, typer.Option(help="Folder to write the vectors to.")],
     form: Annotated[
@@ -63,7 +63,7 @@ def encode(
         if not verbose:
             quiet_libraries()  # after Ray Data, which sets its own log levels
         manifest = encode_passages(
-            encoder,
+            checkpoint,
             passages,
             folder,
             experiment.index,

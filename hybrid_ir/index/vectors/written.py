@@ -30,7 +30,7 @@ from hybrid_ir.storage import lies_inside
 from hybrid_ir.types import InputError, one_line
 
 FORMAT = 1
-REDO = "encode the passages again: hybrid-ir encode --encoder ... --passages ... --out ..."
+REDO = "encode the passages again: hybrid-ir encode --checkpoint ... --passages ... --out ..."
 PARQUET, MATRIX, IDS, REJECTED = "vectors.parquet", "vectors.npy", "ids.parquet", "rejected.jsonl"
 
 
