@@ -19,8 +19,17 @@ from hybrid_ir.index.passages import IndexedPassage, write_passages
 from hybrid_ir.index.query import ShardQuery, is_flat, merge
 from hybrid_ir.index.shard import Shard
 from hybrid_ir.index.writing import count_lists, cut_shards, make_manifest, open_shards, publish, write_one_shard
+from hybrid_ir.serving.api import SearchResponse
 
 SPACE = {"id": "0" * 16, "dimension": 0, "max_tokens": 32, "prefixes": {"query": "", "document": ""}, "parts": {}}
+
+
+def ask(http, query: str | list[str] | None, **body):
+    """What /search answers, held to its model."""
+    answer = http.post("/search", json={"query": query, **body})
+    assert answer.status_code == 200, answer.text
+    SearchResponse.model_validate_json(answer.content)
+    return answer.json()
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -12,14 +12,14 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from indices import sample_passages, write_served_index
+from indices import ask, sample_passages, write_served_index
 from sentence_transformers import SentenceTransformer
 from starlette.testclient import TestClient
 
 from hybrid_ir.config.experiment import Serve
 from hybrid_ir.index.folder import read_manifest
 from hybrid_ir.index.passages import IndexedPassage
-from hybrid_ir.serving.api import DeadlineResponse, EmbeddingsResponse, ErrorResponse, Ready, SearchResponse, Stats
+from hybrid_ir.serving.api import DeadlineResponse, EmbeddingsResponse, ErrorResponse, Ready, Stats
 from hybrid_ir.serving.http_app import OPEN_TO_ALL, create_app, openapi
 from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.serving.query_encoder import QueryEncoder
@@ -50,10 +50,7 @@ def http(folder):
 
 
 def search(http, query: str | list[str] | None = "river number 7", **body):
-    answer = http.post("/search", json={"query": query, **body})
-    assert answer.status_code == 200, answer.text
-    SearchResponse.model_validate_json(answer.content)
-    return answer.json()
+    return ask(http, query, **body)
 
 
 def ids(answer, place=0):

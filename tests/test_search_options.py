@@ -19,7 +19,7 @@ import pytest
 import uvicorn
 from checkpoints import TEXTS
 from hypothesis import HealthCheck, given, settings, strategies as st
-from indices import sample_passages, write_served_index
+from indices import ask, sample_passages, write_served_index
 from services import free_port, wait_until
 from starlette.testclient import TestClient
 
@@ -28,7 +28,7 @@ from hybrid_ir.config.experiment import Serve
 from hybrid_ir.index.folder import read_manifest
 from hybrid_ir.index.passages import IndexedPassage, PassageTable, write_passages
 from hybrid_ir.index.writing import open_shards
-from hybrid_ir.serving.api import ErrorResponse, Passage, SearchResponse
+from hybrid_ir.serving.api import ErrorResponse, Passage
 from hybrid_ir.serving.http_app import create_app
 from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.serving.ray_serve.replicas import ShardReplica
@@ -104,10 +104,7 @@ def http(services):
 
 
 def search(http, query: str | list[str] | None = "Hauptstadt von France", **body):
-    answer = http.post("/search", json={"query": query, **body})
-    assert answer.status_code == 200, answer.text
-    SearchResponse.model_validate_json(answer.content)
-    return answer.json()
+    return ask(http, query, **body)
 
 
 def hits(answer, place=0):

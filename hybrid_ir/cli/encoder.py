@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from hybrid_ir.cli.index import Passages, check_passages, print_left_out, shared_folder, stages
+from hybrid_ir.cli.index import Passages, check_passages, encoding_job, print_left_out
 from hybrid_ir.cli.options import Config, IndexKeys, Overrides, Verbose, listed
 
 encoder_app = typer.Typer(
@@ -53,15 +53,11 @@ def encode(
     experiment = load_experiment(config, overrides or ())
     check_passages(passages)
     from hybrid_ir.cli.terminal import console
-    from hybrid_ir.cluster import ray_session
-    from hybrid_ir.encoders import quiet_libraries
 
     begun = time.perf_counter()
-    with ray_session(verbose), stages() as progress, shared_folder(out, "the vectors") as folder:
+    with encoding_job(out, "the vectors", verbose) as (folder, progress):
         from hybrid_ir.index import encode_passages
 
-        if not verbose:
-            quiet_libraries()  # after Ray Data, which sets its own log levels
         manifest = encode_passages(
             checkpoint,
             passages,

@@ -65,15 +65,11 @@ def build(
     check_passages(passages)
     _check_vectors(vectors, trust_vectors)
     from hybrid_ir.cli.terminal import console
-    from hybrid_ir.cluster import ray_session
-    from hybrid_ir.encoders import quiet_libraries
 
     begun = time.perf_counter()
-    with ray_session(verbose), stages() as progress, shared_folder(out, "the index") as folder:
+    with encoding_job(out, "the index", verbose) as (folder, progress):
         from hybrid_ir.index import build_index
 
-        if not verbose:
-            quiet_libraries()  # after Ray Data, which sets its own log levels
         manifest = build_index(
             checkpoint,
             passages,
@@ -124,14 +120,10 @@ def add(
 
     experiment = load_experiment(config, overrides or ())
     from hybrid_ir.cli.terminal import console
-    from hybrid_ir.cluster import ray_session
-    from hybrid_ir.encoders import quiet_libraries
 
-    with ray_session(verbose), stages() as progress, shared_folder(index, "the index") as folder:
+    with encoding_job(index, "the index", verbose) as (folder, progress):
         from hybrid_ir.index import add_passages
 
-        if not verbose:
-            quiet_libraries()
         manifest = add_passages(folder, passages, experiment.index, seed=experiment.seed, progress=progress)
     console().print(
         f"{manifest.shards[-1].rows:,} passages added to {index} as shard {manifest.shards[-1].name}: version "
@@ -178,7 +170,23 @@ def _check_vectors(vectors: str | None, trusted: bool) -> None:
 
 
 @contextmanager
-def shared_folder(place: str, what: str) -> Iterator[str]:
+def encoding_job(place: str, what: str, verbose: bool) -> Iterator[tuple[str, Any]]:
+    """A Ray to encode on, quiet unless `verbose`: the folder to write `what` to, and who is told of the progress."""
+    from hybrid_ir.cli.progress import counter
+    from hybrid_ir.cluster import ray_session
+    from hybrid_ir.encoders import quiet_libraries
+
+    with ray_session(verbose), counter("") as progress, _shared_folder(place, what) as folder:
+        # With it comes Ray Data, which sets log levels of its own.
+        from hybrid_ir.index import build_index as _  # noqa: F401
+
+        if not verbose:
+            quiet_libraries()
+        yield folder, progress
+
+
+@contextmanager
+def _shared_folder(place: str, what: str) -> Iterator[str]:
     """Where a build writes. Its tasks share the folder, so one that a URI stands for is on the only node."""
     from hybrid_ir.cluster import live_nodes
     from hybrid_ir.storage import is_uri, written
@@ -245,9 +253,3 @@ def print_left_out(manifest: Any, rejects: str) -> None:
     rejected = sum(manifest.rejected.values())
     if rejected:
         out.print(f"{rejected:,} records were rejected; each is in {rejects} with its reason")
-
-
-def stages() -> Any:
-    from hybrid_ir.cli.progress import counter
-
-    return counter("")
