@@ -94,11 +94,12 @@ def batch_of(size: int, seed: int) -> Batch:
         query_tokens=draw_texts(size, QUERY, 2 * seed),
         passage_tokens=draw_texts(size, PASSAGE, 2 * seed + 1),
         negative_tokens=None,
-        passage_ids_BL=alone,
+        passage_ids_BLS=alone[:, :, None],
         passage_language_B=one,
         query_ids_BM=alone,
         query_language_B=one,
-        negative_ids_B=None,
+        negative_ids_N=None,
+        negative_row_N=None,
     )
 
 

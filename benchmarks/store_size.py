@@ -43,7 +43,7 @@ def made_up(n: int):
             str(i),
             str(i),
             {x: " ".join(text[x].split()[:8]) for x in LANGUAGES},
-            {x: Passage(f"{i}", text[x]) for x in LANGUAGES},
+            {x: (Passage(f"{i}", text[x]),) for x in LANGUAGES},
         )
 
 
@@ -90,7 +90,7 @@ def main() -> None:
             prepare([source], f"{folder}/store", seed=0, validation_fraction=0, test_fraction=0, settings={})
             seconds = time.perf_counter() - start
             size = sum(f.stat().st_size for f in Path(folder, "store").rglob("*.parquet")) / 1e6
-            texts = [p.text for g in made_up(500) for p in g.passages.values()]
+            texts = [p.text for g in made_up(500) for (p,) in g.passages.values()]
             create_encoder("tiny", texts, f"{folder}/model", vocabulary=4000, max_tokens=64, seed=0)
             got = run_json([sys.executable, __file__, "--one", folder, "--steps", str(args.steps)])
             print(

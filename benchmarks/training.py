@@ -51,11 +51,12 @@ def ours(
             query_tokens=tokenize(model.tokenizer, rows["query"].to_pylist(), "", model.max_seq_length),
             passage_tokens=tokenize(model.tokenizer, rows["passage"].to_pylist(), "", model.max_seq_length),
             negative_tokens=None,
-            passage_ids_BL=np.arange(batch_size)[:, None],
+            passage_ids_BLS=np.arange(batch_size)[:, None, None],
             passage_language_B=np.zeros(batch_size, dtype=np.int64),
             query_ids_BM=np.arange(batch_size)[:, None],
             query_language_B=np.zeros(batch_size, dtype=np.int64),
-            negative_ids_B=None,
+            negative_ids_N=None,
+            negative_row_N=None,
         )
         waited += time.perf_counter() - began
         tokens += len(batch.query_tokens.flat) + len(batch.passage_tokens.flat)

@@ -39,16 +39,17 @@ class Passage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One question with its answer passage, in one or more languages: a row of the store.
+    """One question with the passages that answer it, in one or more languages: a row of the store.
 
-    `passages` has exactly the languages of `queries`; `negatives` (hard negatives of a triplet) has a subset of them.
+    `passages` are its positives, at least one in each language of `queries`; none is the translation of another by its
+    place. `negatives` are passages that look like answers and are none, at least one in some of these languages.
     """
 
     group_id: str
     document: str
     queries: Mapping[str, str]
-    passages: Mapping[str, Passage]
-    negatives: Mapping[str, Passage] = field(default_factory=dict)
+    passages: Mapping[str, Sequence[Passage]]
+    negatives: Mapping[str, Sequence[Passage]] = field(default_factory=dict)
     forms: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Tag of a language where it was not the code alone: zh-TW for zh. Of two rows in one language it decides."""
 

@@ -30,8 +30,8 @@ def make_group(number: int, languages=LANGUAGES, *, per_document: int = 4, negat
         f"g{number}",
         f"d{number // per_document}",
         {x: f"what is {number} in {x}?" for x in languages},
-        {x: Passage(f"{x}/{number}", f"{number} in {x} is this.") for x in languages},
-        {x: Passage(f"{x}/not-{number}", f"{number} in {x} is not this.") for x in languages} if negatives else {},
+        {x: (Passage(f"{x}/{number}", f"{number} in {x} is this."),) for x in languages},
+        {x: (Passage(f"{x}/not-{number}", f"{number} in {x} is not this."),) for x in languages} if negatives else {},
     )
 
 

@@ -41,7 +41,7 @@ def test_every_group_has_all_eleven_languages_and_one_passage_id(groups):
     assert len(LANGUAGES) == 11
     for group_id, group in groups.items():
         assert tuple(group.queries) == tuple(group.passages) == LANGUAGES
-        assert {passage.doc_id for passage in group.passages.values()} == {f"atlas/{group_id}"}
+        assert {passage.doc_id for (passage,) in group.passages.values()} == {f"atlas/{group_id}"}
         assert group.document == group_id
         assert not group.negatives
 
@@ -64,7 +64,7 @@ def test_most_territories_have_several_relations(groups):
 
 def test_no_text_is_empty_or_has_a_brace_left(groups):
     for group in groups.values():
-        for text in [*group.queries.values(), *(passage.text for passage in group.passages.values())]:
+        for text in [*group.queries.values(), *(passage.text for (passage,) in group.passages.values())]:
             assert text.strip() == text != ""
             assert not re.search(r"[{}]|None|  ", text)
 
@@ -95,7 +95,7 @@ def test_no_text_is_empty_or_has_a_brace_left(groups):
 def test_the_answer_is_in_the_passage_and_not_in_the_question(groups, group_id, answers):
     group = groups[group_id]
     for lang, answer in answers.items():
-        assert answer in group.passages[lang].text
+        assert answer in group.passages[lang][0].text
         assert answer not in group.queries[lang]
 
 
@@ -106,7 +106,7 @@ def test_the_subject_is_in_the_question_and_in_the_passage(groups):
     for group in about:
         for lang, name in names.items():
             assert name in group.queries[lang]
-            assert name in group.passages[lang].text
+            assert name in group.passages[lang][0].text
 
 
 def test_names_take_the_articles_of_their_language(groups):
@@ -119,14 +119,14 @@ def test_names_take_the_articles_of_their_language(groups):
 
 
 def test_the_year_of_the_currency_does_not_name_the_currency(groups):
-    assert "Euro" not in groups["currency_year/HR"].passages["en"].text
-    assert "евро" not in groups["currency_year/HR"].passages["ru"].text
+    assert "Euro" not in groups["currency_year/HR"].passages["en"][0].text
+    assert "евро" not in groups["currency_year/HR"].passages["ru"][0].text
 
 
 def test_each_language_is_in_its_script_without_latin_letters_but_codes(groups):
     for group_id, group in groups.items():
         for lang, script in SCRIPTS.items():
-            for text in (group.queries[lang], group.passages[lang].text):
+            for text in (group.queries[lang], group.passages[lang][0].text):
                 assert re.search(script, text), (group_id, text)
                 if not relation_of(group_id).endswith("_code"):
                     assert not re.search("[A-Za-z]", text), (group_id, text)
@@ -144,9 +144,9 @@ def test_each_language_asks_with_its_own_question_mark(groups):
 
 def test_each_language_ends_a_passage_in_its_own_way(groups):
     for group in groups.values():
-        assert group.passages["hi"].text.endswith("।")
-        assert group.passages["zh"].text.endswith("。")
-        assert not group.passages["th"].text.endswith((".", "。"))
+        assert group.passages["hi"][0].text.endswith("।")
+        assert group.passages["zh"][0].text.endswith("。")
+        assert not group.passages["th"][0].text.endswith((".", "。"))
 
 
 def test_no_two_groups_ask_the_same_question(groups):
@@ -157,7 +157,7 @@ def test_no_two_groups_ask_the_same_question(groups):
 
 def test_no_two_groups_have_the_same_passage_text(groups):
     for lang in LANGUAGES:
-        assert len({group.passages[lang].text for group in groups.values()}) == len(groups)
+        assert len({group.passages[lang][0].text for group in groups.values()}) == len(groups)
 
 
 def test_each_relation_has_two_wordings_of_question_and_passage_in_every_language():

@@ -68,10 +68,9 @@ def test_it_has_no_pickle(experiment, tmp_path):
 
 def batch(number: int, passage: int = 7, question: int = 8) -> Batch:
     tokens = Tokens.of([[1, 2]] * 2)
-    ids = np.asarray([[1], [passage]]), np.asarray([[2], [question]])
-    return Batch(
-        number, "monolingual", (("en", "en"),) * 2, tokens, tokens, None, ids[0], np.zeros(2), ids[1], np.zeros(2), None
-    )  # fmt: skip  # type: ignore[arg-type]
+    ids = np.asarray([[[1]], [[passage]]]), np.asarray([[2], [question]])
+    pairs, zeros = (("en", "en"),) * 2, np.zeros(2)
+    return Batch(number, "monolingual", pairs, tokens, tokens, None, ids[0], zeros, ids[1], zeros, None, None)
 
 
 def hash_of(*batches: Batch) -> str:

@@ -24,7 +24,7 @@ def same(a: Batch, b: Batch) -> bool:
     tokens = zip(a.query_tokens + a.passage_tokens, b.query_tokens + b.passage_tokens, strict=True)
     return (
         all(np.array_equal(x, y) for x, y in tokens)
-        and np.array_equal(a.passage_ids_BL, b.passage_ids_BL)
+        and np.array_equal(a.passage_ids_BLS, b.passage_ids_BLS)
         and np.array_equal(a.passage_language_B, b.passage_language_B)
     )
 

@@ -164,8 +164,8 @@ def test_a_triple_is_a_group_with_its_negative_in_every_language(small_mmarco):
         "1/10/11",
         "10",
         {"de": "eins", "fr": "un"},
-        {"de": Passage("de/10", "zehn"), "fr": Passage("fr/10", 'le "dix')},
-        {"de": Passage("de/11", "null"), "fr": Passage("fr/11", "onze")},
+        {"de": (Passage("de/10", "zehn"),), "fr": (Passage("fr/10", 'le "dix'),)},
+        {"de": (Passage("de/11", "null"),), "fr": (Passage("fr/11", "onze"),)},
     )
 
 
@@ -236,17 +236,17 @@ def small_miracl(tmp_path):
     return tmp_path
 
 
-def test_a_topic_has_its_first_relevant_and_first_irrelevant_passage(small_miracl):
+def test_a_topic_has_all_its_relevant_and_irrelevant_passages_that_the_corpus_has(small_miracl):
     groups, rejected = parted(read_miracl(small_miracl, ["swh"], "dev", small_miracl / "corpus"))
     assert groups == [
         Group(
             "sw/q1",
             "sw/A",
             {"sw": 'Nini "hii?'},
-            {"sw": Passage("sw/A#1", "A alpha")},
-            {"sw": Passage("sw/C#0", "C gamma")},
+            {"sw": (Passage("sw/A#1", "A alpha"), Passage("sw/B#0", "B beta"))},
+            {"sw": (Passage("sw/C#0", "C gamma"),)},
         ),
-        Group("sw/q2", "sw/A", {"sw": "Nani?"}, {"sw": Passage("sw/B#2", "bee")}),
+        Group("sw/q2", "sw/A", {"sw": "Nani?"}, {"sw": (Passage("sw/B#2", "bee"),)}),
     ]
     assert [r.reason for r in rejected] == [
         "not a judgement: query_id, Q0, docid, 0 or 1",
@@ -279,13 +279,13 @@ def test_the_real_topics_and_judgements_of_miracl_meet_a_corpus_of_their_passage
     assert counts == {"bn": 411, "sw": 482, "te": 828, "yo": 119}
     kenya = next(g for g in groups if g.group_id == "sw/6")
     assert kenya.queries == {"sw": "Bandari kubwa nchini Kenya iko wapi?"}
-    # Relevant: 32589#0 and 93957#6.
-    assert kenya.passages == {"sw": Passage("sw/32589#0", "T text of 32589#0")}
+    relevant = ("32589#0", "93957#6")
+    assert kenya.passages == {"sw": tuple(Passage(f"sw/{d}", f"T text of {d}") for d in relevant)}
     # No relevant article is in two documents.
     article_of = {}
     for g in groups:
-        (passage,) = g.passages.values()
-        assert article_of.setdefault(passage.doc_id.split("#")[0], g.document) == g.document
+        (passages,) = g.passages.values()
+        assert all(article_of.setdefault(p.doc_id.split("#")[0], g.document) == g.document for p in passages)
 
 
 # Mr. TyDi
@@ -309,15 +309,22 @@ def test_a_language_that_mr_tydi_lacks_is_refused_with_those_it_has(tmp_path):
         list(read_mr_tydi(tmp_path, ["de", "fr", "sw"], "train"))
 
 
-def test_mr_tydi_questions_have_their_first_passages_with_a_text(tmp_path):
-    passage = {"docid": "5#1", "title": "Sayari", "text": "Dunia."}
+def test_mr_tydi_questions_have_all_their_passages_with_a_text(tmp_path):
+    # The second question has a passage of article 4 too: 4 and 5 are one document.
+    passage, other = (
+        {"docid": "5#1", "title": "Sayari", "text": "Dunia."},
+        {"docid": "4#0", "title": "", "text": "Jua."},
+    )
     lines = [
         {"query_id": "1", "query": "Nini?", "positive_passages": [passage], "negative_passages": []},
         {
             "query_id": "2",
             "query": "Nani?",
-            "positive_passages": [passage],
-            "negative_passages": [{**passage, "docid": "6#0", "title": "", "text": "Mwezi."}],
+            "positive_passages": [passage, {"docid": "4#2"}, other],
+            "negative_passages": [
+                {"docid": "6#0", "title": "", "text": "Mwezi."},
+                {"docid": "6#1", "title": "Mwezi", "text": "Mwezi."},
+            ],
         },
         {"query_id": "3", "query": "Wapi?", "positive_passages": [{"docid": "7#0", "title": "", "text": ""}]},
         {"query_id": "4", "query": "Lini?", "positive_passages": [{"docid": "7#0"}]},
@@ -326,13 +333,13 @@ def test_mr_tydi_questions_have_their_first_passages_with_a_text(tmp_path):
     write(tmp_path / "mrtydi-v1.1-swahili" / "train.jsonl.gz", json_lines(*lines) + "nonsense\n")
     groups, rejected = parted(read_mr_tydi(tmp_path, ["sw"], "train"))
     assert groups == [
-        Group("sw/1", "sw/5", {"sw": "Nini?"}, {"sw": Passage("sw/5#1", "Sayari Dunia.")}),
+        Group("sw/1", "sw/4", {"sw": "Nini?"}, {"sw": (Passage("sw/5#1", "Sayari Dunia."),)}),
         Group(
             "sw/2",
-            "sw/5",
+            "sw/4",
             {"sw": "Nani?"},
-            {"sw": Passage("sw/5#1", "Sayari Dunia.")},
-            {"sw": Passage("sw/6#0", "Mwezi.")},
+            {"sw": (Passage("sw/5#1", "Sayari Dunia."), Passage("sw/4#0", "Jua."))},
+            {"sw": (Passage("sw/6#0", "Mwezi."), Passage("sw/6#1", "Mwezi Mwezi."))},
         ),
     ]
     missing = "no query_id, query or positive passage with its text"
@@ -370,7 +377,7 @@ def test_a_document_is_an_article_if_a_subset_names_more_than_one_else_a_paragra
     assert [g.group_id for g in groups] == ["nyt/0a", "nyt/0b", "nyt/1a", "nyt/1b", "amazon/0a", "amazon/0b"]
     assert [g.document for g in groups[:4]] == ["nyt/One", "nyt/One", "nyt/Two", "nyt/Two"]
     assert groups[4].document != groups[5].document
-    assert groups[4].passages["en"].text == "Amazon a"
+    assert groups[4].passages["en"][0].text == "Amazon a"
 
 
 def test_the_parquet_conversion_is_read_as_well(tmp_path):
@@ -378,7 +385,7 @@ def test_the_parquet_conversion_is_read_as_well(tmp_path):
     (tmp_path / "reddit" / "test").mkdir(parents=True)
     pq.write_table(pa.table(rows), tmp_path / "reddit/test/0000.parquet")
     groups, rejected = parted(read_squadshifts(tmp_path, ["reddit"]))
-    assert [(g.group_id, g.document, g.passages["en"].text) for g in groups] == [("reddit/1", "reddit/A", "C.")]
+    assert [(g.group_id, g.document, g.passages["en"][0].text) for g in groups] == [("reddit/1", "reddit/A", "C.")]
     assert [(r.where, r.reason) for r in rejected] == [("reddit:2", "empty passage")]
 
 

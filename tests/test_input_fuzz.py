@@ -79,7 +79,9 @@ def check_records(records) -> None:
         assert record.queries
         assert record.passages.keys() == record.queries.keys() >= record.negatives.keys()
         texts = [record.group_id, record.document, *record.queries.values()]
-        texts += [text for p in (*record.passages.values(), *record.negatives.values()) for text in p]
+        texts += [
+            text for p in (*record.passages.values(), *record.negatives.values()) for passage in p for text in passage
+        ]
         for text in texts:
             assert text.encode("utf-8").strip()
         assert all(language_code(code) == code for code in record.queries)

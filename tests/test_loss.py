@@ -24,13 +24,13 @@ NEGATIVES = torch.tensor([[0.8, 0.6], [-1.0, 0.0]])
 NONE_2 = torch.zeros(2, 2, dtype=torch.bool)
 
 
-def loss(queries: Tensor, passages: Tensor, negatives_bD: Tensor | None = None, **options) -> Tensor:
+def loss(queries: Tensor, passages: Tensor, negatives_ND: Tensor | None = None, **options) -> Tensor:
     """The loss of a batch that one rank holds."""
-    B = len(queries)
-    none = torch.zeros(B, B, dtype=torch.bool)
-    arguments = {"false_positives_bB": none, "false_negatives_bB": none, "temperature": 1.0} | options
+    B, N = len(queries), 0 if negatives_ND is None else len(negatives_ND)
+    nothing = {name: torch.zeros(B, n, dtype=torch.bool) for name, n in (("positives_bB", B), ("negatives_bN", N))}
+    arguments = {"temperature": 1.0, **{f"false_{name}": mask for name, mask in nothing.items()}} | options
     arguments["false_positives_of_passages_bB"] = arguments["false_positives_bB"].T
-    return contrastive_loss(queries, passages, negatives_bD, start=0, sizes=[B], **arguments)
+    return contrastive_loss(queries, passages, negatives_ND, start=0, sizes=[B], negative_sizes=[N], **arguments)
 
 
 def loop_loss(
@@ -48,7 +48,7 @@ def loop_loss(
         if negatives != "triplet":
             candidates += [score(queries[i], passages[j]) for j in range(B) if j != i and not positives_masked[i][j]]
         if negatives != "in_batch":
-            candidates += [score(queries[i], hard[j]) for j in range(B) if not hard_masked[i][j]]
+            candidates += [score(queries[i], hard[j]) for j in range(len(hard)) if not hard_masked[i][j]]
         forward = -log(candidates[0] / sum(candidates))
         if symmetric:
             others = [score(passages[i], queries[j]) for j in range(B) if j != i and not positives_masked[j][i]]
@@ -117,21 +117,22 @@ def test_one_dimension_by_hand():
 @pytest.mark.parametrize("negatives", ["in_batch", "in_batch_and_hard", "triplet"])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
-def test_loss_equals_plain_loops(negatives: str, symmetric: bool, temperature: float):
+@pytest.mark.parametrize("N", [9, 23])
+def test_loss_equals_plain_loops(negatives: str, symmetric: bool, temperature: float, N: int):
+    """With a hard negative a row, and with several of some rows: all of them compete for every query."""
     generator = torch.Generator().manual_seed(7)
     B = 9
-    queries, passages, hard = torch.nn.functional.normalize(
-        torch.randn(3, B, 6, generator=generator, dtype=torch.float64), dim=-1
-    )
+    vectors = torch.nn.functional.normalize(torch.randn(2 * B + N, 6, generator=generator, dtype=torch.float64), dim=-1)
+    queries, passages, hard = vectors.split([B, B, N])
     positives = torch.rand(B, B, generator=generator) < 0.3
     positives.fill_diagonal_(False)
-    hard_masked = torch.rand(B, B, generator=generator) < 0.3
+    hard_masked = torch.rand(B, N, generator=generator) < 0.3
     ours = loss(
         queries,
         passages,
         hard,
         false_positives_bB=positives,
-        false_negatives_bB=hard_masked,
+        false_negatives_bN=hard_masked,
         temperature=temperature,
         symmetric=symmetric,
         negatives=negatives,
@@ -156,7 +157,7 @@ def test_everything_masked_is_no_loss_and_no_gradient():
 def test_a_hard_negative_masked_for_all_has_no_gradient_and_the_others_have(negatives: str):
     hard = NEGATIVES.clone().requires_grad_()
     mask = torch.tensor([[False, True], [False, True]])
-    loss(QUERIES, PASSAGES, hard, false_negatives_bB=mask, negatives=negatives).backward()
+    loss(QUERIES, PASSAGES, hard, false_negatives_bN=mask, negatives=negatives).backward()
     assert hard.grad is not None
     assert hard.grad[1].abs().max() == 0
     assert hard.grad[0].abs().min() > 0
@@ -180,7 +181,7 @@ def test_a_rank_without_rows_is_refused(sizes: list[int]):
             None,
             start=0,
             false_positives_bB=NONE_2,
-            false_negatives_bB=None,
+            false_negatives_bN=None,
             sizes=sizes,
             temperature=1.0,
         )
@@ -207,7 +208,8 @@ def by_ranks(mask_of, B: int) -> Tensor:
 
 
 def false_positives(ids: Tensor, languages: Tensor, same: Tensor | None = None) -> set[tuple[int, int]]:
-    """Cells of the mask, which is that of the passages turned over."""
+    """Cells of the mask, which is that of the passages turned over. `ids` are of one passage a language, or several."""
+    ids = ids.reshape(*ids.shape[:2], -1)
     mask = by_ranks(lambda rows: false_positive_mask(ids, languages, rows, same), len(ids))
     turned = by_ranks(lambda rows: false_positive_mask_of_passages(ids, languages, rows, same), len(ids))
     assert torch.equal(turned.T, mask)
@@ -215,6 +217,7 @@ def false_positives(ids: Tensor, languages: Tensor, same: Tensor | None = None) 
 
 
 def false_negatives(ids: Tensor, hard: Tensor, languages: Tensor, same: Tensor | None = None) -> set[tuple[int, int]]:
+    ids = ids.reshape(*ids.shape[:2], -1)
     return true_cells(by_ranks(lambda rows: false_negative_mask(ids, hard, languages, rows, same), len(ids)))
 
 
@@ -254,6 +257,24 @@ def test_one_id_in_two_languages_is_two_passages():
     # Row 0 has passage 10 in English, row 1 passage 10 in German: not compared across columns.
     ids = torch.tensor([[10, 20], [30, 10]])
     assert false_positives(ids, torch.tensor([0, 1])) == set()
+
+
+def test_a_passage_that_another_group_could_have_drawn_is_masked():
+    # Rows 0 and 2 draw passages 10 and 12 of one language. Group 0 has 12 as well, group 2 not 10. Group 1 has 11 in
+    # its second place in English, which is row 3's passage, but in German, which is another passage.
+    ids = torch.tensor([[[10, 12], [20, -1]], [[30, 11], [40, -1]], [[12, -1], [50, 51]], [[60, -1], [11, 10]]])
+    languages = torch.tensor([0, 0, 0, 1])
+    assert false_positives(ids, languages) == {(0, 2)}
+
+
+def test_a_hard_negative_that_is_any_passage_of_a_group_is_masked_for_it():
+    ids = torch.tensor([[[10, 12, 13]], [[30, -1, -1]]])
+    # Three negatives of row 0 and one of row 1, all in English: the second is a further passage of group 0.
+    assert false_negatives(ids, torch.tensor([98, 13, 30, 12]), torch.zeros(4, dtype=torch.long)) == {
+        (0, 1),
+        (1, 2),
+        (0, 3),
+    }
 
 
 def test_a_hard_negative_that_answers_another_query_is_masked_for_it_alone():

@@ -37,28 +37,33 @@ def group(name, ids=None, questions=None, negatives=None, **angles) -> Group:
         name,
         name,
         {x: f"{(questions or {}).get(x, name)} asks {q}" for x, (q, _) in angles.items()},
-        {x: Passage((ids or {}).get(x, f"{name}-{x}"), f"{name} {x} {p}") for x, (_, p) in angles.items()},
-        {x: Passage(f"old-{x}", f"old {x} 0") for x in angles} if negatives else {},
+        {x: (Passage((ids or {}).get(x, f"{name}-{x}"), f"{name} {x} {p}"),) for x, (_, p) in angles.items()},
+        {x: (Passage(f"old-{x}", f"old {x} 0"),) for x in angles} if negatives else {},
     )
 
 
-def mined(tmp_path, groups, rules=None, **more) -> dict[str, dict[str, str]]:
-    """{group: {language: doc_id of its negative}} of the new store."""
+def mined(tmp_path, groups, rules=None, **more) -> dict[str, dict[str, str | list[str]]]:
+    """`negatives_of` the new store."""
     write_store(tmp_path / "old", groups, validation_fraction=0, test_fraction=0)
     mine_negatives(open_store(str(tmp_path / "old")), str(tmp_path / "new"), encode, rules or Rules(), made={}, **more)
     return negatives_of(tmp_path / "new")
 
 
-def negatives_of(path) -> dict[str, dict[str, str]]:
+def negatives_of(path) -> dict[str, dict[str, str | list[str]]]:
+    """{group: {language: doc_id of its negative, or of them where there are several}}."""
     store, found = open_store(str(path)), {}
     for number, partition in enumerate(store.partitions):
         rows = np.arange(partition.rows)
         for language in partition.languages if partition.negatives else ():
             texts = store.take(number, rows, f"n_{language}")
-            assert all(f" {language} " in text for text in texts)  # in the language that it stands under
+            assert all(
+                f" {language} " in text for several in texts for text in several
+            )  # in the language that it stands under
             ids = store.take(number, rows, f"n_id_{language}")
-            for name, doc_id in zip(store.take(number, rows, "group_id"), ids, strict=True):
-                found.setdefault(name.removeprefix("tiny:"), {})[language] = doc_id
+            for name, several in zip(store.take(number, rows, "group_id"), ids, strict=True):
+                found.setdefault(name.removeprefix("tiny:"), {})[language] = (
+                    several[0] if len(several) == 1 else several
+                )
     return found
 
 
@@ -88,6 +93,28 @@ def test_ranks_skip_the_first_and_end_at_the_last(tmp_path):
     assert mined(tmp_path, [ASKED, *OTHERS], Rules(below=1, first=2))["a"] == {"en": "c-en"}
     with pytest.raises(InputError, match="all too near the answer by --below: 2"):
         mined(tmp_path / "last", [ASKED, *OTHERS[:1]], Rules(last=1, first=1))
+
+
+def test_several_negatives_are_the_best_that_the_rules_allow_or_fewer(tmp_path):
+    # b at 20 degrees is too near for --below .95. There is no third passage.
+    assert mined(tmp_path, [ASKED, *OTHERS], Rules(negatives=2))["a"] == {"en": ["c-en", "d-en"]}
+    assert mined(tmp_path / "more", [ASKED, *OTHERS], Rules(negatives=3))["a"] == {"en": ["c-en", "d-en"]}
+    assert mined(tmp_path / "all", [ASKED, *OTHERS], Rules(below=1, negatives=3))["a"] == {
+        "en": ["b-en", "c-en", "d-en"]
+    }
+    assert open_store(str(tmp_path / "new")).partitions[0].most_negatives == 2
+
+
+def test_of_several_answers_none_is_a_negative_and_each_keeps_its_distance(tmp_path):
+    """The answer at 30 degrees scores .866, of which 95 % are .823: 25 degrees (.906) is too near it, 40 (.766) is not.
+    That answer is a passage as others are: of group f, which asks from 33 degrees, it is the nearest wrong one. With
+    --below 1, f's answer (.839) scores less than both answers of a."""
+    both = (*ASKED.passages["en"], Passage("second", "a en 30"))
+    several = Group("a", "a", ASKED.queries, {"en": both})
+    groups = [several, *OTHERS, group("e", en=(180, 25)), group("f", en=(33, 33))]
+    assert mined(tmp_path, groups)["a"] == {"en": "c-en"}
+    found = mined(tmp_path / "near", groups, Rules(below=1))
+    assert (found["a"], found["f"]) == ({"en": "f-en"}, {"en": "second"})
 
 
 def test_an_answer_below_zero_has_its_bound_below_itself(tmp_path):
@@ -151,7 +178,7 @@ def test_the_answers_of_who_asks_the_same_are_no_negatives_in_any_language(tmp_p
 
 
 def test_a_text_that_stands_twice_is_one_passage_whatever_its_ids(tmp_path):
-    twice = Group("t", "t", {"en": "t asks 180"}, {"en": Passage("other-id", ASKED.passages["en"].text)})
+    twice = Group("t", "t", {"en": "t asks 180"}, {"en": (Passage("other-id", ASKED.passages["en"][0].text),)})
     write_store(tmp_path / "old", [ASKED, twice, *OTHERS], validation_fraction=0, test_fraction=0)
     pool = read_pool(open_store(str(tmp_path / "old"))).languages["en"]
     assert len(pool.group_Q) == 5
@@ -272,6 +299,8 @@ def test_bad_rules_are_refused():
         {"margin": -1},
         {"first": 0},
         {"first": 9, "last": 8},
+        {"negatives": 0},
+        {"first": 9, "last": 10, "negatives": 3},
     ):
         with pytest.raises(InputError, match="--"):
             Rules(**rules)

@@ -156,10 +156,13 @@ def test_records_on_the_page_are_groups(tmp_path):
         text = text[end:].strip()
     (tmp_path / "mine.jsonl").write_text("\n".join(records), encoding="utf-8")
     groups = list(read_records(tmp_path / "mine.jsonl"))
-    assert len(groups) == 6
+    assert len(groups) == 7
     assert all(isinstance(group, Group) for group in groups)
     assert groups[0].queries == {"en": "How long is the Rhine?", "de": "Wie lang ist der Rhein?"}
-    assert groups[2].negatives["es"].text == "El Duero nace en Urbión."
+    assert groups[2].negatives["es"][0].text == "El Duero nace en Urbión."
+    assert {x: len(passages) for x, passages in groups[5].passages.items()} == {"en": 2, "de": 1}
+    assert groups[5].passages["en"][1] == ("rhine-7", "It ends in the Netherlands.")
+    assert {x: len(negatives) for x, negatives in groups[5].negatives.items()} == {"en": 3, "de": 1}
 
 
 def test_yaml_on_the_pages_is_a_config_or_a_search_space():

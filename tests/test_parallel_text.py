@@ -29,13 +29,13 @@ def test_a_translation_asks_for_the_same_line(small_parallel):
         ("a", {"en": "three"}),
         ("b", {"de": "vier", "en": "four"}),
     ]
-    assert all(g.passages[code].text == text for g in groups for code, text in g.queries.items())
+    assert all(g.passages[code][0].text == text for g in groups for code, text in g.queries.items())
     assert [(r.where, r.reason) for r in rejected] == [("de.txt:3", "one language left out: empty query")]
 
 
 def test_a_next_sentence_stays_in_its_document(small_parallel):
     groups, rejected = parted(read_parallel_lines(*small_parallel, "next_sentence"))
-    assert [{code: (q, g.passages[code].text) for code, q in g.queries.items()} for g in groups] == [
+    assert [{code: (q, g.passages[code][0].text) for code, q in g.queries.items()} for g in groups] == [
         {"de": ("eins", "zwei"), "en": ("one", "two")},
         {"en": ("two", "three")},
     ]
@@ -134,7 +134,7 @@ def test_an_english_sentence_of_two_pair_files_is_one_document_and_one_passage(t
         ("zh/1", ["en", "zh"]),
     ]
     assert groups[0].document == groups[2].document != groups[1].document
-    assert groups[0].passages["en"].doc_id == groups[2].passages["en"].doc_id
+    assert groups[0].passages["en"][0].doc_id == groups[2].passages["en"][0].doc_id
     only, _ = parted(read_tatoeba(tmp_path, ["zh", "en"]))
     assert [g.group_id for g in only] == ["zh/1"]
 

@@ -387,7 +387,7 @@ def test_odd_groups_are_stored_with_the_languages_they_share(tmp_path):
 def test_groups_keep_their_negatives(tmp_path):
     with_all = [make_group(n, negatives=True) for n in range(300)]
     partial_ones = [
-        Group(g.group_id, g.document, g.queries, g.passages, {"en": Passage("en/x", "x")})
+        Group(g.group_id, g.document, g.queries, g.passages, {"en": (Passage("en/x", "x"),)})
         for g in (make_group(n) for n in range(300, 600))
     ]
     write_store(tmp_path / "s", [*with_all, *partial_ones], test_fraction=0, validation_fraction=0)
@@ -396,7 +396,7 @@ def test_groups_keep_their_negatives(tmp_path):
     (have,) = [i for i, p in enumerate(store.partitions) if p.negatives]
     rows = np.arange(300)
     for group_id, text in zip(store.take(have, rows, "group_id"), store.take(have, rows, "n_es"), strict=True):
-        assert text == f"{group_id.removeprefix('tiny:g')} in es is not this."
+        assert text[0] == f"{group_id.removeprefix('tiny:g')} in es is not this."
 
 
 # Held-out pools
@@ -410,7 +410,7 @@ def test_every_held_out_query_has_one_relevant_candidate_in_each_language(tiny_s
 
 
 def test_groups_that_share_a_passage_share_a_candidate(tmp_path):
-    shared = {x: Passage(f"{x}/one", f"one {x}") for x in ("de", "en")}
+    shared = {x: (Passage(f"{x}/one", f"one {x}"),) for x in ("de", "en")}
     groups = [Group(f"g{n}", f"d{n // 4}", {x: f"{n} {x}?" for x in shared}, shared) for n in range(40)]
     write_store(tmp_path / "s", groups)
     candidates = open_store(str(tmp_path / "s")).collection("test").candidates

@@ -41,15 +41,15 @@ def test_a_wide_record_is_a_group_and_a_flat_one_a_monolingual_pair(tmp_path):
     groups, rejected = parted(read_records(path))
     assert not rejected
     assert groups[0].queries == {"de": "F?", "en": "Q?"}
-    assert groups[0].passages["en"] == Passage("p1", "P.")
-    assert groups[0].negatives["en"].text == groups[1].negatives["en"].text == "N."
+    assert groups[0].passages["en"] == (Passage("p1", "P."),)
+    assert groups[0].negatives["en"][0].text == groups[1].negatives["en"][0].text == "N."
     assert (groups[1].group_id, groups[1].document) == ("mine.jsonl:3", "mine.jsonl:3")
 
 
 def test_equal_texts_without_an_id_are_one_passage(tmp_path):
     flat = {"language": "en", "query": "Q?", "passage": "P."}
     groups, _ = parted(read_records(write_lines(tmp_path / "a.jsonl", flat, {**flat, "passage": "P.  "})))
-    assert groups[0].passages["en"].doc_id == groups[1].passages["en"].doc_id
+    assert groups[0].passages["en"][0].doc_id == groups[1].passages["en"][0].doc_id
 
 
 BAD = [
@@ -97,6 +97,87 @@ def test_a_language_with_one_half_is_left_out_and_counted(tmp_path):
         "negative left out: its language has no good pair",
         "negative left out: empty negative",
     ]
+
+
+HALVES = ("passages", "negatives")
+SEVERAL = {
+    "group_id": 7,
+    "queries": {"en": "Q?", "de": "F?"},
+    "passages": {"en": ["A.", None, {"doc_id": "b", "text": " B. "}], "de": "A. auf Deutsch"},
+    "negatives": {"en": ["M.", {"doc_id": 9, "text": "N."}], "de": ["M. auf Deutsch"]},
+}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_language_may_have_several_passages_and_negatives(tmp_path, suffix):
+    """A text alone is a list of one; null is absent."""
+    path = tmp_path / f"mine.{suffix}"
+    if suffix == "parquet":  # whose lists are of one type
+        wide = {half: {x: v if isinstance(v, list) else [v] for x, v in SEVERAL[half].items()} for half in HALVES}
+        as_structs = {
+            half: {x: [{"text": v} if isinstance(v, str) else v for v in several] for x, several in of.items()}
+            for half, of in wide.items()
+        }
+        as_structs["negatives"]["en"][1]["doc_id"] = "9"
+        pq.write_table(pa.Table.from_pylist([{**SEVERAL, **as_structs}]), path)
+    else:
+        write_lines(path, SEVERAL)
+    groups, rejected = parted(read_records(path))
+    assert rejected == []
+    assert [p.text for p in groups[0].passages["en"]] == ["A.", "B."]
+    assert groups[0].passages["en"][1].doc_id == "b"
+    assert [p.text for p in groups[0].passages["de"]] == ["A. auf Deutsch"]
+    assert [p.text for p in groups[0].negatives["en"]] == ["M.", "N."]
+    assert groups[0].negatives["en"][1].doc_id == "9"
+
+
+def test_a_pair_in_one_language_may_have_lists_too(tmp_path):
+    record = {"language": "en", "query": "Q?", "passage": ["A.", "B."], "negative": ["M.", "N."]}
+    (group,), _ = parted(read_records(write_lines(tmp_path / "mine.jsonl", record)))
+    assert [p.text for p in group.passages["en"]] == ["A.", "B."]
+    assert [p.text for p in group.negatives["en"]] == ["M.", "N."]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "shown"),
+    [
+        ({"passages": {"en": [], "de": "D."}}, "one language left out: no passage: its list is empty", '"en"'),
+        ({"passages": {"de": "D."}, "negatives": {}}, "one language left out: no passage", '"en"'),
+        ({"passages": {"en": [" ", ""], "de": "D."}}, "one language left out: empty passage", '"en"'),
+        ({"passages": {"en": ["A.", " "], "de": "D."}}, "passage left out: empty passage", '"en": " "'),
+        (
+            {"passages": {"en": ["A.", "A. "], "de": "D."}},
+            "passage left out: its doc_id stands twice in one list; give each passage once",
+            '"en": "A. "',
+        ),
+        ({"negatives": {"en": ["N.", ""]}}, "negative left out: empty negative", '"en": ""'),
+        ({"negatives": {"en": []}}, "negative left out: its list is empty; leave out what has no negative", '"en": []'),
+        (
+            {"negatives": {"en": ["N.", {"doc_id": "b", "text": "another text"}]}},
+            "negative left out: it is a passage of its group too; take it out of one of the two",
+            "another text",
+        ),
+        (
+            {"negatives": {"de": {"doc_id": "x", "text": "A. auf Deutsch"}}},
+            "negative left out: it is a passage of its group too; take it out of one of the two",
+            "A. auf Deutsch",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_list_is_left_out_and_says_where(tmp_path, change, reason, shown):
+    """The file and line, the group_id and the language are said; what is good of the group is kept."""
+    groups, rejected = parted(read_records(write_lines(tmp_path / "mine.jsonl", {}, {**SEVERAL, **change})))
+    assert "de" in groups[0].queries
+    assert groups[0].passages.keys() == groups[0].queries.keys() >= groups[0].negatives.keys()
+    wrong = [record for record in rejected if record.where == "mine.jsonl:2" and "no good pair" not in record.reason]
+    assert [record.reason for record in wrong] == [reason] * len(wrong) != []
+    assert '"group_id": "7"' in wrong[0].record
+    assert shown in wrong[0].record
+
+
+def test_a_list_of_questions_is_no_question(tmp_path):
+    _, rejected = parted(read_records(write_lines(tmp_path / "a.jsonl", {**SEVERAL, "queries": {"en": ["Q?", "R?"]}})))
+    assert rejected[0].reason.startswith("queries has something that is neither a text")
 
 
 def test_parquet_records_may_be_structs_or_maps_and_null_is_absent(tmp_path):
@@ -163,7 +244,7 @@ def prepared(tmp_path, *records, test_fraction=0.0, name="mine.jsonl"):
 def rows_of(store):
     return {
         group_id: {
-            x: (store.take(i, np.array([row]), f"q_{x}")[0], store.take(i, np.array([row]), f"p_{x}")[0])
+            x: (store.take(i, np.array([row]), f"q_{x}")[0], store.take(i, np.array([row]), f"p_{x}")[0][0])
             for x in part.languages
         }
         for i, part in enumerate(store.partitions)
@@ -196,7 +277,7 @@ def test_ids_may_be_integers_and_a_column_of_them_may_have_gaps(tmp_path):
     assert not rejected
     assert [(g.group_id, g.document) for g in groups] == [("1", "7"), ("1", "7"), ("b.parquet:3", "8")]
     nested = {"queries": {"en": "Q"}, "passages": {"en": {"doc_id": 12, "text": "P"}}}
-    assert parted(read_records(write_lines(tmp_path / "c.jsonl", nested)))[0][0].passages["en"] == Passage("12", "P")
+    assert parted(read_records(write_lines(tmp_path / "c.jsonl", nested)))[0][0].passages["en"] == (Passage("12", "P"),)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +298,8 @@ def test_of_two_forms_of_a_language_the_usual_is_read_and_the_other_counted(tmp_
     groups, rejected = parted(read_records(write_lines(tmp_path / "a.jsonl", record)))
     code = kept.partition("-")[0]
     assert groups[0].queries == {"en": "queries en", code: f"queries {kept}"}
-    assert groups[0].passages[code].text == f"passages {kept}"
-    assert groups[0].negatives[code].text == f"negatives {kept}"
+    assert groups[0].passages[code][0].text == f"passages {kept}"
+    assert groups[0].negatives[code][0].text == f"negatives {kept}"
     assert [(r.reason, r.record) for r in rejected] == [
         ("one language left out: another form of it is read", form) for form in left_out
     ]
@@ -233,10 +314,10 @@ def test_of_two_forms_of_a_language_the_usual_is_read_and_the_other_counted(tmp_
 def test_a_form_with_both_halves_is_read_before_a_more_usual_one(tmp_path):
     record = {"queries": {"zh-CN": "a", "zh-TW": "b"}, "passages": {"zh-TW": "c"}}
     (group,), rejected = parted(read_records(write_lines(tmp_path / "a.jsonl", record)))
-    assert (group.queries["zh"], group.passages["zh"].text, len(rejected)) == ("b", "c", 1)
+    assert (group.queries["zh"], group.passages["zh"][0].text, len(rejected)) == ("b", "c", 1)
     record = {"queries": {"zh-CN": "a"}, "passages": {"zh": "c"}}
     (group,), rejected = parted(read_records(write_lines(tmp_path / "a.jsonl", record)))
-    assert (group.queries["zh"], group.passages["zh"].text, rejected) == ("a", "c", [])
+    assert (group.queries["zh"], group.passages["zh"][0].text, rejected) == ("a", "c", [])
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
@@ -282,6 +363,17 @@ def test_documents_that_share_a_text_are_one_over_any_chain_and_in_any_order(tmp
         prepared(tmp_path, *order)
         rows = pq.read_table(tmp_path / "s" / "splits.parquet").to_pylist()
         assert [row["document"] for row in rows] == ["records:a", "records:c", "records:e"]
+
+
+def test_groups_that_share_any_of_their_passages_are_one_document(tmp_path):
+    records = [
+        {"document": "a", "language": "en", "query": "Q1", "passage": ["x", "y"]},
+        {"document": "b", "language": "en", "query": "Q2", "passage": ["z", "y"]},
+        {"document": "c", "language": "en", "query": "Q3", "passage": ["w"], "negative": ["x", "y"]},
+    ]
+    prepared(tmp_path, *records)
+    rows = pq.read_table(tmp_path / "s" / "splits.parquet").to_pylist()
+    assert [row["document"] for row in rows] == ["records:a", "records:c"]
 
 
 @needs_cases
@@ -348,5 +440,5 @@ def test_space_without_width_around_a_text_is_no_part_of_it_and_alone_it_is_no_t
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     groups, rejected = parted(read_records(file))
-    assert [(g.queries["en"], g.passages["en"].text) for g in groups] == [("Where?", "Here.")]
+    assert [(g.queries["en"], g.passages["en"][0].text) for g in groups] == [("Where?", "Here.")]
     assert [r.where for r in rejected] == ["records.jsonl:2", "records.jsonl:3"]

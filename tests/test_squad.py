@@ -55,9 +55,9 @@ def test_the_passage_is_the_sentence_that_holds_the_answer(small_lareqa):
             "q1",
             "Sun",
             {"de": "Wie?", "en": "How?"},
-            {"de": Passage("de/0/0/1", "heiß."), "en": Passage("en/0/0/1", "hot.")},
+            {"de": (Passage("de/0/0/1", "heiß."),), "en": (Passage("en/0/0/1", "hot."),)},
         ),
-        Group("q2", "Sun", {"en": "Who?"}, {"en": Passage("en/0/0/0", "Sun")}),
+        Group("q2", "Sun", {"en": "Who?"}, {"en": (Passage("en/0/0/0", "Sun"),)}),
     ]
 
 
@@ -154,7 +154,7 @@ def test_xquad_r_groups_have_all_languages_and_the_collection_s_ids():
     candidates = {c.doc_id: c for c in lareqa_collection(DATA / "xquad-r", "XQuAD-R").candidates}
     for group in groups:
         assert len(group.queries) == 11
-        for passage in group.passages.values():
+        for (passage,) in group.passages.values():
             assert group.group_id in candidates[passage.doc_id].group_ids
             assert (candidates[passage.doc_id].text, candidates[passage.doc_id].document) == (
                 passage.text,
@@ -178,12 +178,12 @@ def test_the_answer_is_inside_its_sentence_but_for_the_ones_that_a_sentence_brea
             for q in p["qas"]
         }
         groups, _ = parted(read_lareqa(DATA / "xquad-r", [language]))
-        outside = [g for g in groups if answers[g.group_id][0] not in g.passages[language].text]
+        outside = [g for g in groups if answers[g.group_id][0] not in g.passages[language][0].text]
         cut[language] = len(outside)
         for group in outside:
             answer, context, start = answers[group.group_id]
             assert context[start:].lstrip().startswith(answer), "the file's own offset is right"
-            sentence = group.passages[language].text
+            sentence = group.passages[language][0].text
             if not any(sentence.endswith(answer[:n].strip()) for n in range(1, len(answer))):
                 misspelt.append(f"{language}:{group.group_id}")
     assert misspelt == ["tr:570d47b8b3d812140066d62e"]
@@ -233,8 +233,8 @@ def test_squad_is_joined_by_question_and_the_passage_is_the_paragraph(tmp_path):
         ("q1", "Sol", {"es": "¿Qué?", "it": "Che?"}),
         ("q2", "Sol", {"es": "¿Y?"}),
     ]
-    assert groups[0].passages["it"].text == "Il sole."
-    assert groups[0].passages["es"].doc_id == groups[1].passages["es"].doc_id, "one paragraph is one passage"
+    assert groups[0].passages["it"][0].text == "Il sole."
+    assert groups[0].passages["es"][0].doc_id == groups[1].passages["es"][0].doc_id, "one paragraph is one passage"
 
 
 def test_two_articles_with_one_paragraph_are_one_document(tmp_path):
@@ -302,5 +302,5 @@ def test_no_question_or_paragraph_of_xquad_remains_in_translated_squad():
     assert not {g.group_id for g in groups} & xquad
     assert len({g.document for g in groups}) == 48
     everything, _ = parted(read_squad(files))
-    xquad_passages = {p.doc_id for g in everything if g.group_id in xquad for p in g.passages.values()}
-    assert not {p.doc_id for g in groups for p in g.passages.values()} & xquad_passages
+    xquad_passages = {p.doc_id for g in everything if g.group_id in xquad for (p,) in g.passages.values()}
+    assert not {p.doc_id for g in groups for (p,) in g.passages.values()} & xquad_passages

@@ -40,27 +40,33 @@ SCENARIOS.append(LossSettings(0.1, symmetric=True, negatives="in_batch_and_hard"
 NAMES = [
     s.negatives + "-symmetric" * s.symmetric + "-cached" * s.cached + "-shorter" * bool(s.dimensions) for s in SCENARIOS
 ]
-# What is planted in the seven rows of both batches: (i, j) = passage, or hard negative, j answers query i.
-PLANTED_POSITIVES = {(0, 4), (4, 0), (1, 6), (6, 1), (2, 3), (3, 2)}
+# What is planted in the seven rows of both batches: (i, j) = passage j, or a hard negative of row j, answers query i.
+PLANTED_POSITIVES = {(0, 4), (4, 0), (1, 6), (6, 1), (2, 3), (3, 2), (6, 0), (6, 4)}
+NEGATIVES = (1, 3, 1, 2, 4, 1, 2)
+"""How many hard negatives each row has."""
 PLANTED_NEGATIVES = {(2, 3), (3, 3), (5, 5)}
+"""Of each of these rows it is the last one."""
 
 
 def make_batch(step: int, rows: int = 7) -> Batch:
     """Seven rows in two languages, texts of 3 to 20 tokens. Rows 0 and 4 share a passage in one language, 1 and 6
-    across the two; the hard negative of row 3 is row 2's passage, that of row 5 its own. Rows 2 and 3 ask the
-    same question."""
+    across the two; group 6 has that of rows 0 and 4 as a second one. The last hard negative of row 3 is row 2's
+    passage, that of row 5 a second passage of its own. Rows 2 and 3 ask the same question."""
     random = np.random.default_rng(step)
 
-    def texts() -> Tokens:
-        return Tokens.of([random.integers(5, 60, size=n) for n in random.integers(3, 21, size=rows)])
+    def texts(count: int = rows) -> Tokens:
+        return Tokens.of([random.integers(5, 60, size=n) for n in random.integers(3, 21, size=count)])
 
     languages = np.asarray([0, 1, 0, 0, 0, 1, 0])
     ids = np.asarray([[10 * i, 10 * i + 1] for i in range(1, rows + 1)])
     ids[4, 0] = ids[0, 0]
     ids[6] = ids[1]
     ids[2, 1] = -1
-    negatives = np.asarray([900 + i for i in range(rows)])
-    negatives[3], negatives[5] = ids[2, 0], ids[5, 1]
+    further = np.full((rows, 2), -1)
+    further[6, 0], further[5, 1] = ids[0, 0], 777
+    negatives = np.asarray([900 + i for i in range(sum(NEGATIVES))])
+    last = np.cumsum(NEGATIVES) - 1
+    negatives[last[3]], negatives[last[5]] = ids[2, 0], 777
     questions = np.arange(rows)[:, None]
     questions[3] = questions[2]
     return Batch(
@@ -69,12 +75,13 @@ def make_batch(step: int, rows: int = 7) -> Batch:
         pairs=tuple(("en", "de" if x else "en") for x in languages),
         query_tokens=texts(),
         passage_tokens=texts(),
-        negative_tokens=texts(),
-        passage_ids_BL=ids,
+        negative_tokens=texts(sum(NEGATIVES)),
+        passage_ids_BLS=np.stack([ids, further], axis=2),
         passage_language_B=languages,
         query_ids_BM=questions,
         query_language_B=np.zeros(rows, dtype=np.int64),
-        negative_ids_B=negatives,
+        negative_ids_N=negatives,
+        negative_row_N=np.repeat(np.arange(rows), NEGATIVES),
     )
 
 
@@ -127,9 +134,9 @@ def big_loss(
     logits = queries @ passages.T / settings.temperature + minus_infinity
     target = torch.arange(size)
     if hard:
-        masked = torch.zeros(size, size, dtype=torch.float64)
+        masked = torch.zeros(size, sum(NEGATIVES), dtype=torch.float64)
         for i, j in PLANTED_NEGATIVES:
-            masked[i, j] = -torch.inf
+            masked[i, sum(NEGATIVES[: j + 1]) - 1] = -torch.inf
         others = queries @ hard[0].T / settings.temperature + masked
         if settings.negatives == "triplet":
             forward = F.cross_entropy(torch.cat([logits.diagonal()[:, None], others], dim=1), torch.zeros_like(target))
@@ -148,10 +155,13 @@ def one_big_batch(model: SentenceTransformer, batch: Batch, settings: LossSettin
     for rank in range(workers):
         rows = range(bounds[rank], bounds[rank + 1])
         texts = [batch.query_tokens[i] for i in rows] + [batch.passage_tokens[i] for i in rows]
+        sizes = [len(rows), len(rows)]
         if settings.negatives != "in_batch":
-            texts += [batch.negative_tokens[i] for i in rows]
+            of_rows = [k for k, i in enumerate(np.repeat(np.arange(batch.size), NEGATIVES)) if i in rows]
+            texts += [batch.negative_tokens[k] for k in of_rows]
+            sizes.append(len(of_rows))
         torch.manual_seed(seed_of(batch.step, rank))
-        parts.append(list(plain_embed(model, texts).split(len(rows))))
+        parts.append(list(plain_embed(model, texts).split(sizes)))
     whole = [torch.cat(rows) for rows in zip(*parts, strict=True)]
     losses = [big_loss(*whole, settings=settings)]
     for dimension in settings.dimensions:

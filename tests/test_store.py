@@ -14,7 +14,8 @@ import pytest
 from conftest import LANGUAGES, make_group, write_store
 
 from hybrid_ir.data import store as store_module
-from hybrid_ir.data.store import ROWS_PER_BLOCK, PartitionWriter, Store, open_store, read_collection, write_collection
+from hybrid_ir.data.store import ROWS_PER_BLOCK, PartitionWriter, Store, open_store
+from hybrid_ir.data.tables.collections import read_collection, write_collection
 from hybrid_ir.storage import open_filesystem
 from hybrid_ir.types import Candidate, InputError, Query, key64
 
@@ -54,10 +55,10 @@ def test_every_column_comes_back_as_it_was_written(long_store, long_groups):
     assert long_store.take(0, rows, "document") == [g.document for g in long_groups]
     for x in LANGUAGES:
         assert long_store.take(0, rows, f"q_{x}") == [g.queries[x] for g in long_groups]
-        assert long_store.take(0, rows, f"p_{x}") == [g.passages[x].text for g in long_groups]
-        assert long_store.take(0, rows, f"p_id_{x}") == [g.passages[x].doc_id for g in long_groups]
-        assert long_store.take(0, rows, f"n_{x}") == [g.negatives[x].text for g in long_groups]
-        assert long_store.take(0, rows, f"n_id_{x}") == [g.negatives[x].doc_id for g in long_groups]
+        assert long_store.take(0, rows, f"p_{x}") == [[p.text for p in g.passages[x]] for g in long_groups]
+        assert long_store.take(0, rows, f"p_id_{x}") == [[p.doc_id for p in g.passages[x]] for g in long_groups]
+        assert long_store.take(0, rows, f"n_{x}") == [[p.text for p in g.negatives[x]] for g in long_groups]
+        assert long_store.take(0, rows, f"n_id_{x}") == [[p.doc_id for p in g.negatives[x]] for g in long_groups]
 
 
 def test_rows_are_taken_in_any_order_across_row_groups_and_files(long_store):
@@ -192,7 +193,7 @@ def test_a_damaged_or_missing_collection_is_named(copied, part):
         ("{", r"manifest.json cannot be read \(.*\); prepare the store again"),
         ("[]", "is not a store: its manifest.json lists no partitions"),
         ('{"run": 1}', "is not a store: its manifest.json lists no partitions"),
-        ('{"format": 0, "partitions": []}', "is a store of format 0, this version reads 1; prepare it again"),
+        ('{"format": 0, "partitions": []}', "is a store of format 0, this version reads 1 and 2; prepare it again"),
     ],
 )
 def test_a_manifest_that_is_not_a_store_s_is_refused(copied, manifest, message):

@@ -23,7 +23,7 @@ def groups(n: int = 300, first: int = 0) -> list[Group]:
     for i in range(first, first + n):
         name = {"de": f"haus{i}", "en": f"house{i}", "es": f"casa{i}"}
         queries = {x: f"{WORDS[x][0]} {name[x]}?" for x in WORDS}
-        passages = {x: Passage(f"place/{i}", f"{name[x]} {WORDS[x][1]} {i * 7 % 1000}") for x in WORDS}
+        passages = {x: (Passage(f"place/{i}", f"{name[x]} {WORDS[x][1]} {i * 7 % 1000}"),) for x in WORDS}
         made.append(Group(str(i), str(i), queries, passages))
     return made
 
@@ -44,7 +44,8 @@ def make_reader(store: Store, folder: Path) -> TextReader:
         text
         for x in store.languages
         for half in "qp"
-        for text in store.take(0, np.arange(store.partitions[0].rows), f"{half}_{x}")
+        for value in store.take(0, np.arange(store.partitions[0].rows), f"{half}_{x}")
+        for text in ([value] if half == "q" else value)
     ]
     create_encoder("tiny", texts, folder, vocabulary=600, max_tokens=32, seed=0)
     return TextReader.of(load_encoder(str(folder), max_tokens=32))

@@ -20,7 +20,10 @@ if TYPE_CHECKING:  # so that a step runs where neither Ray nor Arrow is installe
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One global batch: B rows, L the languages that passages of this batch are in. Column entry i is of row i."""
+    """One global batch: B rows, L the languages that passages of this batch are in, N hard negatives of all rows.
+
+    Column entry i is of row i, or of negative i; the negatives lie in the order of their rows.
+    """
 
     step: int
     kind: Kind
@@ -28,11 +31,13 @@ class Batch:
     query_tokens: Tokens
     passage_tokens: Tokens
     negative_tokens: Tokens | None
-    passage_ids_BL: np.ndarray  # int64 hash of each group's passage id in each of the L languages; -1 = it has none
+    passage_ids_BLS: np.ndarray  # int64 hashes of each group's up to S passage ids in each of the L languages, and -1
+    # behind them; in the language of the row's passage, that one comes first
     passage_language_B: np.ndarray  # index into L of each row's passage
     query_ids_BM: np.ndarray  # likewise of its question, in each of the M languages that queries are in
     query_language_B: np.ndarray  # index into M of each row's query
-    negative_ids_B: np.ndarray | None
+    negative_ids_N: np.ndarray | None
+    negative_row_N: np.ndarray | None  # which row each negative is of; every row has one or more
 
     @property
     def size(self) -> int:
@@ -50,6 +55,12 @@ class Batch:
         sizes = slice_sizes(self.size, workers)
         start = sum(sizes[:rank])
         return slice(start, start + sizes[rank])
+
+    def negative_sizes(self, workers: int) -> list[int]:
+        """Hard negatives of each rank's rows: contiguous, in rank order."""
+        assert self.negative_row_N is not None
+        ends = np.cumsum(slice_sizes(self.size, workers))
+        return np.diff(np.searchsorted(self.negative_row_N, ends), prepend=0).tolist()
 
 
 def slice_sizes(size: int, workers: int) -> list[int]:

@@ -1,6 +1,8 @@
 """The plan's rows, read and tokenised. In: a plan, its store, an encoder's reader. Out: the `Batch` of any step.
 
-The same on every machine: nothing depends on which steps were built before.
+Of a group with several passages one is drawn, and of several hard negatives as many as are asked for, each with the
+same chance. The same on every machine: a draw depends on the seed, the step and the row's place in the batch, and
+nothing depends on which steps were built before.
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +29,8 @@ class BatchBuilder:
     store: Store
     plan: Plan
     reader: TextReader
-    negatives: bool
+    negatives: int
+    """Most hard negatives of a row; 0 = none are read."""
     positives: str
     code_switch: float
     lexicon: Lexicon | None
@@ -33,55 +38,99 @@ class BatchBuilder:
     def build(self, step: int) -> Batch:
         plan = self.plan.batch(step)
         query_languages, passage_languages = zip(*plan.pairs, strict=True)
-        passages = self._tokens(plan, "p", passage_languages)
+        answered = sorted(set(passage_languages))
+        language_B = np.asarray([answered.index(x) for x in passage_languages], dtype=np.int64)
+        texts, ids_BLS = self._positives(plan, passage_languages, answered, language_B)
+        passages = self._tokens(plan, "p", texts, passage_languages)
         # The same text twice, prefix and all: only dropout may tell the two apart (SimCSE).
-        queries = passages if self.positives == "same_text" else self._tokens(plan, "q", query_languages)
-        asked, answered = sorted(set(query_languages)), sorted(set(passage_languages))
+        if self.positives == "same_text":
+            queries = passages
+        else:
+            queries = self._tokens(plan, "q", self._of_rows(plan, "q", query_languages), query_languages)
+        negatives, negative_ids_N, negative_row_N = self._negatives(plan, passage_languages)
+        asked = sorted(set(query_languages))
         return Batch(
             step=step,
             kind=plan.kind,
             pairs=plan.pairs,
             query_tokens=queries,
             passage_tokens=passages,
-            negative_tokens=self._tokens(plan, "n", passage_languages) if self.negatives else None,
-            passage_ids_BL=self._ids(plan, "p_id", answered),
-            passage_language_B=np.asarray([answered.index(x) for x in passage_languages], dtype=np.int64),
-            query_ids_BM=self._ids(plan, "q", asked),
+            negative_tokens=negatives,
+            passage_ids_BLS=ids_BLS,
+            passage_language_B=language_B,
+            query_ids_BM=self._ids(plan, "q", asked)[:, :, 0],
             query_language_B=np.asarray([asked.index(x) for x in query_languages], dtype=np.int64),
-            negative_ids_B=_keys(self._texts(plan, "n_id", passage_languages)) if self.negatives else None,
+            negative_ids_N=negative_ids_N,
+            negative_row_N=negative_row_N,
         )
 
-    def _tokens(self, plan: BatchPlan, half: str, languages: Sequence[str]) -> Tokens:
-        """Column `half` (q, p or n) as tokens; words of queries and passages swapped by the lexicon (arXiv
-        2305.05295).
-        """
-        texts = self._texts(plan, half, languages)
-        if self.lexicon is not None and half != "n":
+    def _positives(
+        self, plan: BatchPlan, languages: Sequence[str], answered: Sequence[str], language_B: np.ndarray
+    ) -> tuple[list[str], np.ndarray]:
+        """The passage of each row, drawn from those of its group in its language, and `passage_ids_BLS`."""
+        of_rows = self._of_rows(plan, "p", languages)
+        drawn_B = (self._random(plan, "p") * [len(texts) for texts in of_rows]).astype(np.int64)
+        ids_BLS = self._ids(plan, "p_id", answered)
+        rows = np.arange(len(of_rows))
+        ids_BLS[rows, language_B, 0], ids_BLS[rows, language_B, drawn_B] = (
+            ids_BLS[rows, language_B, drawn_B],
+            ids_BLS[rows, language_B, 0],
+        )
+        return [texts[drawn] for texts, drawn in zip(of_rows, drawn_B.tolist(), strict=True)], ids_BLS
+
+    def _negatives(
+        self, plan: BatchPlan, languages: Sequence[str]
+    ) -> tuple[Tokens | None, np.ndarray | None, np.ndarray | None]:
+        """Tokens, ids and rows of the hard negatives. A row whose group has fewer than are asked for gives all it has,
+        once each."""
+        if not self.negatives:
+            return None, None, None
+        of_rows, ids_of_rows = (self._of_rows(plan, half, languages) for half in ("n", "n_id"))
+        order = self._random(plan, "n", max(map(len, of_rows)))
+        texts, ids, rows = [], [], []
+        for row, there in enumerate(of_rows):
+            drawn = np.sort(np.argsort(order[row, : len(there)])[: self.negatives]).tolist()
+            texts += [there[i] for i in drawn]
+            ids += [ids_of_rows[row][i] for i in drawn]
+            rows += [row] * len(drawn)
+        return self.reader.read(texts, "document"), _keys(ids), np.asarray(rows, dtype=np.int64)
+
+    def _random(self, plan: BatchPlan, half: str, *each: int) -> np.ndarray:
+        """Numbers from 0 to 1 for the rows of a step, which the batches of all workers share."""
+        return np.random.default_rng([self.plan.seed, plan.step, 2 + "pn".index(half)]).random((len(plan.row_B), *each))
+
+    def _tokens(self, plan: BatchPlan, half: str, texts: list[str], languages: Sequence[str]) -> Tokens:
+        """Texts of column `half` (q or p) as tokens; words swapped by the lexicon (arXiv 2305.05295)."""
+        if self.lexicon is not None:
             for row, language in enumerate(languages):
                 others = [x for x in self.store.languages if x != language]
                 random = np.random.default_rng([self.plan.seed, plan.step, "qp".index(half), row])
                 texts[row] = code_switch(texts[row], self.lexicon, language, others, self.code_switch, random)
         return self.reader.read(texts, "query" if half == "q" else "document")
 
-    def _texts(self, plan: BatchPlan, half: str, languages: Sequence[str]) -> list[str]:
+    def _of_rows(self, plan: BatchPlan, half: str, languages: Sequence[str]) -> list[Any]:
         """Column `half` of every row in that row's language."""
         return self._read(plan, np.arange(len(languages)), [f"{half}_{language}" for language in languages])
 
     def _ids(self, plan: BatchPlan, half: str, languages: Sequence[str]) -> np.ndarray:
-        """Hashes of column `half` of each row in each of these languages, -1 where its group has none. A question has
-        no other id than its text."""
+        """(B, languages, most of one group): hashes of column `half` of each row in each of these languages, -1 where
+        its group has none or no more. A question has no other id than its text."""
         has_BL = np.array([[x in self.plan.partitions[p].languages for x in languages] for p in plan.partition_B])
-        ids_BL = np.full(has_BL.shape, -1, dtype=np.int64)
         rows, columns = np.nonzero(has_BL)
-        ids_BL[has_BL] = _keys(self._read(plan, rows, [f"{half}_{languages[x]}" for x in columns.tolist()]))
-        return ids_BL
+        read = self._read(plan, rows, [f"{half}_{languages[x]}" for x in columns.tolist()])
+        ids = [value if isinstance(value, list) else [value] for value in read]
+        lengths = np.array(list(map(len, ids)))
+        ids_BLS = np.full((*has_BL.shape, lengths.max()), -1, dtype=np.int64)
+        there = np.arange(lengths.max()) < lengths[:, None]
+        ids_BLS[rows.repeat(lengths), columns.repeat(lengths), np.nonzero(there)[1]] = _keys([*chain(*ids)])
+        return ids_BLS
 
-    def _read(self, plan: BatchPlan, rows: np.ndarray, columns: Sequence[str]) -> list[str]:
+    def _read(self, plan: BatchPlan, rows: np.ndarray, columns: Sequence[str]) -> list[Any]:
         """Of each of `rows` of the batch, the column of the store that `columns` names beside it."""
         together: dict[tuple[int, str], list[int]] = {}
         for i, place in enumerate(zip(plan.partition_B[rows].tolist(), columns, strict=True)):
             together.setdefault(place, []).append(i)
-        values: list[str] = [""] * len(rows)
+        values: list[Any] = [None] * len(rows)
         for (partition, column), where in together.items():
             taken = self.store.take(self._stored[partition], plan.row_B[rows[where]], column)
             for i, value in zip(where, taken, strict=True):

@@ -14,7 +14,7 @@ MOST_EPOCHS_APART = 2.0
 
 def plan_for(store: Store, experiment: Experiment) -> Plan:
     """The plan of an experiment over a store. Raises InputError for what the store cannot serve."""
-    partitions = store.partitions
+    partitions, wanted = store.partitions, experiment.batch.hard_negatives
     if experiment.loss.negatives != "in_batch":
         partitions = tuple(p for p in partitions if p.negatives)
         if not partitions:
@@ -22,6 +22,16 @@ def plan_for(store: Store, experiment: Experiment) -> Plan:
                 f"loss.negatives={experiment.loss.negatives} needs groups with hard negatives, and {store.path} has "
                 "none; find some with hybrid-ir mine, use loss.negatives=in_batch, or prepare a source with negatives"
             )
+        most = max(partition.most_negatives for partition in partitions)
+        if wanted > most:
+            raise InputError(
+                f"batch.hard_negatives={wanted}, but no group of {store.path} has more than {most} in a language; "
+                f"set batch.hard_negatives={most}, or find more with hybrid-ir mine --negatives"
+            )
+    elif wanted > 1:
+        raise InputError(
+            f"batch.hard_negatives={wanted} needs a loss that has them; set loss.negatives=in_batch_and_hard or triplet"
+        )
     plan = make_plan(
         partitions,
         weights=experiment.batch.weights,
@@ -57,7 +67,7 @@ def builder_for(experiment: Experiment, store: Store, plan: Plan, reader: TextRe
         store,
         plan,
         reader,
-        negatives=experiment.loss.negatives != "in_batch",
+        negatives=experiment.batch.hard_negatives if experiment.loss.negatives != "in_batch" else 0,
         positives=experiment.batch.positives,
         code_switch=experiment.batch.code_switch,
         lexicon=lexicon_for(experiment, store, plan),

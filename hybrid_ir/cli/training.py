@@ -43,19 +43,22 @@ def mine(
     ranks: Annotated[
         str, typer.Option(help="Ranks to take it from, FIRST-LAST, not counting known answers; 11-100 skips ten.")
     ] = "1-100",
+    negatives: Annotated[
+        int, typer.Option(help="Most negatives of a group in a language; batch.hard_negatives trains on several.")
+    ] = 1,
     replace: Annotated[bool, typer.Option("--replace", help="Also for groups that have negatives.")] = False,
     config: Config = None,
     overrides: Overrides = None,
     verbose: Verbose = False,
 ) -> None:
-    """Find a hard negative for each question of a store, and write a store that has them. The old one stays."""
+    """Find hard negatives for the questions of a store, and write a store that has them. The old one stays."""
     from hybrid_ir.config import load_experiment
     from hybrid_ir.data import open_store, refuse_existing
     from hybrid_ir.mining import Rules, parse_ranks
 
     experiment = load_experiment(config, overrides or ())
     first, last = parse_ranks(ranks)
-    rules = Rules(languages, below, margin, first, last)
+    rules = Rules(languages, below, margin, first, last, negatives)
     refuse_existing(out)
     store = open_store(experiment.store)
     from hybrid_ir.cli.progress import adding, counter

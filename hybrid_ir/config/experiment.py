@@ -75,6 +75,8 @@ class Batch(Section):
     """Languages and pairs weigh groups ** (1 / temperature); 1 = by size; null = uniform."""
     positives: Literal["answer", "same_text"] = setting("answer", on_resume="keep")
     """answer: a query's positive is its passage; same_text: the passage itself, told apart by dropout (SimCSE)."""
+    hard_negatives: int = setting(1, on_resume="keep", ge=1)
+    """Hard negatives of a row, where `loss.negatives` has them: drawn from its group's, and all if it has fewer."""
     code_switch: float = setting(0.0, on_resume="keep", ge=0, le=1)
     """Share of a text's lexicon words that are swapped for translations into other languages of the store; 0 = none."""
     lexicon: str = setting("cldr", on_resume="keep")
@@ -105,7 +107,7 @@ class Loss(Section):
     symmetric: bool = setting(False, on_resume="keep")
     """Also rank the batch's queries for each passage, and average the two directions; false = do not."""
     negatives: Literal["in_batch", "in_batch_and_hard", "triplet"] = setting("in_batch", on_resume="keep")
-    """in_batch: other rows' positives; in_batch_and_hard: and every row's hard negative; triplet: hard negatives
+    """in_batch: other rows' positives; in_batch_and_hard: and every row's hard negatives; triplet: hard negatives
     only (Eq. 1 as printed). The last two need a store whose groups have `negatives`."""
     cached: bool = setting(False, on_resume="free")
     """Gradient cache: memory of one micro-batch whatever the batch, for a second forward pass; false = none."""
@@ -174,8 +176,7 @@ class Train(Section):
     early_stopping_measure: Literal["AP_mono", "AP_cross", "AP_multi", "AP_mean"] = setting("AP_mean", on_resume="keep")
     """What chooses the checkpoint that is kept. AP_mean is the mean of the three."""
     checkpoint_every: int | None = setting(None, on_resume="free", ge=1)
-    """Save a resumable checkpoint every so many steps, too; null = by the clock, at validations, on Ctrl-C and at the
-    end."""
+    """Also save a resumable checkpoint every so many steps; null = by clock, at validations, on Ctrl-C, at the end."""
     checkpoint_minutes: float | None = setting(5.0, on_resume="free", gt=0)
     """Save a resumable checkpoint when the last one is this old, whatever a step takes; null = never for its age."""
     checkpoints_kept: int = setting(2, on_resume="free", ge=1)

@@ -18,6 +18,7 @@ from .lexicon import (
     read_lexicon as read_lexicon,
 )
 from .manifest import (
+    FORMAT as FORMAT,
     files_root as files_root,
     is_store as is_store,
 )
@@ -41,5 +42,5 @@ from .store import (
     PartitionWriter as PartitionWriter,
     Store as Store,
     open_store as open_store,
-    write_collection as write_collection,
 )
+from .tables.collections import write_collection as write_collection

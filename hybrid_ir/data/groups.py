@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from hybrid_ir.types import OUTER_SPACE, Group, Passage, Query, Records, Rejected
 
@@ -19,42 +19,52 @@ def checked_group(
     group_id: str,
     document: str,
     queries: Mapping[str, str],
-    passages: Mapping[str, Passage],
-    negatives: Mapping[str, Passage] | None = None,
+    passages: Mapping[str, Sequence[Passage]],
+    negatives: Mapping[str, Sequence[Passage]] | None = None,
     forms: Mapping[str, str] | None = None,
 ) -> Records:
-    """The group of the languages whose query and passage are both good, and a `Rejected` for each of the others."""
-    good: list[str] = []
+    """The group of the languages that have a good query and a good passage, and a `Rejected` for each of the others,
+    for each further passage and for each negative that cannot be used."""
+    good: dict[str, tuple[Passage, ...]] = {}
     flaws: list[tuple[str, str]] = []
+    left_out: list[tuple[str, str, Passage | None]] = []
     for code in sorted({*queries, *passages}):
-        flaw = _pair_flaw(queries.get(code), passages.get(code))
+        kept, bad = _usable("passage", passages.get(code, ()))
+        flaw = _flaw("query", queries.get(code)) or ("" if kept else bad[0][0] if bad else _no_passage(code, passages))
         if flaw:
             flaws.append((code, flaw))
         else:
-            good.append(code)
+            good[code] = kept
+            left_out += [(code, f"passage left out: {flaw}", passage) for flaw, passage in bad]
     unnamed = _flaw("group_id", group_id) or _flaw("document", document)
     if unnamed or not (queries or passages):
         yield Rejected(where, unnamed or "no query and no passage", shorten(queries or group_id))
         return
     for code, flaw in flaws:
-        passage = passages.get(code)
-        shown = {"language": code, "query": queries.get(code), "passage": passage and passage.text}
+        texts = [passage.text for passage in passages.get(code, ())]
+        shown = {"group_id": group_id, "language": code, "query": queries.get(code), "passages": texts}
         yield Rejected(where, f"one language left out: {flaw}" if good else flaw, shorten(shown))
     if not good:
         return
-    kept = {}
-    for code, negative in sorted((negatives or {}).items()):
-        flaw = _flaw("negative", negative.text) if code in good else "its language has no good pair"
-        if flaw or _flaw("doc_id", negative.doc_id):
-            yield Rejected(where, f"negative left out: {flaw or 'bad doc_id'}", shorten({code: negative.text}))
-        else:
-            kept[code] = negative._replace(text=negative.text.strip(OUTER_SPACE))
+    wrong: dict[str, tuple[Passage, ...]] = {}
+    answers = {passage.doc_id for kept in good.values() for passage in kept}
+    for code, found in sorted((negatives or {}).items()):
+        if not found or code not in good:
+            flaw = "its language has no good pair" if found else "its list is empty; leave out what has no negative"
+            left_out += [(code, f"negative left out: {flaw}", passage) for passage in found or (None,)]
+            continue
+        kept, bad = _usable("negative", found, answers, {passage.text for passage in good[code]})
+        left_out += [(code, f"negative left out: {flaw}", passage) for flaw, passage in bad]
+        if kept:
+            wrong[code] = kept
+    for code, reason, passage in left_out:
+        yield Rejected(where, reason, shorten({"group_id": group_id, code: passage.text if passage else []}))
     yield Group(
         group_id,
         document,
         {code: queries[code].strip(OUTER_SPACE) for code in good},
-        {code: passages[code]._replace(text=passages[code].text.strip(OUTER_SPACE)) for code in good},
-        kept,
+        good,
+        wrong,
         {code: tag for code, tag in (forms or {}).items() if code in good},
     )
 
@@ -124,7 +134,25 @@ def _flaw(what: str, text: str | None) -> str:
     return ""
 
 
-def _pair_flaw(query: str | None, passage: Passage | None) -> str:
-    if passage is None or query is None:
-        return _flaw("query", query) or "no passage"
-    return _flaw("query", query) or _flaw("passage", passage.text) or _flaw("doc_id", passage.doc_id)
+def _usable(
+    what: str, passages: Iterable[Passage], answers: Container[str] = (), answer_texts: Container[str] = ()
+) -> tuple[tuple[Passage, ...], list[tuple[str, Passage]]]:
+    """Those that can be used, and of each other one why not: it also must not have one of these ids or texts."""
+    kept: dict[str, Passage] = {}
+    left_out = []
+    for passage in passages:
+        flaw = _flaw(what, passage.text) or _flaw("doc_id", passage.doc_id)
+        text = passage.text.strip(OUTER_SPACE)
+        if not flaw and (passage.doc_id in answers or text in answer_texts):
+            flaw = "it is a passage of its group too; take it out of one of the two"
+        if not flaw and passage.doc_id in kept:
+            flaw = "its doc_id stands twice in one list; give each passage once"
+        if flaw:
+            left_out.append((flaw, passage))
+        else:
+            kept[passage.doc_id] = passage._replace(text=text)
+    return tuple(kept.values()), left_out
+
+
+def _no_passage(code: str, passages: Mapping[str, Sequence[Passage]]) -> str:
+    return "no passage: its list is empty" if code in passages else "no passage"

@@ -47,5 +47,6 @@ def _candidates(
 
 
 def _passages(source: str, group: Group, group_ids: tuple[str, ...]) -> Iterator[Candidate]:
-    for language, passage in group.passages.items():
-        yield Candidate(f"{source}:{passage.doc_id}", group_ids, language, passage.text, group.document)
+    for language, passages in group.passages.items():
+        for passage in passages:
+            yield Candidate(f"{source}:{passage.doc_id}", group_ids, language, passage.text, group.document)

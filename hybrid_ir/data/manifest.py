@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hybrid_ir.storage import lies_inside, open_filesystem
 from hybrid_ir.types import InputError, one_line
 
-FORMAT = 1
+FORMAT = 2
+"""What is written. Since format 2 a group has a list of passages and of negatives in each language."""
+READ_FORMATS = (1, FORMAT)
 OTHER = "take a store from whom you trust, or prepare it yourself"
 
 
@@ -29,6 +31,7 @@ class _PartitionEntry(BaseModel):
     languages: list[str]
     rows: int
     negatives: bool
+    most_negatives: int = 1
     files: list[_File]
 
 
@@ -70,9 +73,9 @@ def read_manifest(path: str) -> dict[str, Any]:
         raise InputError(
             f"{path} is not a store: its manifest.json lists no partitions; choose a folder that prepare wrote"
         )
-    if manifest.get("format") != FORMAT:
-        found = manifest.get("format")
-        raise InputError(f"{path} is a store of format {found}, this version reads {FORMAT}; prepare it again")
+    if manifest.get("format") not in READ_FORMATS:
+        found, known = manifest.get("format"), " and ".join(map(str, READ_FORMATS))
+        raise InputError(f"{path} is a store of format {found}, this version reads {known}; prepare it again")
     try:
         parsed = _Manifest.model_validate(manifest)
     except ValidationError as error:

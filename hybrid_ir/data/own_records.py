@@ -53,8 +53,9 @@ class DocumentLinks:
         """Documents of other scopes are never linked."""
         at = self._documents.setdefault(group.document, len(self._documents))
         texts = {f"query {code} {text}" for code, text in group.queries.items()}
-        texts |= {f"passage {code} {passage.text}" for code, passage in group.passages.items()}
-        texts |= {f"doc_id {passage.doc_id}" for passage in group.passages.values()}
+        positives = [(code, passage) for code, of_code in group.passages.items() for passage in of_code]
+        texts |= {f"passage {code} {passage.text}" for code, passage in positives}
+        texts |= {f"doc_id {passage.doc_id}" for _, passage in positives}
         self._keys.extend(key64(f"{scope} {text}") for text in texts)
         self._at.extend([at] * len(texts))
 

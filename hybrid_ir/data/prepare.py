@@ -26,7 +26,8 @@ from hybrid_ir.data.manifest import FORMAT
 from hybrid_ir.data.shuffle import Scattered, scatter, shuffled
 from hybrid_ir.data.splits import Signature, Split, assign_splits, partition_signatures, signature_of
 from hybrid_ir.data.staging import staged
-from hybrid_ir.data.store import PartitionWriter, write_collection
+from hybrid_ir.data.store import PartitionWriter
+from hybrid_ir.data.tables.collections import write_collection
 from hybrid_ir.storage import open_filesystem
 from hybrid_ir.types import Group, InputError
 

@@ -1,7 +1,8 @@
 """The store: parallel groups as wide Parquet rows, partitioned by their languages, plus the held-out collections.
 
     STORE/manifest.json                   what is in it, from what, content hash; written last
-    STORE/train/p000/part-00000.parquet   group_id, document, and per language q_xx, p_xx, p_id_xx (n_xx, n_id_xx)
+    STORE/train/p000/part-00000.parquet   group_id, document, and per language q_xx, p_xx, p_id_xx (n_xx, n_id_xx);
+                                          those of passages and negatives hold lists, in format 1 a text each
     STORE/eval/{validation,test}/         queries.parquet, candidates.parquet
     STORE/splits.parquet                  document -> split
     STORE/rejected/SOURCE.jsonl           every record that was left out, and why
@@ -15,8 +16,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,10 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from hybrid_ir.data.manifest import files_root, read_manifest
-from hybrid_ir.storage import is_uri, lies_inside, open_filesystem
-from hybrid_ir.types import Candidate, Collection, Group, InputError, Query, one_line
+from hybrid_ir.data.tables.collections import read_collection
+from hybrid_ir.data.tables.columns import DAMAGE, TEXTS, check_column, holds_lists, values_of
+from hybrid_ir.storage import is_uri, open_filesystem
+from hybrid_ir.types import Collection, Group, InputError, one_line
 
 ROWS_PER_BLOCK = 1024
 """Rows of a Parquet row group. A permutation deals a block's rows together, so that reads stay nearly sequential.
@@ -36,8 +40,6 @@ BLOCKS_PER_FILE = 64
 CACHE_BYTES = 64 << 20
 OPEN_FILES = 8
 """Files a reader keeps open: the footer of one is about a megabyte, and a large store has thousands."""
-# What pyarrow raises for a file whose bytes have changed: ValueError is a name in its footer that is not UTF-8.
-_DAMAGE = (OSError, ValueError, KeyError, IndexError, pa.ArrowException)
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Partition:
     rows: int
     negatives: bool = False
     """Whether every group has a hard negative in every language."""
+    most_negatives: int = 1
+    """Hard negatives of the group that has most of them in one language."""
     files: tuple[Mapping[str, Any], ...] = ()
     """{"path": relative path, "rows": count, "bytes": size}, in row order."""
 
@@ -61,7 +65,14 @@ class Store:
         self.manifest = manifest
         self._root = files_root(path, manifest)
         self.partitions = tuple(
-            Partition(p["name"], tuple(p["languages"]), p["rows"], p["negatives"], tuple(p["files"]))
+            Partition(
+                p["name"],
+                tuple(p["languages"]),
+                p["rows"],
+                p["negatives"],
+                p.get("most_negatives", 1),
+                tuple(p["files"]),
+            )
             for p in manifest["partitions"]
         )
         self._files: OrderedDict[tuple[int, int], pq.ParquetFile] = OrderedDict()
@@ -80,14 +91,17 @@ class Store:
         return tuple(sorted({language for p in self.partitions for language in p.languages}))
 
     def take(self, partition: int, rows: np.ndarray, column: str) -> list[Any]:
-        """Values of one column at `rows` of a partition, in that order. Reads only the row groups they are in."""
+        """Values of one column at `rows` of a partition, in that order: a text each, or of p, p_id, n and n_id a list
+        of texts. Reads only the row groups they are in."""
         values: list[Any] = [None] * len(rows)
         blocks = rows // ROWS_PER_BLOCK
         for block in np.unique(blocks):
             where = np.flatnonzero(blocks == block)
             array = self._block(partition, int(block), column)
-            for i, value in zip(where, array.take(pa.array(rows[where] % ROWS_PER_BLOCK)).to_pylist(), strict=True):
+            for i, value in zip(where, values_of(array.take(pa.array(rows[where] % ROWS_PER_BLOCK))), strict=True):
                 values[i] = value
+        if holds_lists(column) and values and isinstance(values[0], str):
+            return [[value] for value in values]  # a store of format 1
         return values
 
     def texts(self) -> Iterator[str]:
@@ -96,7 +110,8 @@ class Store:
             halves = ("q", "p", "n") if partition.negatives else ("q", "p")
             for column in (f"{half}_{language}" for half in halves for language in partition.languages):
                 for start in range(0, partition.rows, ROWS_PER_BLOCK):
-                    yield from self.take(number, np.arange(start, min(start + ROWS_PER_BLOCK, partition.rows)), column)
+                    values = self.take(number, np.arange(start, min(start + ROWS_PER_BLOCK, partition.rows)), column)
+                    yield from chain.from_iterable(values) if holds_lists(column) else values
         for split in (name for name, folder in self.manifest["eval"].items() if folder):
             held_out = self.collection(split)
             yield from (each.text for each in (*held_out.queries, *held_out.candidates))
@@ -124,9 +139,8 @@ class Store:
             array = opened.read_row_group(group, columns=[column])[column].combine_chunks()
             # Pages have checksums, the footer has none: what it says must be what was written.
             rows = min(entry["rows"] - group * ROWS_PER_BLOCK, ROWS_PER_BLOCK)
-            if array.type != pa.string() or array.null_count or len(array) != rows:
-                raise ValueError(f"{column} has {len(array)} values of {array.type}, not {rows} texts")
-        except _DAMAGE as error:
+            check_column(array, column, rows)
+        except DAMAGE as error:
             raise InputError(f"{path} cannot be read ({one_line(error)}); prepare the store again") from error
         self._cache[key] = array
         self._cached_bytes += array.nbytes
@@ -183,7 +197,10 @@ class PartitionWriter:
         self._writer: pq.ParquetWriter | None = None
         halves = ("q", "p", "p_id", "n", "n_id") if negatives else ("q", "p", "p_id")
         self._columns = [f"{half}_{language}" for language in self.languages for half in halves]
-        self._schema = pa.schema([(c, pa.string()) for c in ["group_id", "document", *self._columns]])
+        self._most_negatives = 1
+        self._schema = pa.schema(
+            [(c, TEXTS if holds_lists(c) else pa.string()) for c in ["group_id", "document", *self._columns]]
+        )
 
     def add(self, group: Group) -> None:
         self._buffer.append(group)
@@ -200,24 +217,29 @@ class PartitionWriter:
             "languages": list(self.languages),
             "rows": self.rows,
             "negatives": self.negatives,
+            "most_negatives": self._most_negatives,
             "files": self._files,
             "content_hash": self.hash.hexdigest(),
         }
 
     def _flush(self) -> None:
-        columns: dict[str, list[str]] = {name: [] for name in self._schema.names}
+        columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
         for group in self._buffer:
             columns["group_id"].append(group.group_id)
             columns["document"].append(group.document)
             for language in self.languages:
                 columns[f"q_{language}"].append(group.queries[language])
-                columns[f"p_{language}"].append(group.passages[language].text)
-                columns[f"p_id_{language}"].append(group.passages[language].doc_id)
+                columns[f"p_{language}"].append([passage.text for passage in group.passages[language]])
+                columns[f"p_id_{language}"].append([passage.doc_id for passage in group.passages[language]])
                 if self.negatives:
-                    columns[f"n_{language}"].append(group.negatives[language].text)
-                    columns[f"n_id_{language}"].append(group.negatives[language].doc_id)
-        for values in columns.values():
-            self.hash.update("\x1f".join(values).encode("utf-8", "surrogatepass"))
+                    negatives = group.negatives[language]
+                    columns[f"n_{language}"].append([passage.text for passage in negatives])
+                    columns[f"n_id_{language}"].append([passage.doc_id for passage in negatives])
+                    self._most_negatives = max(self._most_negatives, len(negatives))
+        for name, values in columns.items():
+            # Lists of one text give the hash that format 1 gave.
+            texts = map("\x1e".join, values) if holds_lists(name) else values
+            self.hash.update("\x1f".join(texts).encode("utf-8", "surrogatepass"))
         if self._writer is None:
             path = f"train/{self.name}/part-{len(self._files):05d}.parquet"
             self._filesystem.create_dir(f"{self._inner}/train/{self.name}", recursive=True)
@@ -241,43 +263,3 @@ class PartitionWriter:
             self._writer.close()
             self._writer = None
             self._files[-1]["bytes"] = self._filesystem.get_file_info(f"{self._inner}/{self._files[-1]['path']}").size
-
-
-def write_collection(folder: str, queries: Iterable[Query], candidates: Iterable[Candidate]) -> None:
-    """Queries and candidates as two Parquet files with the fields of `Query` and `Candidate` as columns."""
-    filesystem, inner = open_filesystem(folder)
-    filesystem.create_dir(inner, recursive=True)
-    for name, rows, fields in (("queries", queries, Query._fields), ("candidates", candidates, Candidate._fields)):
-        table = pa.Table.from_pylist([row._asdict() for row in rows], schema=_collection_schema(fields))
-        path = f"{inner}/{name}.parquet"
-        pq.write_table(table, path, filesystem=filesystem, compression="zstd", write_page_checksum=True)
-
-
-def read_collection(folder: str, name: str) -> Collection:
-    """What `write_collection` wrote. Raises InputError if it is missing or unreadable."""
-    filesystem, inner = open_filesystem(folder)
-    tables = []
-    for part, fields in (("queries", Query._fields), ("candidates", Candidate._fields)):
-        if not lies_inside(folder, f"{part}.parquet"):
-            raise InputError(f"{folder}/{part}.parquet is a link out of the store; put the file itself there")
-        try:
-            with filesystem.open_input_file(f"{inner}/{part}.parquet") as file:
-                table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=list(fields))
-            if table.schema != _collection_schema(fields):
-                raise ValueError(f"its columns are {', '.join(table.schema.names)}")
-            tables.append(table.to_pylist())
-        except FileNotFoundError:
-            raise InputError(f"{folder}/{part}.parquet is missing; prepare the store again") from None
-        except _DAMAGE as error:
-            raise InputError(
-                f"{folder}/{part}.parquet cannot be read ({one_line(error)}); prepare the store again"
-            ) from error
-    return Collection(
-        name,
-        [Query(**row) for row in tables[0]],
-        [Candidate(**{**row, "group_ids": tuple(row["group_ids"])}) for row in tables[1]],
-    )
-
-
-def _collection_schema(fields: Sequence[str]) -> pa.Schema:
-    return pa.schema([(f, pa.list_(pa.string()) if f == "group_ids" else pa.string()) for f in fields])

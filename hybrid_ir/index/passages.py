@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,8 +112,8 @@ def _store_passages(path: str) -> Iterator[IndexedPassage]:
         for start in range(0, partition.rows, ROWS_PER_BATCH):
             rows = np.arange(start, min(start + ROWS_PER_BATCH, partition.rows))
             for language in partition.languages:
-                ids = store.take(number, rows, f"p_id_{language}")
-                for doc_id, text in zip(ids, store.take(number, rows, f"p_{language}"), strict=True):
+                ids, texts = (store.take(number, rows, f"{half}_{language}") for half in ("p_id", "p"))
+                for doc_id, text in zip(chain.from_iterable(ids), chain.from_iterable(texts), strict=True):
                     yield from new(doc_id, text, language)
     for split, folder in sorted(store.manifest["eval"].items()):
         for candidate in store.collection(split).candidates if folder else ():

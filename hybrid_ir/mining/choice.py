@@ -1,7 +1,7 @@
-"""Which of the nearest passages becomes a group's negative, and why none does. In: vectors and rules. Out: one number.
+"""Which of the nearest passages become a group's negatives, and why none does. In: vectors and rules. Out: numbers.
 
-Shape legend: `G` groups, `A` languages that questions rank from, `K` passages that each question found, `N` = A x K
-places of candidates, `D` dimensions.
+Shape legend: `G` groups, `A` languages that questions rank from, `S` answers of a group, `K` passages that each
+question found, `N` = A x K places of candidates, `M` negatives that are asked for, `D` dimensions.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ _FAR = 1 << 40
 def choose(
     questions_GAD: np.ndarray,
     asked_GA: np.ndarray,
-    answers_GD: np.ndarray,
+    answers_GSD: np.ndarray,
     found_GAK: np.ndarray,
     passages_PD: np.ndarray,
     rules: Rules,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(G,) the passage that was chosen or -1, and (G,) the place of what happened in `OUTCOMES`.
+    """(G, M) the passages that were chosen, the best first, -1 where there are no more, and (G,) the place of what
+    happened in `OUTCOMES`.
 
     `found_GAK` are the passages that each question found, -1 where none; `asked_GA` says which questions there are. A
     passage may be chosen if its best rank over all questions is one of the rules', and if none of them scores it too
-    near the answer. Of those the one with the highest score is.
+    near an answer. Of those the ones with the highest scores are.
     """
     n_groups, n_asked, depth = found_GAK.shape
-    row_bytes = 8 * n_asked * depth * (passages_PD.shape[1] + n_asked)
+    row_bytes = 8 * (n_asked * depth * (passages_PD.shape[1] + n_asked) + answers_GSD[:1].size)
     step = max(1, _BYTES // row_bytes)
     parts = [
-        _choose(questions_GAD[i : i + step], asked_GA[i : i + step], answers_GD[i : i + step], found_GAK[i : i + step],
+        _choose(questions_GAD[i : i + step], asked_GA[i : i + step], answers_GSD[i : i + step], found_GAK[i : i + step],
                 passages_PD, rules)
         for i in range(0, n_groups, step)
     ]  # fmt: skip
@@ -55,7 +56,7 @@ def choose(
 def _choose(
     questions_GAD: np.ndarray,
     asked_GA: np.ndarray,
-    answers_GD: np.ndarray,
+    answers_GSD: np.ndarray,
     found_GAK: np.ndarray,
     passages_PD: np.ndarray,
     rules: Rules,
@@ -68,7 +69,8 @@ def _choose(
     questions = questions_GAD.astype(np.float64)
     vectors_GND = passages_PD[np.maximum(candidates_GN, 0)].astype(np.float64)
     scores_GAN = (questions @ vectors_GND.transpose(0, 2, 1)).astype(np.float32).astype(np.float64)
-    answer_GA = np.einsum("gad,gd->ga", questions, answers_GD.astype(np.float64)).astype(np.float32).astype(np.float64)
+    answers_GDS = answers_GSD.astype(np.float64).transpose(0, 2, 1)
+    answer_GA = (questions @ answers_GDS).min(axis=2).astype(np.float32).astype(np.float64)
     considered_GAN = asked_GA[:, :, None] & there_GN[:, None, :]
 
     # All that a question ranks above what it found itself was found too, so ranks among these are those among all.
@@ -84,8 +86,9 @@ def _choose(
     margin_GN = (considered_GAN & (scores_GAN > answer_GA[:, :, None] - rules.margin)).any(axis=1)
     best_score_GN = np.where(considered_GAN, scores_GAN, -np.inf).max(axis=1)
     allowed_GN = at_ranks_GN & ~below_GN & ~margin_GN
-    place_G = np.where(allowed_GN, best_score_GN, -np.inf).argmax(axis=1)[:, None]
-    chosen_G = np.where(allowed_GN.any(axis=1), np.take_along_axis(candidates_GN, place_G, axis=1)[:, 0], -1)
+    ranked_GN = np.argsort(np.where(allowed_GN, -best_score_GN, np.inf), axis=1, kind="stable")
+    chosen_GN = np.take_along_axis(np.where(allowed_GN, candidates_GN, -1), ranked_GN, axis=1)
+    chosen_GM = np.pad(chosen_GN, ((0, 0), (0, rules.negatives)), constant_values=-1)[:, : rules.negatives]
 
     outcome_G = np.select(
         [
@@ -98,4 +101,4 @@ def _choose(
         [_NOT_ASKED, _TOO_FEW, _MINED, _BELOW, _MARGIN],
         _EITHER,
     )
-    return chosen_G, outcome_G
+    return chosen_GM, outcome_G

@@ -1,7 +1,7 @@
 """Mining from end to end: encode the training split, rank its passages for its questions, choose, write the new store.
 
-In: a store, an encoder, rules. Out: a store beside it whose groups have a hard negative in each of their languages,
-where one was found. The old store stays as it is, and the new one appears whole or not at all.
+In: a store, an encoder, rules. Out: a store beside it whose groups have hard negatives in each of their languages,
+where some were found. The old store stays as it is, and the new one appears whole or not at all.
 
 Memory, apart from the encoder: some 60 bytes a text, `WINDOW` texts with their vectors, and the scores of `BLOCK`
 questions with `CHUNK` passages. Vectors are in files beside the new store, 4 bytes a dimension of each text.
@@ -72,12 +72,12 @@ def mine_negatives(
         outcomes: dict[str, dict[str, int]] = {}
         done = 0
         for language in pool.languages:
-            negative_Q, outcome_Q = _mine_language(
+            negative_QM, outcome_Q = _mine_language(
                 pool, scratch, language, rules, np.array(kept), device, block, chunk,
                 lambda more, before=done: progress("groups ranked for", before + more),
             )  # fmt: skip
-            done += len(negative_Q)
-            chosen[language] = negative_Q
+            done += len(negative_QM)
+            chosen[language] = negative_QM
             counts = np.bincount(outcome_Q, minlength=len(OUTCOMES)).tolist()
             outcomes[language] = dict(zip(OUTCOMES, counts, strict=True))
         complete = _complete(pool, chosen, kept)
@@ -110,11 +110,12 @@ def _mine_language(
     chunk: int,
     progress: Callable[[int], None],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(Q,) the passage of this language that is each group's negative or -1, and (Q,) its place in `OUTCOMES`."""
+    """(Q, most negatives) the passages of this language that are each group's negatives, -1 behind them, and (Q,) the
+    place in `OUTCOMES` of what became of it."""
     part, passages_PD = pool.languages[language], scratch[language].passages_PD
     answers = pool.answers_to(language)
     partition_Q = np.searchsorted(pool.start, part.group_Q, side="right") - 1
-    negative_Q = np.full(len(part.group_Q), -1)
+    negative_QM = np.full((len(part.group_Q), rules.negatives), -1)
     outcome_Q = np.full(len(part.group_Q), list(OUTCOMES).index("kept"))
     wanted = np.flatnonzero(~kept[partition_Q])
     ranking = {"same": [language], "any": list(pool.languages)}.get(
@@ -137,11 +138,11 @@ def _mine_language(
             found_GAK[here, a] = nearest(
                 questions_GAD[here, a], passages_PD, answers_GP[here], found_GAK.shape[2], device=device, chunk=chunk
             )
-        negative_Q[places], outcome_Q[places] = choose(
-            questions_GAD, asked_GA, passages_PD[part.answer_Q[places]], found_GAK, passages_PD, rules
+        negative_QM[places], outcome_Q[places] = choose(
+            questions_GAD, asked_GA, passages_PD[part.answers_GS(places)], found_GAK, passages_PD, rules
         )
         progress(start + len(places))
-    return negative_Q, outcome_Q
+    return negative_QM, outcome_Q
 
 
 def _questions_of(pool: Pool, language: str, group_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -155,8 +156,8 @@ def _questions_of(pool: Pool, language: str, group_G: np.ndarray) -> tuple[np.nd
 def _complete(pool: Pool, chosen: Mapping[str, np.ndarray], kept: list[bool]) -> dict[str, int]:
     """How many groups have mined negatives in each of their languages, kept theirs, and have none."""
     lacking_G = np.zeros(pool.start[-1], bool)
-    for language, negative_Q in chosen.items():
-        lacking_G[pool.languages[language].group_Q[negative_Q < 0]] = True
+    for language, negative_QM in chosen.items():
+        lacking_G[pool.languages[language].group_Q[negative_QM[:, 0] < 0]] = True
     kept_G = np.repeat(kept, np.diff(pool.start))
     mined, stayed = int((~lacking_G & ~kept_G).sum()), int(kept_G.sum())
     return {"mined": mined, "kept": stayed, "without": len(lacking_G) - mined - stayed}
@@ -169,15 +170,15 @@ def _negatives(
     kept: bool,
     number: int,
     rows: np.ndarray,
-) -> Iterator[dict[str, Passage]]:
+) -> Iterator[dict[str, tuple[Passage, ...]]]:
     """The negatives of rows of a partition, by language."""
-    by_language: dict[str, list[Passage | None]] = {}
+    by_language: dict[str, list[tuple[Passage, ...]]] = {}
     for language in pool.store.partitions[number].languages:
         if kept:
-            by_language[language] = [*passages_of(pool.store, number, rows, language, "n")]
+            by_language[language] = passages_of(pool.store, number, rows, language, "n")
             continue
         _, places = _questions_of(pool, language, pool.start[number] + rows)
         passages = scratch[language].passages
-        by_language[language] = [None if n < 0 else passages[n] for n in chosen[language][places].tolist()]
+        by_language[language] = [tuple(passages[n] for n in row if n >= 0) for row in chosen[language][places].tolist()]
     for i in range(len(rows)):
-        yield {language: found for language, of in by_language.items() if (found := of[i]) is not None}
+        yield {language: found for language, of in by_language.items() if (found := of[i])}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from pyarrow import fs
 
 import hybrid_ir
 from hybrid_ir.data import (
+    FORMAT,
     ROWS_PER_BLOCK,
     PartitionWriter,
     Store,
@@ -28,7 +29,7 @@ from hybrid_ir.data import (
 from hybrid_ir.storage import lies_inside, open_filesystem
 from hybrid_ir.types import Group, InputError, Passage
 
-Negatives = Callable[[int, np.ndarray], Iterable[Mapping[str, Passage]]]
+Negatives = Callable[[int, np.ndarray], Iterable[Mapping[str, Sequence[Passage]]]]
 """Number of a partition, rows of it -> the negatives of each row's group by language."""
 
 
@@ -71,6 +72,7 @@ def write_with_negatives(
     digest = hashlib.blake2b("".join(p["content_hash"] for p in partitions).encode(), digest_size=16).hexdigest()
     manifest = {
         **store.manifest,
+        "format": FORMAT,
         "version": hybrid_ir.__version__,
         "content_hash": digest,
         "partitions": partitions,
@@ -102,10 +104,12 @@ def _groups(store: Store, number: int, negatives: Negatives) -> Iterator[Group]:
             )
 
 
-def passages_of(store: Store, number: int, rows: np.ndarray, language: str, half: str = "p") -> list[Passage]:
-    """The answers (half p) or the negatives (n) of rows of a partition, in a language."""
+def passages_of(
+    store: Store, number: int, rows: np.ndarray, language: str, half: str = "p"
+) -> list[tuple[Passage, ...]]:
+    """The answers (half p) or the negatives (n) of each of these rows of a partition, in a language."""
     columns = (store.take(number, rows, f"{column}_{language}") for column in (f"{half}_id", half))
-    return [Passage(doc_id, text) for doc_id, text in zip(*columns, strict=True)]
+    return [tuple(map(Passage, ids, texts)) for ids, texts in zip(*columns, strict=True)]
 
 
 def _take_over(old: str, root: str) -> None:

@@ -3,13 +3,15 @@
 In: a store. Out: numbers. A text stays in the store; what is kept of it are 64 bits, by which equal ones are found.
 
 Shape legend: `G` groups of the store in the order of its partitions and rows, `Q` those of them that have a language,
-`P` different passages of that language.
+`R` all passages of these, `P` different passages of that language.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array, csr_array
@@ -25,10 +27,21 @@ class LanguagePool:
 
     group_Q: np.ndarray
     """Numbers of the groups, ascending. Row i of the questions is that of group_Q[i]."""
-    answer_Q: np.ndarray
-    """Which passage is the answer of each."""
+    start_Q: np.ndarray
+    """Where the answers of each begin in answer_R, and R at the end: each has one or more."""
+    answer_R: np.ndarray
+    """Which passage each answer is."""
     first_P: np.ndarray
-    """Place in group_Q of the first group that has each passage, ascending: where its text is."""
+    """Place in answer_R where each passage comes first, ascending: where its text is."""
+
+    def answers_GS(self, places: np.ndarray) -> np.ndarray:
+        """(places, most answers of one) the answers of these places in group_Q; the last one again behind them."""
+        first, last = self.start_Q[places], self.start_Q[places + 1] - 1
+        return self.answer_R[np.minimum(first[:, None] + np.arange((last - first).max() + 1), last[:, None])]
+
+    def groups_of(self, answers: np.ndarray) -> np.ndarray:
+        """The groups that places in answer_R belong to."""
+        return self.group_Q[np.searchsorted(self.start_Q, answers, side="right") - 1]
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,8 @@ class Pool:
     asks_G: np.ndarray
     """Groups with one number here ask one question: they share it in some language, or a chain of groups does."""
     answers_G: np.ndarray
-    """Groups with one number here have one answer: a passage, by its doc_id or its text, in some language."""
+    """Groups with one number here share an answer, by its doc_id or its text, in some language, or a chain of groups
+    does."""
 
     def rows(self, groups: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(partition, its rows, where they stand in `groups`) of group numbers."""
@@ -51,9 +65,9 @@ class Pool:
             where = np.flatnonzero(partitions == partition)
             yield int(partition), groups[where] - self.start[partition], where
 
-    def texts(self, groups: np.ndarray, column: str) -> list[str]:
-        """Column (such as q_de) of groups, all of which have it."""
-        values = [""] * len(groups)
+    def texts(self, groups: np.ndarray, column: str) -> list[Any]:
+        """Column (such as q_de) of groups, all of which have it: of passages and negatives lists."""
+        values: list[Any] = [None] * len(groups)
         for partition, rows, where in self.rows(groups):
             for i, value in zip(where, self.store.take(partition, rows, column), strict=True):
                 values[i] = value
@@ -63,14 +77,14 @@ class Pool:
         """(questions by their number in asks_G, P) bool: the passages of a language that answer each question.
 
         They are the passages of every group that asks it, in any language, and the translations of these: what other
-        groups have as the same answer in this language. None of them is a wrong answer.
+        groups that have one of these answers have in this language. None of them is taken for a wrong answer.
         """
         pool = self.languages[language]
         has_answer = coo_array(
             (np.ones(len(self.asks_G), bool), (self.asks_G, self.answers_G)),
             shape=(self.asks_G.max() + 1, self.answers_G.max() + 1),
         )
-        passage_answer_P = self.answers_G[pool.group_Q[pool.first_P]]
+        passage_answer_P = self.answers_G[pool.groups_of(pool.first_P)]
         is_answer = coo_array(
             (np.ones(len(passage_answer_P), bool), (passage_answer_P, np.arange(len(passage_answer_P)))),
             shape=(self.answers_G.max() + 1, len(passage_answer_P)),
@@ -89,7 +103,7 @@ def read_pool(store: Store, progress: Callable[[str, int], None] = lambda stage,
     answers: list[tuple[np.ndarray, np.ndarray]] = []
     read = 0
     for language in store.languages:
-        groups, asked, ids, texts = [], [], [], []
+        groups, asked, lengths, ids, texts = [], [], [], [], []
         for number, partition in enumerate(store.partitions):
             if language not in partition.languages:
                 continue
@@ -98,14 +112,17 @@ def read_pool(store: Store, progress: Callable[[str, int], None] = lambda stage,
                 groups.append(start[number] + rows)
                 asked.append(_keys(f"q_{language}", store.take(number, rows, f"q_{language}")))
                 # An id is one passage whatever its language; a text is one within its language.
-                ids.append(_keys("doc_id", store.take(number, rows, f"p_id_{language}")))
-                texts.append(_keys(f"p_{language}", store.take(number, rows, f"p_{language}")))
+                found = store.take(number, rows, f"p_id_{language}")
+                lengths += map(len, found)
+                ids.append(_keys("doc_id", list(chain(*found))))
+                texts.append(_keys(f"p_{language}", list(chain(*store.take(number, rows, f"p_{language}")))))
                 read += len(rows)
                 progress("questions read", read)
-        group_Q, id_Q, text_Q = np.concatenate(groups), np.concatenate(ids), np.concatenate(texts)
-        languages[language] = LanguagePool(group_Q, *_different(id_Q, text_Q))
+        group_Q, id_R, text_R = np.concatenate(groups), np.concatenate(ids), np.concatenate(texts)
+        languages[language] = LanguagePool(group_Q, np.cumsum([0, *lengths]), *_different(id_R, text_R))
         questions.append((group_Q, np.concatenate(asked)))
-        answers += [(group_Q, id_Q), (group_Q, text_Q)]
+        group_R = group_Q.repeat(lengths)
+        answers += [(group_R, id_R), (group_R, text_R)]
     return Pool(store, start, languages, _connected(questions, start[-1]), _connected(answers, start[-1]))
 
 
@@ -113,14 +130,14 @@ def _keys(kind: str, texts: Sequence[str]) -> np.ndarray:
     return np.fromiter((key64(f"{kind} {text}") for text in texts), np.int64, len(texts))
 
 
-def _different(id_Q: np.ndarray, text_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """answer_Q and first_P: passages of one id are one, and so are those of one text."""
-    _, first, inverse = np.unique(id_Q, return_index=True, return_inverse=True)
-    _, first, passage_Q = np.unique(text_Q[first[inverse]], return_index=True, return_inverse=True)
+def _different(id_R: np.ndarray, text_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """answer_R and first_P: passages of one id are one, and so are those of one text."""
+    _, first, inverse = np.unique(id_R, return_index=True, return_inverse=True)
+    _, first, passage_R = np.unique(text_R[first[inverse]], return_index=True, return_inverse=True)
     order = np.argsort(first)  # numbered as they come, so that the store is read from its beginning to its end
     number = np.empty_like(order)
     number[order] = np.arange(len(order))
-    return number[passage_Q], first[order]
+    return number[passage_R], first[order]
 
 
 def _connected(found: list[tuple[np.ndarray, np.ndarray]], n_groups: int) -> np.ndarray:

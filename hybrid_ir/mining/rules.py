@@ -11,12 +11,13 @@ from hybrid_ir.types import InputError
 
 @dataclass(frozen=True)
 class Rules:
-    """How a group's negative in one language is found among the passages of that language. Raises InputError for values
-    that cannot be meant.
+    """How a group's negatives in one language are found among the passages of that language. Raises InputError for
+    values that cannot be meant.
 
     A passage is taken for a wrong answer only if each question that ranks it says so. With `below`=0.95 it has to score
-    less than 95 % of what the group's answer in its language scores for the same question: TopK-PercPos of NV-Retriever
-    (arXiv 2407.15831, section 4), where 95 % did best. `margin` is a difference of cosines that it has to keep as well.
+    less than 95 % of what the group's answer in its language scores for the same question, of several answers the one
+    that scores least: TopK-PercPos of NV-Retriever (arXiv 2407.15831, section 4), where 95 % did best. `margin` is a
+    difference of cosines that it has to keep as well.
     """
 
     languages: str = "same"
@@ -27,6 +28,8 @@ class Rules:
     first: int = 1
     """Best and last rank of a negative, counted from 1 without the passages that are known to answer the question."""
     last: int = 100
+    negatives: int = 1
+    """Most negatives of a group in one language: the best that the other rules allow."""
 
     def __post_init__(self) -> None:
         if self.languages not in ("same", "other", "any"):
@@ -39,6 +42,11 @@ class Rules:
             raise InputError(f"--margin is a difference of cosines: from 0 to less than 2, got {self.margin}")
         if not 1 <= self.first <= self.last <= 10_000:
             raise InputError(f"--ranks must be FIRST-LAST from 1 to 10000, such as 1-100, got {self.first}-{self.last}")
+        if not 1 <= self.negatives <= self.last - self.first + 1:
+            raise InputError(
+                f"--negatives must be from 1 to the number of --ranks, which are {self.last - self.first + 1}, "
+                f"got {self.negatives}"
+            )
 
     def as_written(self) -> dict[str, Any]:
         """What the manifest says of them."""

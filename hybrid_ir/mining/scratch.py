@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hybrid_ir.mining.pool import Pool
+from hybrid_ir.mining.pool import LanguagePool, Pool
 from hybrid_ir.types import InputError, Passage
 
 WINDOW = 16384  # texts encoded at a time: what the encoder sorts by length
@@ -62,17 +62,22 @@ def encode_pool(pool: Pool, encode: Encode, folder: Path) -> dict[str, LanguageS
         passages = PassageFile(folder / f"{number}.passages")  # a manifest may call a language anything
 
         def passage_texts(
-            groups: np.ndarray, language: str = language, passages: PassageFile = passages
+            language: str = language, part: LanguagePool = part, passages: PassageFile = passages
         ) -> Iterator[list[str]]:
-            for window in _windows(groups):
-                texts = pool.texts(window, f"p_{language}")
-                passages.append(pool.texts(window, f"p_id_{language}"), texts)
+            for window in _windows(part.first_P):
+                groups = part.groups_of(window)
+                nth = window - part.start_Q[np.searchsorted(part.group_Q, groups)]
+                ids, texts = (
+                    [several[n] for several, n in zip(pool.texts(groups, f"{half}_{language}"), nth, strict=True)]
+                    for half in ("p_id", "p")
+                )
+                passages.append(ids, texts)
                 yield texts
 
         questions = (pool.texts(window, f"q_{language}") for window in _windows(part.group_Q))
         scratch[language] = LanguageScratch(
             _vectors(questions, encode, "query", folder / f"{number}.queries"),
-            _vectors(passage_texts(part.group_Q[part.first_P]), encode, "document", folder / f"{number}.documents"),
+            _vectors(passage_texts(), encode, "document", folder / f"{number}.documents"),
             passages,
         )
     return scratch

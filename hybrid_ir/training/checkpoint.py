@@ -66,7 +66,7 @@ class Progress:
         for pair, n in Counter("-".join(pair) for pair in batch.pairs).items():
             rows[pair] = rows.get(pair, 0) + n
         said = f"{self.batches_hash}{batch.step}{batch.kind}{batch.pairs}".encode()
-        ids = (np.ascontiguousarray(ids).tobytes() for ids in (batch.passage_ids_BL, batch.query_ids_BM))
+        ids = (np.ascontiguousarray(ids).tobytes() for ids in (batch.passage_ids_BLS, batch.query_ids_BM))
         self.batches_hash = hashlib.blake2b(b"".join((said, *ids)), digest_size=16).hexdigest()
         for side, tokens in enumerate((batch.query_tokens, batch.passage_tokens)):
             for pair, cut in zip(batch.pairs, tokens.cut.tolist(), strict=True):

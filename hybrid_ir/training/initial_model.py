@@ -110,4 +110,5 @@ def _sample_texts(store: Store, limit: int) -> Iterator[str]:
     columns = [(i, f"{half}_{x}") for i, p in enumerate(store.partitions) for x in p.languages for half in "qp"]
     each = max(1, limit // len(columns))
     for partition, column in columns:
-        yield from store.take(partition, np.arange(min(each, store.partitions[partition].rows)), column)
+        values = store.take(partition, np.arange(min(each, store.partitions[partition].rows)), column)
+        yield from values if column.startswith("q") else (first for first, *_ in values)

@@ -4,7 +4,8 @@ Every rank's queries meet all ranks' passages. The temperature (`loss.temperatur
 and nowhere else: it divides the cosines before the softmax. Evaluation and search rank by plain cosines, whose order it
 would not change. (`batch.language_temperature` is another one: how often the plan deals a language.)
 
-Shapes: B rows of the global batch, b of them local (a contiguous slice), L languages, D dimensions. Pure torch, no Ray.
+Shapes: B rows of the global batch, b of them local (a contiguous slice), N hard negatives of all rows, n of them of the
+local ones, L languages, at most S passages of a group in one of them, D dimensions. Pure torch, no Ray.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from torch import Tensor
 def contrastive_loss(
     queries_bD: Tensor,
     passages_bD: Tensor,
-    negatives_bD: Tensor | None = None,
+    negatives_nD: Tensor | None = None,
     *,
     start: int,
     sizes: Sequence[int],
+    negative_sizes: Sequence[int] | None = None,
     false_positives_bB: Tensor,
     false_positives_of_passages_bB: Tensor | None = None,
-    false_negatives_bB: Tensor | None = None,
+    false_negatives_bN: Tensor | None = None,
     temperature: float,
     symmetric: bool = False,
     negatives: str = "in_batch",
@@ -34,9 +36,10 @@ def contrastive_loss(
 ) -> Tensor:
     """This rank's part of the mean InfoNCE loss of the global batch; embeddings are unit length.
 
-    Rank r holds `sizes[r]` rows, ours start at `start`. `false_positives_bB[i, j]`: passage j answers our query i too
-    (i != j); `false_positives_of_passages_bB[i, j]`: our passage i answers query j too (for `symmetric`);
-    `false_negatives_bB[i, j]`: hard negative j answers our query i. They are left out of i's denominator.
+    Rank r holds `sizes[r]` rows, ours start at `start`. It holds `negative_sizes[r]` hard negatives of these rows; None
+    = one of each. `false_positives_bB[i, j]`: passage j answers our query i too (i != j);
+    `false_positives_of_passages_bB[i, j]`: our passage i answers query j too (for `symmetric`);
+    `false_negatives_bN[i, j]`: hard negative j answers our query i. They are left out of i's denominator.
     The mean over ranks of the returned values, which is what DDP makes of their gradients, is the mean over all B rows
     of
 
@@ -57,26 +60,28 @@ def contrastive_loss(
     # Only rows of one and the same step are gathered: another batch's would put other languages among the negatives.
     passages_BD = gather_rows(passages_bD, sizes)
     queries_BD = gather_rows(queries_bD, sizes) if symmetric else None
-    negatives_BD = gather_rows(negatives_bD, sizes) if negatives != "in_batch" and negatives_bD is not None else None
+    negatives_ND = None
+    if negatives != "in_batch" and negatives_nD is not None:
+        negatives_ND = gather_rows(negatives_nD, negative_sizes or sizes)
 
     def loss_of(dimension: int | None) -> Tensor:
-        def logits_of(local_bD: Tensor, gathered_BD: Tensor | None, left_out_bB: Tensor | None) -> Tensor:
-            assert gathered_BD is not None
-            assert left_out_bB is not None
+        def logits_of(local_bD: Tensor, gathered_XD: Tensor | None, left_out_bX: Tensor | None) -> Tensor:
+            assert gathered_XD is not None
+            assert left_out_bX is not None
             # The temperature: a low one sharpens the softmax, so that the hardest negatives get most of the gradient.
-            cosines_bB = _first(local_bD, dimension) @ _first(gathered_BD, dimension).T
-            return (cosines_bB / temperature).masked_fill(left_out_bB, -torch.inf)
+            cosines_bX = _first(local_bD, dimension) @ _first(gathered_XD, dimension).T
+            return (cosines_bX / temperature).masked_fill(left_out_bX, -torch.inf)
 
         positives_bB = logits_of(queries_bD, passages_BD, false_positives_bB)
         if negatives == "in_batch":
             logits, target_b = positives_bB, ours
         else:
-            hard_bB = logits_of(queries_bD, negatives_BD, false_negatives_bB)
+            hard_bN = logits_of(queries_bD, negatives_ND, false_negatives_bN)
             if negatives == "triplet":
                 own_b1 = positives_bB.gather(1, ours[:, None])
-                logits, target_b = torch.cat([own_b1, hard_bB], dim=1), torch.zeros_like(ours)
+                logits, target_b = torch.cat([own_b1, hard_bN], dim=1), torch.zeros_like(ours)
             else:
-                logits, target_b = torch.cat([positives_bB, hard_bB], dim=1), ours
+                logits, target_b = torch.cat([positives_bB, hard_bN], dim=1), ours
         total = F.cross_entropy(logits, target_b, reduction="sum")
         if not symmetric:
             return total
@@ -94,17 +99,18 @@ def _first(vectors_ND: Tensor, dimension: int | None) -> Tensor:
 
 
 def false_positive_mask(
-    passage_ids_BL: Tensor, language_B: Tensor, rows: slice, same_question_P2: Tensor | None = None
+    passage_ids_BLS: Tensor, language_B: Tensor, rows: slice, same_question_P2: Tensor | None = None
 ) -> Tensor:
     """(b, B) bool for the queries of `rows`: passage j (in language_B[j]) answers query i as well, i != j: it is also
-    the passage of group i in that language, or of a group that asks the same question.
+    a passage of group i in that language, or of a group that asks the same question.
 
-    `passage_ids_BL[i, l]` is the id of group i's passage in language l, -1 where it has none: a passage that i's query
-    could have been paired with, had the batch been in that language, is no negative for it. `same_question_P2` is what
+    `passage_ids_BLS[i, l]` are the ids of group i's passages in language l, -1 where it has none or no more; in
+    language_B[i] the first is the passage of row i. What i's query could have been paired with, had another of its
+    passages been drawn or the batch been in that language, is no negative for it. `same_question_P2` is what
     `same_questions` returns; None = all questions differ.
     """
     mask_bB = _of_equal_questions(
-        lambda places: _has_bB(passage_ids_BL[places], _own_B(passage_ids_BL, language_B), language_B),
+        lambda places: _has_bX(passage_ids_BLS[places], _own_B(passage_ids_BLS, language_B), language_B),
         rows,
         same_question_P2,
     )
@@ -113,15 +119,15 @@ def false_positive_mask(
 
 
 def false_positive_mask_of_passages(
-    passage_ids_BL: Tensor, language_B: Tensor, rows: slice, same_question_P2: Tensor | None = None
+    passage_ids_BLS: Tensor, language_B: Tensor, rows: slice, same_question_P2: Tensor | None = None
 ) -> Tensor:
     """(b, B) bool for the passages of `rows`: passage i answers query j as well, i != j. The rows are columns of
     `false_positive_mask` of the whole batch."""
-    own_b, language_b = _own_B(passage_ids_BL, language_B)[rows], language_B[rows]
+    own_b, language_b = _own_B(passage_ids_BLS, language_B)[rows], language_B[rows]
     mask_bB = torch.empty(len(own_b), len(language_B), dtype=torch.bool, device=own_b.device)
     for start in range(0, len(own_b), _BLOCK):
         part = slice(start, start + _BLOCK)
-        mask_bB[part] = (passage_ids_BL[:, language_b[part]] == own_b[part]).T & (own_b[part] >= 0)[:, None]
+        mask_bB[part] = _has_bX(passage_ids_BLS, own_b[part], language_b[part]).T
     if same_question_P2 is not None and len(same_question_P2):
         queries, place = same_question_P2[:, 0].unique(return_inverse=True)
         counted = mask_bB[:, queries].int()
@@ -133,16 +139,16 @@ def false_positive_mask_of_passages(
 
 
 def false_negative_mask(
-    passage_ids_BL: Tensor,
-    negative_ids_B: Tensor,
-    language_B: Tensor,
+    passage_ids_BLS: Tensor,
+    negative_ids_N: Tensor,
+    language_N: Tensor,
     rows: slice,
     same_question_P2: Tensor | None = None,
 ) -> Tensor:
-    """(b, B) bool for the queries of `rows`: hard negative j (of that id and language) is the passage of group i, or of
+    """(b, N) bool for the queries of `rows`: hard negative j (of that id and language) is a passage of group i, or of
     a group that asks the same question."""
     return _of_equal_questions(
-        lambda places: _has_bB(passage_ids_BL[places], negative_ids_B, language_B),
+        lambda places: _has_bX(passage_ids_BLS[places], negative_ids_N, language_N),
         rows,
         same_question_P2,
     )
@@ -153,10 +159,11 @@ def same_questions(query_ids_BM: Tensor, language_B: Tensor) -> Tensor:
 
     `query_ids_BM[i, m]` is the id of group i's question in language m, -1 where it has none.
     """
-    own_B = _own_B(query_ids_BM, language_B)
+    query_ids_BM1 = query_ids_BM[:, :, None]
+    own_B = _own_B(query_ids_BM1, language_B)
     found = []
     for start in range(0, len(own_B), _BLOCK):
-        same = _has_bB(query_ids_BM[start : start + _BLOCK], own_B, language_B)
+        same = _has_bX(query_ids_BM1[start : start + _BLOCK], own_B, language_B)
         found.append(same.nonzero() + torch.tensor([start, 0], device=same.device))
     pairs = torch.cat(found)
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
@@ -166,18 +173,19 @@ def same_questions(query_ids_BM: Tensor, language_B: Tensor) -> Tensor:
 _BLOCK = 1024  # rows of a mask that are made at a time: ids take eight times the memory of what is kept of them
 
 
-def _own_B(ids_BL: Tensor, language_B: Tensor) -> Tensor:
-    """The id of what each row has in its own language."""
-    return ids_BL.gather(1, language_B[:, None])[:, 0]
+def _own_B(ids_BLS: Tensor, language_B: Tensor) -> Tensor:
+    """The id of what each row has in its own language: the first there."""
+    return ids_BLS[:, :, 0].gather(1, language_B[:, None])[:, 0]
 
 
-def _has_bB(ids_bL: Tensor, wanted_B: Tensor, language_B: Tensor) -> Tensor:
-    """(b, B) bool: what group i has in language_B[j] is wanted_B[j]."""
-    has_bB = torch.empty(len(ids_bL), len(wanted_B), dtype=torch.bool, device=ids_bL.device)
-    for start in range(0, len(ids_bL), _BLOCK):
-        ids = ids_bL[start : start + _BLOCK][:, language_B]
-        has_bB[start : start + _BLOCK] = (ids == wanted_B) & (ids >= 0)
-    return has_bB
+def _has_bX(ids_bLS: Tensor, wanted_X: Tensor, language_X: Tensor) -> Tensor:
+    """(b, X) bool: wanted_X[j] is among what group i has in language_X[j]."""
+    has_bX = torch.zeros(len(ids_bLS), len(wanted_X), dtype=torch.bool, device=ids_bLS.device)
+    for start in range(0, len(ids_bLS), _BLOCK):
+        for ids_bL in ids_bLS[start : start + _BLOCK].unbind(2):  # one by one: all at once would take S times as much
+            ids = ids_bL[:, language_X]
+            has_bX[start : start + _BLOCK] |= (ids == wanted_X) & (ids >= 0)
+    return has_bX
 
 
 def _of_equal_questions(

@@ -45,35 +45,43 @@ def backward(
     # Texts are embedded on the rank that has their rows. Ids are the global batch's: masks need no communication.
     rows = batch.slice(rank, workers)
     tokens = batch.query_tokens[rows] + batch.passage_tokens[rows]
+    local_sizes = [rows.stop - rows.start] * 2
+    negative_sizes = None
     if settings.negatives != "in_batch":
         assert batch.negative_tokens is not None
-        tokens += batch.negative_tokens[rows]
+        negative_sizes = batch.negative_sizes(workers)
+        start = sum(negative_sizes[:rank])
+        tokens += batch.negative_tokens[start : start + negative_sizes[rank]]
+        local_sizes.append(negative_sizes[rank])
 
     module = embedder.module if isinstance(embedder, DistributedDataParallel) else embedder
     device = module.model.device
-    ids_BL = to_device(batch.passage_ids_BL, device)
+    ids_BLS = to_device(batch.passage_ids_BLS, device)
     language_B = to_device(batch.passage_language_B, device)
     same_question_P2 = None
     if batch.repeats_a_question:
         query_ids_BM = to_device(batch.query_ids_BM, device)
         same_question_P2 = same_questions(query_ids_BM, to_device(batch.query_language_B, device))
-    ours = (ids_BL, language_B, rows, same_question_P2)
-    false_negatives_bB = None
-    if batch.negative_ids_B is not None and settings.negatives != "in_batch":
-        negative_ids_B = to_device(batch.negative_ids_B, device)
-        false_negatives_bB = false_negative_mask(ids_BL, negative_ids_B, language_B, rows, same_question_P2)
+    ours = (ids_BLS, language_B, rows, same_question_P2)
+    false_negatives_bN = None
+    if settings.negatives != "in_batch":
+        assert batch.negative_ids_N is not None
+        negative_ids_N = to_device(batch.negative_ids_N, device)
+        language_N = to_device(batch.passage_language_B[batch.negative_row_N], device)
+        false_negatives_bN = false_negative_mask(ids_BLS, negative_ids_N, language_N, rows, same_question_P2)
     masks = {
         "false_positives_bB": false_positive_mask(*ours),
         "false_positives_of_passages_bB": false_positive_mask_of_passages(*ours) if settings.symmetric else None,
-        "false_negatives_bB": false_negatives_bB,
+        "false_negatives_bN": false_negatives_bN,
     }
 
     def loss_of(vectors: Tensor) -> Tensor:
         return contrastive_loss(
-            *vectors.split(rows.stop - rows.start),
+            *vectors.split(local_sizes),
             start=rows.start,
             **masks,
             sizes=slice_sizes(batch.size, workers),
+            negative_sizes=negative_sizes,
             temperature=settings.temperature,
             symmetric=settings.symmetric,
             negatives=settings.negatives,

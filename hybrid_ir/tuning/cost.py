@@ -105,7 +105,8 @@ def tokens_per_pair(store: Store) -> float:
         rows = np.arange(min(32, partition.rows))
         for language in partition.languages:
             for half, lengths in characters.items():
-                lengths += [len(text) for text in store.take(i, rows, f"{half}_{language}")]
+                values = store.take(i, rows, f"{half}_{language}")
+                lengths += [len(value if half == "q" else value[0]) for value in values]
     return sum(float(np.mean(lengths)) for lengths in characters.values() if lengths) / CHARACTERS_PER_TOKEN
 
 

@@ -58,7 +58,7 @@ def check_groups(found: Any) -> None:
         for code, text in each.queries.items():
             assert code == language_code(code), each
             assert text == text.strip() != "", each
-            assert each.passages[code].text == each.passages[code].text.strip() != "", each
+            assert all(passage.text == passage.text.strip() != "" for passage in each.passages[code]), each
             text.encode()  # no lone surrogates
 
 

@@ -32,7 +32,7 @@ def read_atlas(languages: Sequence[str] | None = None) -> Iterator[Group]:
     askers = Counter((fact.relation, lang, name_in(fact.subject, lang)) for fact, _ in rendered for lang in LANGUAGES)
     for fact, (queries, passages) in rendered:
         if all(askers[fact.relation, lang, name_in(fact.subject, lang)] == 1 for lang in LANGUAGES):
-            texts = {lang: Passage(f"atlas/{fact.group_id}", passages[lang]) for lang in keep}
+            texts = {lang: (Passage(f"atlas/{fact.group_id}", passages[lang]),) for lang in keep}
             yield Group(fact.group_id, fact.group_id, {lang: queries[lang] for lang in keep}, texts)
 
 

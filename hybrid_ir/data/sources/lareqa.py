@@ -37,7 +37,7 @@ def lareqa_collection(folder: str | Path, name: str, languages: Sequence[str] | 
     groups = [record for record in join_questions(versions) if isinstance(record, Group)]
     answered_by: dict[str, list[str]] = {}
     for group in groups:
-        for passage in group.passages.values():
+        for (passage,) in group.passages.values():
             answered_by.setdefault(passage.doc_id, []).append(group.group_id)
     unasked = [[(code, article["title"])] for code, data in articles.items() for article in data]
     document_of = connect_documents([*linked_articles(versions), *unasked])

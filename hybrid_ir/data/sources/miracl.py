@@ -19,8 +19,9 @@ from hybrid_ir.types import Passage, Records, Rejected
 def read_miracl(root: str | Path, languages: Sequence[str], split: str, corpus_root: str | Path) -> Records:
     """One monolingual group a question.
 
-    The passage is the first (by docid) judged relevant that the corpus has, the negative the first judged irrelevant;
-    its text is title and text. A document is all articles that some question finds relevant; negatives do not connect.
+    Its passages are all that are judged relevant and that the corpus has, by docid, its negatives all that are judged
+    irrelevant; a text is title and text. A document is all articles that some question finds relevant; negatives do not
+    connect.
     The corpus is read once a language, and only judged passages are kept: at most some tens of MB.
     """
     for code in language_codes(languages):
@@ -40,20 +41,22 @@ def read_miracl(root: str | Path, languages: Sequence[str], split: str, corpus_r
                 yield Rejected(where, "not a topic: query_id, query", "\t".join(fields)[:200])
                 continue
             query_id, query = fields
-            irrelevant, relevant = judged.get(query_id, ((), ()))
-            positive = next((d for d in sorted(relevant) if d in texts), None)
-            negative = next((d for d in sorted(irrelevant) if d in texts), None)
-            if positive is None:
+            irrelevant, relevant = judged.get(query_id, ([], []))
+            positives, negatives = (
+                [Passage(f"{code}/{d}", texts[d]) for d in sorted({*judged_so}) if d in texts]
+                for judged_so in (relevant, irrelevant)
+            )
+            if not positives:
                 reason = "its relevant passages are not in the corpus" if relevant else "no passage is judged relevant"
                 yield Rejected(where, reason, query[:200])
                 continue
             yield from checked_group(
                 where,
                 f"{code}/{query_id}",
-                f"{code}/{document_of['', article_of(positive)]}",
+                f"{code}/{document_of['', article_of(relevant[0])]}",
                 {code: query},
-                {code: Passage(f"{code}/{positive}", texts[positive])},
-                {code: Passage(f"{code}/{negative}", texts[negative])} if negative else None,
+                {code: positives},
+                {code: negatives} if negatives else None,
             )
 
 

@@ -69,8 +69,8 @@ def read_mmarco(root: str | Path, languages: Sequence[str], limit: int | None = 
                 f"{query}/{positive}/{negative}",
                 document_of["query", query],
                 queries,
-                {code: Passage(f"{code}/{positive}", text) for code, text in positives.items()},
-                {code: Passage(f"{code}/{negative}", text) for code, text in negatives.items()},
+                {code: [Passage(f"{code}/{positive}", text)] for code, text in positives.items()},
+                {code: [Passage(f"{code}/{negative}", text)] for code, text in negatives.items()},
             )
 
 

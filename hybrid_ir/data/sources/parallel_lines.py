@@ -46,5 +46,5 @@ def read_parallel_lines(
     pairs = pairwise(numbered) if pairing == "next_sentence" else ((row, row) for row in numbered)
     for (document, (number, queries)), (passage_document, (_, texts)) in pairs:
         if document == passage_document:
-            passages = {code: content_passage(code, text) for code, text in texts.items()}
+            passages = {code: [content_passage(code, text)] for code, text in texts.items()}
             yield from checked_group(f"{every[0].name}:{number}", str(number), document, queries, passages)

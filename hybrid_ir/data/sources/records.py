@@ -25,7 +25,8 @@ def read_records(path: str | Path) -> Records:
 
     A record is {"queries": {language: text}, "passages": {language: text or {"doc_id":, "text":}}}, with optional
     "negatives" like passages, "group_id" (default: file and line) and "document" (default: the group_id); or, in one
-    language, {"language":, "query":, "passage":} with optional "negative", "group_id" and "document". Null is absent.
+    language, {"language":, "query":, "passage":} with optional "negative", "group_id" and "document". Where a passage
+    or a negative may stand, a list of them may. Null is absent.
     An id may be an integer. Of two forms of a language, such as zh-CN and zh-TW, the usual one is read and the other
     rejected. `prepare` joins records of one group_id.
     """
@@ -83,32 +84,40 @@ def _read_record(record: Any, where: str) -> Records:
         where,
         group_id or "",
         document or "",
-        {code: passage.text for code, of_code in queries.items() for passage in of_code.values()},
-        {code: passage for code, of_code in passages.items() for passage in of_code.values()},
-        {code: passage for code, of_code in negatives.items() for passage in of_code.values()},
+        {code: query.text for code, of_code in queries.items() for (query,) in of_code.values()},
+        {code: each for code, of_code in passages.items() for each in of_code.values()},
+        {code: each for code, of_code in negatives.items() for each in of_code.values()},
         {code: form for code, form in forms.items() if form != code},
     )
 
 
-def _parse_texts(field: str, record: Mapping[str, Any]) -> dict[str, dict[str, Passage]]:
-    """By language, the text of each form of it."""
+def _parse_texts(field: str, record: Mapping[str, Any]) -> dict[str, dict[str, tuple[Passage, ...]]]:
+    """By language, the text or the texts of each form of it."""
     texts = record.get(field, {})
     if not isinstance(texts, dict):
         raise InputError(f"{field} must map languages to texts")
-    parsed: dict[str, dict[str, Passage]] = {}
+    parsed: dict[str, dict[str, tuple[Passage, ...]]] = {}
     for tag, value in texts.items():
         if value is None:
             continue
         code, form = language_code(tag), written_form(tag)
         if form in parsed.get(code, {}):
             raise InputError(f"{field} has two texts for one language")
-        text, doc_id = value, None
-        if isinstance(value, dict) and field != "queries" and value.keys() <= {"doc_id", "text"}:
-            text, doc_id = value.get("text"), value.get("doc_id")
-            if text is None and doc_id is None:
-                continue  # a struct of Parquet with nothing in it
-        doc_id = passage_id(code, text) if doc_id is None and isinstance(text, str) else id_text(doc_id)
-        if doc_id is None or not isinstance(text, str):
-            raise InputError(f"{field} has something that is neither a text nor (for a passage) a doc_id with a text")
-        parsed.setdefault(code, {})[form] = Passage(doc_id, text)
+        several = isinstance(value, list) and field != "queries"
+        found = tuple(passage for each in (value if several else [value]) if (passage := _passage(field, code, each)))
+        if found or several:
+            parsed.setdefault(code, {})[form] = found
     return parsed
+
+
+def _passage(field: str, code: str, value: Any) -> Passage | None:
+    """A text, with its id where it has one; None for null."""
+    text, doc_id = value, None
+    if isinstance(value, dict) and field != "queries" and value.keys() <= {"doc_id", "text"}:
+        text, doc_id = value.get("text"), value.get("doc_id")
+    if text is None and doc_id is None:
+        return None  # a struct of Parquet with nothing in it is null, too
+    doc_id = passage_id(code, text) if doc_id is None and isinstance(text, str) else id_text(doc_id)
+    if doc_id is None or not isinstance(text, str):
+        raise InputError(f"{field} has something that is neither a text nor (for a passage) a doc_id with a text")
+    return Passage(doc_id, text)

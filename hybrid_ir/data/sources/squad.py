@@ -132,7 +132,7 @@ def join_questions(versions: Mapping[str, Sequence[Question]], exclude_ids: froz
                 yield Rejected(f"{code}:{question_id}", reason, shorten(q.text))
         if good:
             code, q = next(iter(good.items()))
-            queries, passages = {c: v.text for c, v in good.items()}, {c: v.passage for c, v in good.items()}
+            queries, passages = {c: v.text for c, v in good.items()}, {c: [v.passage] for c, v in good.items()}
             yield from checked_group(question_id, question_id, document_of[code, q.title], queries, passages)
 
 

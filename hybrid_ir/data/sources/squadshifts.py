@@ -31,7 +31,7 @@ def read_squadshifts(root: str | Path, subsets: Sequence[str] = ("new_wiki", "ny
                 f"{subset}/{row['id']}",
                 f"{subset}/{row['title'] if titled else doc_id}",
                 {"en": row["question"] or ""},
-                {"en": Passage(doc_id, row["context"] or "")},
+                {"en": [Passage(doc_id, row["context"] or "")]},
             )
 
 

@@ -29,7 +29,7 @@ def read_tatoeba(folder: str | Path, languages: Sequence[str] | None = None) -> 
             elif "en" not in record.passages:
                 yield Rejected(f"{path.name}:{record.group_id}", "no English sentence", shorten(record.queries))
             else:
-                document = record.passages["en"].doc_id
+                document = record.passages["en"][0].doc_id
                 yield Group(f"{code}/{record.group_id}", document, record.queries, record.passages)
 
 
