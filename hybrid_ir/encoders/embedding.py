@@ -41,7 +41,7 @@ class Embedder(nn.Module):
         super().__init__()
         self.model = model
         self.precision = resolve_precision(precision, model.device.type)
-        self.micro_batch_tokens = micro_batch_tokens or (2048 if model.device.type == "cpu" else 32768)
+        self.micro_batch_tokens = micro_batch_tokens or (8192 if model.device.type == "cpu" else 32768)
         self.pad_id = model.tokenizer.pad_token_id
         self._frozen, self._flash = frozen, flash
         self._weights: list[LayerWeights] | None = None
@@ -53,7 +53,7 @@ class Embedder(nn.Module):
             )
 
     def micro_batches(self, tokens: Tokens) -> list[np.ndarray]:
-        return micro_batches(tokens.lengths, self.micro_batch_tokens)
+        return micro_batches(tokens.lengths, self.micro_batch_tokens, padded=not self._packs())
 
     def forward(self, tokens: Tokens, batches: Sequence[np.ndarray] | None = None) -> Tensor:
         """(len(tokens), D) float32 in the order of `tokens`. `batches` are index arrays that cover them once."""
@@ -74,11 +74,15 @@ class Embedder(nn.Module):
 
     def _weights_as_used(self) -> list[LayerWeights] | None:
         """None: an encoder, or a device, whose texts are padded."""
-        transformer: Any = getattr(self.model[0], "model", None)  # an ONNX session has none
-        packed = self._flash or self.model.device.type == "cpu"
-        if self._weights is None and packed and can_pack(transformer, self._dtype):
+        if self._weights is None and self._packs():
+            transformer: Any = self.model[0].model
             self._weights = weights_as_used(transformer, self._dtype)
         return self._weights
+
+    def _packs(self) -> bool:
+        transformer: Any = getattr(self.model[0], "model", None)  # an ONNX session has none
+        packed = self._flash or self.model.device.type == "cpu"
+        return self._weights is not None or (packed and can_pack(transformer, self._dtype))
 
     @property
     def _dtype(self) -> torch.dtype | None:
@@ -208,16 +212,19 @@ def _read_ahead(reader: TextReader, texts: Sequence[str], role: str) -> Iterator
             yield window
 
 
-def micro_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """Indices sorted by length (stable), cut so that no micro-batch holds more than `max_tokens` padded tokens
-    (a single longer text is a micro-batch of its own)."""
+def micro_batches(lengths: np.ndarray, max_tokens: int, *, padded: bool) -> list[np.ndarray]:
+    """Indices sorted by length (stable), cut so that no micro-batch holds more than `max_tokens` tokens, which count as
+    `padded` to its longest text, or as they are. (A single longer text is a micro-batch of its own.)"""
     order = np.argsort(lengths, kind="stable")
     ascending = lengths[order].tolist()
-    batches, start = [], 0
-    for end in range(1, len(order) + 1):
-        if end == len(order) or ascending[end] * (end + 1 - start) > max_tokens:
+    batches, start, held = [], 0, 0
+    for end, length in enumerate(ascending):
+        held += length
+        if end > start and max_tokens < (length * (end + 1 - start) if padded else held):
             batches.append(order[start:end])
-            start = end
+            start, held = end, length
+    if ascending:
+        batches.append(order[start:])
     return batches
 
 

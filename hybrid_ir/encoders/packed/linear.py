@@ -33,20 +33,21 @@ class _Linear(torch.autograd.Function):
         return grad @ matrix, None, None, *of_matrix, *of_bias
 
 
-class _Joined:
+class Joined:
     """Linear layers that read the same input, as one, with their weights in the precision they are used in."""
 
     def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype | None) -> None:
-        self._parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]
+        self.parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]
+        self.sizes = [len(layer.weight) for layer in layers]
         with torch.no_grad():
             matrix, bias = _stacked([x.weight for x in layers]), _stacked([x.bias for x in layers])
-            self._matrix, self._bias = matrix.to(dtype or matrix.dtype), bias.to(dtype or bias.dtype)
+            self.matrix, self.bias = matrix.to(dtype or matrix.dtype), bias.to(dtype or bias.dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = x.to(self._matrix.dtype)
+        x = x.to(self.matrix.dtype)
         if torch.is_grad_enabled():
-            return _Linear.apply(x, self._matrix, self._bias, *self._parameters)
-        return F.linear(x, self._matrix, self._bias)
+            return _Linear.apply(x, self.matrix, self.bias, *self.parameters)
+        return F.linear(x, self.matrix, self.bias)
 
 
 def _stacked(parameters: Sequence[Tensor]) -> Tensor:
@@ -55,10 +56,10 @@ def _stacked(parameters: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    qkv: _Joined
-    attention: _Joined
-    inner: _Joined
-    outer: _Joined
+    qkv: Joined
+    attention: Joined
+    inner: Joined
+    outer: Joined
 
 
 def weights_as_used(transformer: Any, dtype: torch.dtype | None = None) -> list[LayerWeights]:
@@ -67,7 +68,7 @@ def weights_as_used(transformer: Any, dtype: torch.dtype | None = None) -> list[
     layers = []
     for layer in transformer.encoder.layer:
         attention = layer.attention.self
-        qkv = _Joined([attention.query, attention.key, attention.value], dtype)
+        qkv = Joined([attention.query, attention.key, attention.value], dtype)
         rest = (layer.attention.output.dense, layer.intermediate.dense, layer.output.dense)
-        layers.append(LayerWeights(qkv, *(_Joined([linear], dtype) for linear in rest)))
+        layers.append(LayerWeights(qkv, *(Joined([linear], dtype) for linear in rest)))
     return layers
