@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import open_index, search, unit, write_index
 
-from hybrid_ir.index import exact as exact_module, shard as shard_module
+from hybrid_ir.index import exact as exact_module, lists as lists_module, shard as shard_module
 from hybrid_ir.index.exact import as_float32, exact_scores, exact_top
+from hybrid_ir.index.lists import NearestLists
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import Found, ShardQuery, merge
 from hybrid_ir.index.recent import Recent
@@ -139,6 +141,7 @@ def test_a_tie_wider_than_the_margin_is_cut_by_id():
     ((scores, rows),) = exact_top(vectors[:1], vectors, [(0, 100)], 4)
     assert sorted(rows) == list(range(100))
     assert np.ptp(scores) == 0
+    rows = np.sort(rows)  # a shard gives equal scores by id
     part = Found(scores, scores, rows, rows)
     assert [hit.global_id for hit in merge([part], 4, lossy=False)] == [0, 1, 2, 3]
 
@@ -148,7 +151,8 @@ def test_merge_cuts_by_codec_score_before_it_orders_by_exact_score():
     codec_scores = np.linspace(1, 0, 60, dtype=np.float32)
     scores = np.linspace(0, 1, 60, dtype=np.float32)
     ids = np.arange(60)
-    halves = [Found(codec_scores[h], scores[h], ids[h], ids[h]) for h in (slice(0, 60, 2), slice(1, 60, 2))]
+    best_first = (slice(None, None, -2), slice(-2, None, -2))
+    halves = [Found(codec_scores[h], scores[h], ids[h], ids[h]) for h in best_first]
     assert [hit.global_id for hit in merge(halves, 3, lossy=True)] == [39, 38, 37]
     assert [hit.global_id for hit in merge(halves, 3, lossy=False)] == [59, 58, 57]
 
@@ -209,13 +213,13 @@ def test_a_scan_of_mapped_float16_finds_the_best_exact_scores(tmp_path, monkeypa
 def test_shards_of_one_process_find_the_nearest_lists_of_a_batch_once(tmp_path, monkeypatch):
     manifest = write_index(tmp_path / "i", PASSAGES, VECTORS, codec="IVF32,SQ8", shards=3)
     calls = []
-    find = shard_module.nearest_lists
+    find = lists_module.nearest_lists
 
-    def counted(queries, centroids, nprobe):
-        calls.append(nprobe)
-        return find(queries, centroids, nprobe)
+    def counted(queries, quantizer, count, centroids):
+        calls.append(count)
+        return find(queries, quantizer, count, centroids)
 
-    monkeypatch.setattr(shard_module, "nearest_lists", counted)
+    monkeypatch.setattr(lists_module, "nearest_lists", counted)
     queries = [ShardQuery(10)] * 2
     together = search(open_index(tmp_path / "i", manifest), VECTORS[:2], queries)
     assert len(calls) == 1
@@ -226,6 +230,24 @@ def test_shards_of_one_process_find_the_nearest_lists_of_a_batch_once(tmp_path, 
     (first,) = search(apart, VECTORS[2:3], queries[:1])
     assert first[0][0] == 2
     assert len(calls) == 7
+
+
+@pytest.mark.parametrize("count", [1, 8, 40])
+def test_a_query_has_the_same_nearest_lists_alone_and_in_a_batch(count):
+    """Alone they are found by FAISS's loop, in a batch by a matrix product: numbers and scores are equal to the bit."""
+    rng = np.random.default_rng(count)
+    centroids, queries = unit(rng.normal(size=(200, D))), unit(rng.normal(size=(50, D)))
+    centroids[7] = centroids[150]  # a tie goes to the lower number
+    queries[0] = centroids[7]
+    quantizer = faiss.IndexFlatIP(D)
+    quantizer.add(centroids)
+    lists, scores = NearestLists().find(queries, quantizer, count)
+    for n in range(len(queries)):
+        alone = NearestLists().find(queries[n : n + 1], quantizer, count)
+        np.testing.assert_array_equal(lists[n], alone[0][0])
+        np.testing.assert_array_equal(scores[n], alone[1][0])
+    np.testing.assert_allclose(scores, -np.sort(-(queries @ centroids.T), axis=1)[:, :count], atol=1e-6)
+    assert lists[0, 0] == 7
 
 
 def test_the_value_that_was_not_asked_for_longest_makes_room():

@@ -7,6 +7,7 @@ from .folder import (
     local_files as local_files,
     read_manifest as read_manifest,
 )
+from .lists import NearestLists as NearestLists
 from .passages import (
     IndexedPassage as IndexedPassage,
     canonical as canonical,
@@ -22,8 +23,7 @@ from .query import (
     is_flat as is_flat,
     merge as merge,
 )
-from .recent import Recent as Recent
-from .shard import Shard as Shard, open_shard as open_shard, recent_lists as recent_lists
+from .shard import Shard as Shard, open_shard as open_shard
 from .vectors.given import find_vectors as find_vectors
 from .vectors.made import encode_passages as encode_passages
 from .vectors.written import VectorsManifest as VectorsManifest

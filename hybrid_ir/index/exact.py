@@ -128,15 +128,3 @@ def _faiss_top(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarr
     index.codes = nobody.create_view(faiss.swig_ptr(block.view(np.uint8)), block.nbytes, nobody.owner)
     index.ntotal = len(block)
     return index.search(queries, k)
-
-
-def nearest_lists(queries: np.ndarray, centroids: np.ndarray, nprobe: int) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, nprobe) list numbers (int64) and their scores (float32), best first: the same in any batch and any shard."""
-    ask = min(len(centroids), nprobe + MARGIN)
-    if ask == len(centroids):
-        rough = np.broadcast_to(np.arange(ask), (len(queries), ask))
-    else:
-        _, rough = faiss.knn(queries, centroids, ask, metric=faiss.METRIC_INNER_PRODUCT)
-    exact = score_rows(queries, centroids, rough)
-    order = np.lexsort((rough, -exact))[:, :nprobe]
-    return np.take_along_axis(rough, order, axis=1), np.take_along_axis(exact, order, axis=1)

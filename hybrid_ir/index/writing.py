@@ -37,9 +37,10 @@ from hybrid_ir.index.folder import (
     version_of,
 )
 from hybrid_ir.index.fragments import Fragments, save_array
+from hybrid_ir.index.lists import NearestLists
 from hybrid_ir.index.passages import write_passages
 from hybrid_ir.index.query import is_flat
-from hybrid_ir.index.shard import Shard, open_shard, recent_lists
+from hybrid_ir.index.shard import Shard, open_shard
 from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError, one_line
 
@@ -150,7 +151,7 @@ def count_lists(index: Path, shards: Sequence[Shard]) -> dict[str, File]:
 
 
 def open_shards(index: Path, manifest: Manifest, *, checksums: bool = True) -> list[Shard]:
-    nearest = recent_lists()
+    nearest = NearestLists()
     shards = range(len(manifest.shards))
     return [open_shard(index, manifest, n, checksums=checksums, nearest=nearest) for n in shards]
 
