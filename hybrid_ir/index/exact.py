@@ -45,12 +45,12 @@ def as_float32(vectors: np.ndarray) -> np.ndarray:
 
 
 def score_rows(queries: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(Q, C) float32: exact scores of queries (Q, D) with their rows (Q, C) of vectors (N, D)."""
+    """(Q, C) float32: exact scores of queries (Q, D) with their rows (Q, C) of vectors (N, D); row -1 is the last."""
     scores = np.empty(rows.shape, np.float32)
     step = max(1, 1024 // max(1, rows.shape[1]))  # what is gathered stays in the processor's cache
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        scores[part] = exact_scores(queries[part], vectors[rows[part]])
+        scores[part] = exact_scores(queries[part], vectors.take(rows[part], axis=0, mode="wrap"))
     return scores
 
 
