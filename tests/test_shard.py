@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import faiss
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from indices import open_index, search, unit, write_index
 
 from hybrid_ir.index import exact as exact_module, lists as lists_module, shard as shard_module
 from hybrid_ir.index.exact import as_float32, exact_scores, exact_top
+from hybrid_ir.index.folder import checksum_of, read_manifest
 from hybrid_ir.index.lists import NearestLists
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import Found, ShardQuery, merge
@@ -125,6 +128,51 @@ def test_flat_is_exact_ties_by_id_filters_before_the_cut(indices, asked):
         expected = brute_force(vectors[i], queries[i].k, keep)
         assert [n for n, _ in found] == [n for n, _ in expected]
         np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("codec", ["IVF32,RaBitQ", "IVF32,RaBitQ4", "IVF32,PQ8x4fs"])
+def test_a_coarse_codec_answers_as_the_whole_and_finds_more_with_more_candidates(tmp_path, codec):
+    """Codes of a bit or four, by which many passages tie: what is asked of every list is still one answer in any cut.
+    Of 20 candidates a hit all of the right passages are among those that are scored exactly, of 4 they are not."""
+    rng = np.random.default_rng(3)
+    vectors = unit(VECTORS[rng.choice(COUNT, 60, replace=False)] + 0.1 * rng.normal(size=(60, D)))
+    queries = [ShardQuery(10, languages) for languages in (None, ("de",), ("de", "en"))] * 20
+    found = {}
+    for candidates in (1, 20):
+        for count, sharding in ((1, "language"), (3, "language"), (3, "random")):
+            folder = tmp_path / f"{candidates}-{count}-{sharding}"
+            manifest = write_index(
+                folder, PASSAGES, VECTORS, codec=codec, shards=count, sharding=sharding, nprobe=32,
+                candidates=candidates,
+            )  # fmt: skip
+            answers = search(open_index(folder, manifest), vectors, queries)
+            assert answers == found.setdefault(candidates, answers), (candidates, count, sharding)
+    recall = {}
+    for candidates, answers in found.items():
+        shares = []
+        for vector, query, hits in zip(vectors, queries, answers, strict=True):
+            languages = query.languages or LANGUAGES
+            right = {n for n, _ in brute_force(vector, 10, lambda p, names=languages: p.language in names)}
+            shares.append(len(right & {n for n, _ in hits}) / 10)
+        recall[candidates] = np.mean(shares)
+    assert recall[20] > 0.97
+    assert recall[1] < recall[20] - 0.02
+
+
+def test_an_index_says_how_many_candidates_it_takes(tmp_path):
+    """They are part of what an answer depends on, so of the version; an index of before says nothing, and takes 4."""
+    four, eight = (
+        write_index(tmp_path / str(n), PASSAGES, VECTORS, codec="IVF32,SQ8", shards=1, candidates=n) for n in (4, 8)
+    )
+    assert four.index_version != eight.index_version
+    assert read_manifest(tmp_path / "8").candidates == 8
+    content = json.loads((tmp_path / "4" / "manifest.json").read_text())
+    del content["candidates"]
+    (tmp_path / "4" / "manifest.json").write_text(json.dumps(content | {"checksum": checksum_of(content)}))
+    old = read_manifest(tmp_path / "4")
+    assert (old.candidates, old.index_version) == (4, four.index_version)
+    (shard,) = open_index(tmp_path / "8", eight)
+    assert len(shard.search(VECTORS[:1], [ShardQuery(10)])[0].ids) == 80
 
 
 @pytest.mark.parametrize("codec", ["IVF32,Flat", "IVF32,SQ8"])

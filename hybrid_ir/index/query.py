@@ -14,6 +14,9 @@ import numpy as np
 
 from hybrid_ir.index.passages import IndexedPassage
 
+CANDIDATES = 4
+"""Of each hit, by default and in an index whose manifest does not say."""
+
 
 class ShardQuery(NamedTuple):
     """What a search asks besides its vector. Hashable: queries with one filter are searched together."""
@@ -58,24 +61,26 @@ class Stored(NamedTuple):
     made unit length again."""
 
 
-def depth(k: int) -> int:
-    """Candidates of a lossy codec that are scored exactly."""
-    return max(40, 4 * k)
+def depth(k: int, candidates: int = CANDIDATES) -> int:
+    """Passages that a lossy codec finds for k hits, over all shards; these are scored exactly."""
+    return candidates * max(10, k)
 
 
 def is_flat(codec: str) -> bool:
     return codec == "Flat"
 
 
-def merge(parts: Sequence[Found | None], k: int, lossy: bool, among: int | None = None) -> list[Hit]:
+def merge(
+    parts: Sequence[Found | None], k: int, lossy: bool, among: int | None = None, candidates: int = CANDIDATES
+) -> list[Hit]:
     """The k best of several shards' candidates for one query. A shard that did not answer is None.
 
-    Ordered by exact score, then by global id. With a lossy codec only the `depth(among)` best by codec score take
-    part; `among` is the query's.
+    Ordered by exact score, then by global id. With a lossy codec only the `depth(among, candidates)` best by codec
+    score take part; `among` is the query's, and `candidates` the index's.
     """
     there = [(i, part) for i, part in enumerate(parts) if part is not None and len(part.ids)]
     if lossy and len(there) > 1:
-        there = _cut_by_codec(there, depth(among or k))
+        there = _cut_by_codec(there, depth(among or k, candidates))
     # Some twenty candidates: sorting them as Python numbers takes a fifth of numpy's time.
     hits = [
         (-score, global_id, i, row)

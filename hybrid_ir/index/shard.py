@@ -27,7 +27,7 @@ from hybrid_ir.index.exact import exact_top, score_rows
 from hybrid_ir.index.folder import REBUILD, Manifest, ShardEntry, check_files, is_lists, local_files
 from hybrid_ir.index.lists import NearestLists
 from hybrid_ir.index.passages import IndexedPassage, PassageTable
-from hybrid_ir.index.query import Found, ShardQuery, Stored, depth, is_flat
+from hybrid_ir.index.query import CANDIDATES, Found, ShardQuery, Stored, depth, is_flat
 from hybrid_ir.index.recent import Recent
 from hybrid_ir.types import InputError
 
@@ -43,6 +43,8 @@ class Totals:
     codec: str
     nprobe: int
     languages: dict[str, int]
+    candidates: int = CANDIDATES
+    """Passages for each hit that the codec finds over all shards, and that are scored exactly."""
     counts: np.ndarray | None = None
     """(languages, lists): passages of each language, in the order of their names, in each inverted list of all shards;
     None in an index of format 1, and for Flat."""
@@ -57,7 +59,7 @@ class Totals:
         """Lists to visit: more for a filter, by the share of the passages it leaves."""
         if query.languages is None:
             return min(lists, self.nprobe)
-        share = self.left(query) / max(1, sum(self.languages.values()))
+        share = self.left(query) / max(1, self._rows)
         return min(lists, int(np.ceil(self.nprobe / max(share, 1e-9))))
 
     def in_lists(self, query: ShardQuery) -> np.ndarray | None:
@@ -76,8 +78,13 @@ class Totals:
 
     def left(self, query: ShardQuery) -> int:
         """Passages of the whole index that the query's language filter leaves."""
-        names = self.languages if query.languages is None else query.languages
-        return sum(self.languages.get(name, 0) for name in names)
+        if query.languages is None:
+            return self._rows
+        return sum(self.languages.get(name, 0) for name in query.languages)
+
+    @cached_property
+    def _rows(self) -> int:
+        return sum(self.languages.values())
 
 
 class Shard:
@@ -118,7 +125,7 @@ class Shard:
         for i, query in enumerate(queries):
             scans = self.totals.scans(query)
             # Lossy candidates depend on their number, so only queries with one depth go together.
-            candidates = 0 if scans else depth(query.among or query.k)
+            candidates = 0 if scans else depth(query.among or query.k, self.totals.candidates)
             alike.setdefault((query.languages, query.metadata, scans, candidates), []).append(i)
         for (languages, metadata, scans, codec_depth), members in alike.items():
             group = vectors[members]
@@ -293,7 +300,7 @@ def open_shard(
         counts = None
         for name in beside:
             counts = np.load(local_files(index, beside) / name)
-        totals = Totals(manifest.codec, manifest.nprobe, manifest.languages, counts)
+        totals = Totals(manifest.codec, manifest.nprobe, manifest.languages, manifest.candidates, counts)
         return Shard(folder, entry, totals, PassageTable(folder / "passages.arrow"), nearest or NearestLists())
     except (RuntimeError, ValueError, OSError) as error:
         if isinstance(error, InputError):

@@ -39,7 +39,7 @@ from hybrid_ir.index.folder import (
 from hybrid_ir.index.fragments import Fragments, save_array
 from hybrid_ir.index.lists import NearestLists
 from hybrid_ir.index.passages import write_passages
-from hybrid_ir.index.query import is_flat
+from hybrid_ir.index.query import CANDIDATES, is_flat
 from hybrid_ir.index.shard import Shard, open_shard
 from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError, one_line
@@ -170,6 +170,7 @@ def make_manifest(
     files: dict[str, File] | None = None,
     parent: str | None = None,
     nprobe: int = 0,
+    candidates: int = CANDIDATES,
     recall: dict[str, Any] | None = None,
     cut: dict[str, int] | None = None,
 ) -> Manifest:
@@ -183,11 +184,12 @@ def make_manifest(
         files = describe_files(index, beside)
     return Manifest(
         format=FORMAT,
-        index_version=version_of(space, codec, nprobe, list(shards)),
+        index_version=version_of(space, codec, nprobe, candidates, list(shards)),
         space=space,
         probes=probes.astype(float).tolist(),
         codec=codec,
         nprobe=nprobe,
+        candidates=candidates,
         sharding=sharding,
         languages=dict(sorted(languages.items())),
         metadata_keys=list(keys),
