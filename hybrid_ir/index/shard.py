@@ -109,6 +109,7 @@ class Shard:
         else:
             # As plain arrays: numpy's memmap class costs microseconds at each access.
             self.vectors = np.asarray(np.load(folder / "vectors.f16.npy", mmap_mode="r"))
+            self._index.parallel_mode = 3  # by default `search_preassigned` takes one thread
             self._quantizer: Any = faiss.downcast_index(self._index.quantizer)
         if not (self.rows == len(self.ids) == self._index.ntotal == passages.rows == len(self.vectors)):
             raise InputError(f"the files of {folder} do not belong together: their row counts differ; {REBUILD}")
