@@ -80,7 +80,7 @@ def front(searches: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def plot(results: list[dict[str, Any]], title: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
     for result in results:
         line = front(result["searches"])
@@ -94,7 +94,7 @@ def plot(results: list[dict[str, Any]], title: str, path: Path) -> None:
     axes.set_xlabel(f"share of the right {K} passages that is not found (better to the right)")
     axes.set_ylabel("queries a second, batches of 32, one thread")
     axes.grid(visible=True, which="both", alpha=0.3)
-    axes.legend(title="codes of a vector")
+    figure.legend(title="codes of a vector", loc="outside right upper")
     axes.set_title(title)
     figure.savefig(path, dpi=120)
 

@@ -36,6 +36,23 @@ class NearestLists:
         key = (count, queries.tobytes())
         return self._recent.get(key, lambda: nearest_lists(queries, quantizer, count, self._centroids_of(quantizer)))
 
+    def that_hold(
+        self, enough: int, holds: np.ndarray | None, queries: np.ndarray, quantizer: Any, nprobe: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(Q, lists to visit) numbers and scores: `nprobe` of them, and more until they hold `enough` passages of the
+        whole index. `holds` are the passages in each list, None where they were not counted. A list of number -1 is
+        not visited."""
+        lists, scores = self.find(queries, quantizer, nprobe)
+        if holds is None:
+            return lists, scores
+        while holds[lists].sum(axis=1).min() < enough and lists.shape[1] < len(holds):
+            lists, scores = self.find(queries, quantizer, min(len(holds), 2 * lists.shape[1]))
+        if lists.shape[1] > nprobe:
+            reached = holds[lists].cumsum(axis=1)
+            visited = np.maximum(nprobe, 1 + (reached < enough).sum(axis=1))
+            lists = np.where(np.arange(lists.shape[1]) < visited[:, None], lists, -1)
+        return lists, scores
+
     def _centroids_of(self, quantizer: Any) -> np.ndarray:
         """(lists, D) copied once: in the mapped file they stand at odd addresses, and numpy would copy them each time.
 

@@ -229,20 +229,10 @@ class Shard:
         return self._masks.get((nprobe, languages), make)
 
     def _nearest_lists(self, vectors: np.ndarray, wanted: int, query: ShardQuery) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, lists to visit) numbers and scores: as many as the gate found, and more until they hold `wanted` passages
-        of the whole index, so that every shard visits the same. A list of number -1 is not visited."""
+        """(Q, lists to visit) numbers and scores; every shard visits the same."""
         nprobe, holds = self.totals.probes(query, self.lists), self.totals.in_lists(query)
-        lists, scores = self._nearest.find(vectors, self._quantizer, nprobe)
-        if holds is None:
-            return lists, scores
-        enough = min(wanted, self.totals.left(query))
-        while holds[lists].sum(axis=1).min() < enough and lists.shape[1] < self.lists:
-            lists, scores = self._nearest.find(vectors, self._quantizer, min(self.lists, 2 * lists.shape[1]))
-        if lists.shape[1] > nprobe:
-            reached = holds[lists].cumsum(axis=1)
-            visited = np.maximum(nprobe, 1 + (reached < enough).sum(axis=1))
-            lists = np.where(np.arange(lists.shape[1]) < visited[:, None], lists, -1)
-        return lists, scores
+        enough = 0 if holds is None else min(wanted, self.totals.left(query))
+        return self._nearest.that_hold(enough, holds, vectors, self._quantizer, nprobe)
 
     def list_sizes(self) -> dict[str, np.ndarray]:
         """Language -> (lists,): its passages in each inverted list of this shard."""
