@@ -42,7 +42,7 @@ def main() -> None:
     seconds = time.perf_counter() - start
     start = time.perf_counter()
     for first in range(0, args.queries, 1024):
-        queries[first : first + 1024] @ chunk.T
+        np.matmul(queries[first : first + 1024], chunk.T)
     products = (time.perf_counter() - start) * args.passages / CHUNK
     pairs = args.queries * counted
     paper = args.of[0] * args.of[1] / pairs

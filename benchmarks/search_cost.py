@@ -113,6 +113,7 @@ def sides(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, Search]
     first = indices[args.shards[0]]
     if "ivf" in args.kinds:
         home = folder / f"{args.codec.replace(',', '-')}-{args.shards[0]}" / "shards"
+        ivf: Any
         ivf, *others = (faiss.read_index(str(home / shard.entry.name / "vectors.faiss")) for shard in first)
         for other in others:
             ivf.merge_from(other, ivf.ntotal)
