@@ -10,10 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import open_index, search, unit, write_index
 
-from hybrid_ir.index import exact as exact_module, lists as lists_module, shard as shard_module
-from hybrid_ir.index.exact import as_float32, exact_scores, exact_top
+from hybrid_ir.index import exact as exact_module, shard as shard_module
+from hybrid_ir.index.exact import NearestLists, as_float32, exact_scores, exact_top
 from hybrid_ir.index.folder import checksum_of, read_manifest
-from hybrid_ir.index.lists import NearestLists
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import Found, ShardQuery, merge
 from hybrid_ir.index.recent import Recent
@@ -261,13 +260,13 @@ def test_a_scan_of_mapped_float16_finds_the_best_exact_scores(tmp_path, monkeypa
 def test_shards_of_one_process_find_the_nearest_lists_of_a_batch_once(tmp_path, monkeypatch):
     manifest = write_index(tmp_path / "i", PASSAGES, VECTORS, codec="IVF32,SQ8", shards=3)
     calls = []
-    find = lists_module.nearest_lists
+    find = exact_module.nearest_lists
 
     def counted(queries, quantizer, count, centroids):
         calls.append(count)
         return find(queries, quantizer, count, centroids)
 
-    monkeypatch.setattr(lists_module, "nearest_lists", counted)
+    monkeypatch.setattr(exact_module, "nearest_lists", counted)
     queries = [ShardQuery(10)] * 2
     together = search(open_index(tmp_path / "i", manifest), VECTORS[:2], queries)
     assert len(calls) == 1

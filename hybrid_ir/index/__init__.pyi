@@ -1,5 +1,6 @@
 from .build import add_passages as add_passages, build_index as build_index, verify_index as verify_index
 from .codec import ROWS_PER_SHARD as ROWS_PER_SHARD, default_codec as default_codec
+from .exact import NearestLists as NearestLists
 from .folder import (
     Manifest as Manifest,
     check_files as check_files,
@@ -7,7 +8,6 @@ from .folder import (
     local_files as local_files,
     read_manifest as read_manifest,
 )
-from .lists import NearestLists as NearestLists
 from .passages import (
     IndexedPassage as IndexedPassage,
     canonical as canonical,

@@ -23,9 +23,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from hybrid_ir.index.exact import exact_top, score_rows
+from hybrid_ir.index.exact import NearestLists, exact_top, score_rows
 from hybrid_ir.index.folder import REBUILD, Manifest, ShardEntry, check_files, is_lists, local_files
-from hybrid_ir.index.lists import NearestLists
 from hybrid_ir.index.passages import IndexedPassage, PassageTable
 from hybrid_ir.index.query import CANDIDATES, Found, ShardQuery, Stored, depth, is_flat
 from hybrid_ir.index.recent import Recent

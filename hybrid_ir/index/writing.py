@@ -24,7 +24,7 @@ import faiss
 import numpy as np
 
 import hybrid_ir
-from hybrid_ir.index.exact import BLOCK
+from hybrid_ir.index.exact import BLOCK, NearestLists
 from hybrid_ir.index.folder import (
     FORMAT,
     File,
@@ -37,7 +37,6 @@ from hybrid_ir.index.folder import (
     version_of,
 )
 from hybrid_ir.index.fragments import Fragments, save_array
-from hybrid_ir.index.lists import NearestLists
 from hybrid_ir.index.passages import write_passages
 from hybrid_ir.index.query import CANDIDATES, is_flat
 from hybrid_ir.index.shard import Shard, open_shard
