@@ -1,7 +1,8 @@
 """Exact search: the best rows by dot product, the same alone or in a batch, whatever rows are beside them.
 
-In: unit vectors of queries and of stored passages. Out: scores and rows; or the nearest inverted lists. FAISS sums in an order that depends on the
-batch, so its scores only choose candidates, with a margin; a score is then summed pair by pair.
+In: unit vectors of queries and of stored passages. Out: scores and rows; or the nearest inverted lists, found once for
+all shards of an index in one process. FAISS sums in an order that depends on the batch, so its scores only choose
+candidates, with a margin; a score is then summed pair by pair.
 
 Q queries, D dimensions, C candidates, N stored vectors.
 """
