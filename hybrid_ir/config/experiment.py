@@ -203,8 +203,9 @@ class Evaluate(Section):
 
 class Index(Section):
     codec: str | None = None
-    """faiss.index_factory string: Flat, or IVF with Flat, SQ8, PQ and the like. Null = Flat below 100 thousand
-    passages a shard, IVF with SQ8 above."""
+    """faiss.index_factory string: Flat, or IVF with SQ8, PQ and so on. Null = Flat below 100,000 a shard, else SQ8."""
+    candidates: int = Field(default=4, ge=1, le=256)
+    """Passages that a lossy codec finds for each hit (of ten at least), to be scored exactly; a coarser needs more."""
     shards: int | None = Field(default=None, ge=1, le=1024)
     """Parts that are built and searched apart; null = one a million passages."""
     sharding: Literal["language", "random"] = "language"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import faiss
 import numpy as np
 
-from hybrid_ir.index import Found, IndexedPassage, ShardQuery, Stored, read_manifest, recent_lists
+from hybrid_ir.index import Found, IndexedPassage, NearestLists, ShardQuery, Stored, read_manifest
 from hybrid_ir.serving.kept_shard import KeptShard
 from hybrid_ir.serving.one_thread import OneThread
 from hybrid_ir.serving.query_encoder import QueryEncoder
@@ -38,7 +38,7 @@ class LocalRelease:
         """
         self.index = absolute(index)
         self.manifest = read_manifest(index, version)
-        nearest = recent_lists()
+        nearest = NearestLists()
         self._shards = [
             KeptShard(index, self.manifest, n, may_be_down=may_lack_shards, nearest=nearest)
             for n in range(len(self.manifest.shards))
