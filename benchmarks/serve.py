@@ -2,6 +2,10 @@
 turn.
 
 python benchmarks/serve.py --xquad DIR --peer PEERS/serve_peer.py      (needs wrk: apt-get install wrk)
+python benchmarks/serve.py --xquad DIR --peer PEERS/serve_peer.py --encoder whole --precisions fp32 int8
+
+Of a larger encoder the peer takes minutes to encode its passages at each start: --peer-passages gives it fewer, which
+is in its favour.
 
 Each request asks what no request before it asked. With --repeated all ask the same hundred queries over and over, which
 is what a cache of queries can do; that is another table, and never mixed with the first.
@@ -119,6 +123,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--repeated", action="store_true", help=f"all requests ask the same {REPEATED} queries")
+    parser.add_argument(
+        "--encoder", choices=["mini", "cut", "whole"], default="mini", help="as benchmarks/pairs.py says"
+    )
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "int8"], default=["fp32"], help="serve.precision")
+    parser.add_argument("--peer-passages", type=int, help="how many of the passages the peer has; all by default")
     parser.add_argument("--keep", type=Path, help="folder to keep the index in, and to find it in")
     args = parser.parse_args()
     if shutil.which("wrk") is None:
@@ -129,7 +138,7 @@ def main() -> None:
         root.mkdir(exist_ok=True)
         collection = lareqa_collection(args.xquad, "xquad-r")
         rows = {"doc_id": [c.doc_id for c in collection.candidates], "text": [c.text for c in collection.candidates]}
-        pq.write_table(pa.table(rows), root / "passages.parquet")
+        pq.write_table(pa.table(rows).slice(0, args.peer_passages), root / "passages.parquet")
         texts = list(dict.fromkeys(q.text for q in collection.queries))
         random.Random(0).shuffle(texts)  # languages mixed
         if args.repeated:
@@ -139,7 +148,7 @@ def main() -> None:
         script = root / "post.lua"
         script.write_text(LUA % (root / "queries.txt", str(args.repeated).lower()), encoding="utf-8")
         if not (root / "index").exists():
-            model, _, _ = make_inputs(args.xquad, root)
+            model, _, _ = make_inputs(args.xquad, root, encoder=args.encoder)
             build = ["index", "--checkpoint", str(model), "--passages", str(args.xquad), "--out", str(root / "index")]
             subprocess.run([*CLI, *build, f"index.shards={args.shards}"], check=True)
         serve = [*CLI, "serve", "--index", str(root / "index"), "serve.port=8901"]
@@ -155,9 +164,11 @@ def main() -> None:
                 "--port",
                 "8900",
             ],
-            "local": [*serve, "serve.placement=local"],
-            "distributed": [*serve, "serve.placement=distributed"],
         }
+        for precision in args.precisions:
+            for placement in ("local", "distributed"):
+                settings = [f"serve.placement={placement}", f"serve.precision={precision}"]
+                servers[f"{placement} {precision}"] = [*serve, *settings]
         results: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
         for number in range(args.rounds):
             for name, command in servers.items():

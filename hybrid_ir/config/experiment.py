@@ -266,9 +266,10 @@ class Serve(Section):
     """Queries that may wait in a gateway; beyond it requests get 429 with Retry-After."""
     max_batch: int = Field(default=32, ge=1)
     """Queries encoded and searched together. A batch never waits to fill: it takes what has come."""
+    precision: Literal["fp32", "int8"] = "fp32"
+    """Of encoding queries. int8 is faster on a CPU; each start measures what it loses in each language."""
     query_cache: int = Field(default=8192, ge=0)
-    """Queries whose vectors a gateway keeps, so that one asked again is not encoded again; the one asked the longest
-    ago leaves first. 8192 of 384 dimensions take 16 MB, of 1024 dimensions 37 MB. 0 = none."""
+    """Queries, those asked last, whose vectors a gateway keeps. 8192 of 384 dimensions take 16 MB. 0 = none."""
     deadline_ms: int = Field(default=10_000, ge=1)
     """Milliseconds that a request may take if it names no deadline of its own, and the most it may name."""
 

@@ -23,6 +23,7 @@ from .query import (
     merge as merge,
 )
 from .recent import Recent as Recent
+from .samples import sample_of_index as sample_of_index
 from .shard import Shard as Shard, open_shard as open_shard, recent_lists as recent_lists
 from .vectors.given import find_vectors as find_vectors
 from .vectors.made import encode_passages as encode_passages
