@@ -42,7 +42,15 @@ SHARES = {  # operator of torch's profiler -> what it is for
         "aten::native_layer_norm",
         "aten::native_layer_norm_backward",
     ),
-    "dropout and sums": ("aten::ge", "aten::mul", "aten::mul_", "aten::add", "aten::add_", "aten::sum", "_Differentiable"),
+    "dropout and sums": (
+        "aten::ge",
+        "aten::mul",
+        "aten::mul_",
+        "aten::add",
+        "aten::add_",
+        "aten::sum",
+        "_Differentiable",
+    ),
     "optimiser and clipping": ("aten::_fused_adamw_", "aten::linalg_vector_norm", "aten::_foreach_norm"),
 }
 

@@ -26,7 +26,8 @@ class Embedder(nn.Module):
     """Token ids -> unit vectors, in micro-batches of like lengths. What DDP wraps.
 
     `frozen`: the model's weights do not change while this is used, so that copies of them are made once. `flash`: on a
-    GPU texts are not padded. Raises InputError where this encoder, its device or its precision does not allow that.
+    GPU texts are not padded. `precision`: auto, bf16 or fp32, or int8 to encode on a CPU. Raises InputError where this
+    encoder, its device or its precision does not allow that.
     """
 
     def __init__(
@@ -45,6 +46,11 @@ class Embedder(nn.Module):
         self.pad_id = model.tokenizer.pad_token_id
         self._frozen, self._flash = frozen, flash
         self._weights: list[LayerWeights] | None = None
+        if precision == "int8" and (model.device.type != "cpu" or not can_pack(getattr(model[0], "model", None), None)):
+            raise InputError(
+                "8 bits are for BERT, RoBERTa and XLM-R on a CPU; here are "
+                f"{type(getattr(model[0], 'model', None)).__name__} and {model.device.type}; take fp32"
+            )
         if flash and (model.device.type != "cuda" or not can_pack(model[0].model, self._dtype)):
             raise InputError(
                 "train.flash_attention needs an NVIDIA GPU from Ampere on, train.precision=bf16 and BERT's kin; "
@@ -87,7 +93,7 @@ class Embedder(nn.Module):
     @property
     def _dtype(self) -> torch.dtype | None:
         """Of the weights as used; None = their own."""
-        return torch.bfloat16 if self.precision == "bf16" else None
+        return {"bf16": torch.bfloat16, "int8": torch.int8}.get(self.precision)
 
     def _packed(self, tokens: Tokens, weights: list[LayerWeights]) -> dict[str, Any]:
         """As sentence-transformers' pooling takes what was not padded: text after text, where each begins, and which

@@ -31,6 +31,7 @@ class LocalRelease:
         checkpoint: str | None = None,
         threads: int = 1,
         may_lack_shards: bool = False,
+        precision: str = "fp32",
     ) -> None:
         """Check every file, open the shards, load the encoder. Raises InputError that names what is wrong.
 
@@ -46,7 +47,7 @@ class LocalRelease:
         self.key = f"{self.index}@{self.manifest.index_version}"
         self._encoding = OneThread()
         self._searching = OneThread(faiss.omp_set_num_threads, threads)
-        self._encoder = self._encoding.wait_for(QueryEncoder, self.index, self.manifest, checkpoint, threads)
+        self._encoder = self._encoding.wait_for(QueryEncoder, self.index, self.manifest, checkpoint, threads, precision)
 
     async def encode(self, texts: Sequence[str], role: str) -> Encoded:
         return await self._encoding.run(self._encoder, texts, role)

@@ -86,7 +86,7 @@ def has_flash(device: torch.device, dtype: torch.dtype | None, head_size: int) -
 
 
 def flash(qkv: Tensor, ends: Tensor, longest: int, heads: int, p: float) -> Tensor:
-    """The same on a GPU, by torch's FlashAttention. `ends`: (texts + 1,) int32, where each text ends, with a 0 first."""
+    """The same on a GPU, by torch's FlashAttention. `ends`: (texts + 1,) int32, where each text ends, after a 0."""
     q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)
     # What torch.nn.attention.varlen calls, which has no dropout.
     made = torch.ops.aten._flash_attention_forward(q, k, v, ends, ends, longest, longest, p, False, False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hybrid_ir.encoders.packed.attention import Attended, attend, attend_back
 from hybrid_ir.encoders.packed.dropout import Dropout, scale_of
-from hybrid_ir.encoders.packed.linear import Joined, LayerWeights
+from hybrid_ir.encoders.packed.linear import Joined, Joined8, LayerWeights
 from hybrid_ir.encoders.packed.rectangles import Rectangles
 
 
@@ -42,9 +42,21 @@ class Layer:
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """In the order in which `_Differentiable` returns their gradients."""
-        each, norms = self.weights, [p for norm in self.norms for p in (norm.weight, norm.bias)]
-        products = (each.qkv, each.attention, each.inner, each.outer)
-        return (*(p for product in products for p in product.parameters), *norms)
+        norms = [p for norm in self.norms for p in (norm.weight, norm.bias)]
+        return (*(p for product in self.products for p in product.parameters), *norms)
+
+    @property
+    def products(self) -> tuple[Joined, Joined, Joined, Joined]:
+        """Of queries, keys and values, of attention, and of the feed-forward. Raises ValueError for weights in 8 bits,
+        which have no gradient."""
+        each = self.weights
+        return _joined(each.qkv), _joined(each.attention), _joined(each.inner), _joined(each.outer)
+
+
+def _joined(product: Joined | Joined8) -> Joined:
+    if isinstance(product, Joined8):
+        raise ValueError("weights in 8 bits have no gradient: torch.no_grad() is for them")
+    return product
 
 
 def layer_on_cpu(x: Tensor, layer: Layer, rectangles: Rectangles, drop: Dropout) -> Tensor:
@@ -82,7 +94,7 @@ def _forward(
     x: Tensor, layer: Layer, rectangles: Rectangles, drop: Dropout, *, differentiable: bool
 ) -> tuple[Tensor, _Passed | None]:
     weights, chances = layer.weights, layer.chances
-    low = x.to(weights.qkv.matrix.dtype)
+    low = x.to(weights.qkv.reads)
     mixed, attended = attend(weights.qkv(low), rectangles, drop, chances[0])
     normed, first = _added(x, weights.attention(mixed), layer.norms[0], drop, chances[1])
     low_normed = normed.to(low.dtype)
@@ -105,7 +117,9 @@ def _added(x: Tensor, y: Tensor, norm: nn.LayerNorm, drop: Dropout, p: float) ->
 
 class _Differentiable(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Layer, rectangles: Rectangles, drop: Dropout, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, layer: Layer, rectangles: Rectangles, drop: Dropout, *parameters: Tensor
+    ) -> Tensor:
         ctx.given = layer, rectangles, parameters[0].dtype
         y, ctx.passed = _forward(x, layer, rectangles, drop, differentiable=True)
         return y
@@ -114,21 +128,21 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (layer, rectangles, kept_in), passed = ctx.given, ctx.passed
         ctx.passed = None  # its memory is free as soon as it has been read
-        weights, chances = layer.weights, layer.chances
+        (qkv, attention, inner, outer), chances = layer.products, layer.chances
 
         grad, of_second = _norm_back(grad, passed.second, layer.norms[1])
-        low = _dropped_back(grad, passed.second, chances[2], weights.outer)
-        of_outer = _product_back(low, passed.activated.detach(), weights.outer, kept_in)
-        (low,) = torch.autograd.grad(passed.activated, passed.inner, low @ weights.outer.matrix)
-        of_inner = _product_back(low, passed.normed, weights.inner, kept_in)
-        grad.add_(low @ weights.inner.matrix)
+        low = _dropped_back(grad, passed.second, chances[2], outer)
+        of_outer = _product_back(low, passed.activated.detach(), outer, kept_in)
+        (low,) = torch.autograd.grad(passed.activated, passed.inner, low @ outer.matrix)
+        of_inner = _product_back(low, passed.normed, inner, kept_in)
+        grad.add_(low @ inner.matrix)
 
         grad, of_first = _norm_back(grad, passed.first, layer.norms[0])
-        low = _dropped_back(grad, passed.first, chances[1], weights.attention)
-        of_attention = _product_back(low, passed.mixed, weights.attention, kept_in)
-        low = attend_back(low @ weights.attention.matrix, rectangles, chances[0], passed.attended)
-        of_qkv = _product_back(low, passed.x, weights.qkv, kept_in)
-        grad.add_(low @ weights.qkv.matrix)
+        low = _dropped_back(grad, passed.first, chances[1], attention)
+        of_attention = _product_back(low, passed.mixed, attention, kept_in)
+        low = attend_back(low @ attention.matrix, rectangles, chances[0], passed.attended)
+        of_qkv = _product_back(low, passed.x, qkv, kept_in)
+        grad.add_(low @ qkv.matrix)
         return (grad, None, None, None, *of_qkv, *of_attention, *of_inner, *of_outer, *of_first, *of_second)
 
 
