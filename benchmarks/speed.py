@@ -23,6 +23,7 @@ from pairs import Killed, make_inputs, run_json
 
 from hybrid_ir.encoders.embedding import resolve_precision
 from hybrid_ir.encoders.quiet import quiet_libraries
+from hybrid_ir.machine import KEEPING_MEMORY
 
 HERE = Path(__file__).parent
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
@@ -33,7 +34,7 @@ ENCODERS = {
 }
 SHARES = {  # operator of torch's profiler -> what it is for
     "matrix products": ("aten::mm", "aten::addmm"),
-    "attention": ("aten::bmm", "aten::_softmax", "aten::_softmax_backward_data", "_Attention", "_AttentionBackward"),
+    "attention": ("aten::baddbmm", "aten::_softmax", "aten::_softmax_backward_data"),
     "copies and casts": ("aten::copy_", "aten::index_copy_", "aten::index_select", "aten::cat", "aten::fill_"),
     "activation and norms": (
         "aten::gelu",
@@ -41,7 +42,15 @@ SHARES = {  # operator of torch's profiler -> what it is for
         "aten::native_layer_norm",
         "aten::native_layer_norm_backward",
     ),
-    "dropout and sums": ("aten::ge", "aten::mul", "aten::mul_", "aten::add", "aten::add_", "aten::sum", "_AddKept"),
+    "dropout and sums": (
+        "aten::ge",
+        "aten::mul",
+        "aten::mul_",
+        "aten::add",
+        "aten::add_",
+        "aten::sum",
+        "_Differentiable",
+    ),
     "optimiser and clipping": ("aten::_fused_adamw_", "aten::linalg_vector_norm", "aten::_foreach_norm"),
 }
 
@@ -88,7 +97,8 @@ def training(encoder: str, model: Path, pairs: Path, given: argparse.Namespace, 
     ours = [sys.executable, str(HERE / "training.py"), str(model), str(pairs), *common]
     peer = [sys.executable, str(HERE / "peers.py"), "train", str(model), str(pairs), *common]
     peer += ["--steps", "2" if slow else "10"]
-    commands = {"ours": [*ours, "--steps", "6" if slow else "20"]}
+    keeping = ["env", *(f"{name}={value}" for name, value in KEEPING_MEMORY.items())]  # as a worker is started
+    commands = {"ours": [*keeping, *ours, "--steps", "6" if slow else "20"]}
     if encoder != "whole":  # with its vocabulary the peer needs more memory than small machines have
         commands |= {"peer, fp32": peer, "peer, bf16": [*peer, "--bf16"]}
     runs = in_turn(commands, given.rounds, f"training {encoder}")

@@ -61,6 +61,7 @@ def write_index(
     sharding: str = "language",
     nprobe: int = 4,
     seed: int = 0,
+    candidates: int = 4,
 ) -> Manifest:
     """An index without an encoder at `folder`."""
     folder.mkdir(parents=True)
@@ -76,6 +77,7 @@ def write_index(
         folder,
         space={**SPACE, "dimension": vectors.shape[1]}, probes=np.zeros((0, vectors.shape[1])), codec=codec, sharding=sharding,  # noqa: E501
         shards=entries, keys=fragments.keys, rejected={}, settings={}, nprobe=0 if is_flat(codec) else nprobe,
+        candidates=candidates,
     )  # fmt: skip
     files = count_lists(folder, open_shards(folder, manifest))
     return publish(folder, manifest.model_copy(update={"files": {**manifest.files, **files}}))
@@ -87,10 +89,13 @@ def open_index(folder: Path, manifest: Manifest) -> list[Shard]:
 
 def search(shards: list[Shard], vectors: np.ndarray, queries: list[ShardQuery]) -> list[list[tuple[int, float]]]:
     """(global id, score) of the hits of each query."""
-    lossy = not is_flat(shards[0].totals.codec)
+    lossy, candidates = not is_flat(shards[0].totals.codec), shards[0].totals.candidates
     parts = [shard.search(vectors, queries) for shard in shards]
     return [
-        [(hit.global_id, hit.score) for hit in merge([part[i] for part in parts], query.k, lossy, query.among)]
+        [
+            (hit.global_id, hit.score)
+            for hit in merge([part[i] for part in parts], query.k, lossy, query.among, candidates)
+        ]
         for i, query in enumerate(queries)
     ]
 

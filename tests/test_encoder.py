@@ -223,22 +223,25 @@ def test_a_presets_tokenizer_reloads_and_keeps_text(folders: dict[str, Path]):
 # Micro-batches.
 
 
-@given(st.lists(st.integers(1, 60), max_size=40), st.integers(16, 200))
-def test_micro_batches_cover_each_text_once_within_the_budget(lengths: list[int], budget: int):
-    batches = micro_batches(np.asarray(lengths, dtype=np.int64), budget)
+@given(st.lists(st.integers(1, 60), max_size=40), st.integers(16, 200), st.booleans())
+def test_micro_batches_cover_each_text_once_within_the_budget(lengths: list[int], budget: int, padded: bool):
+    def held(texts: list[int]) -> int:
+        return max(texts) * len(texts) if padded else sum(texts)
+
+    batches = micro_batches(np.asarray(lengths, dtype=np.int64), budget, padded=padded)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    in_order = [lengths[i] for batch in batches for i in batch]
-    assert in_order == sorted(lengths)
-    padded = [max(lengths[i] for i in batch) * len(batch) for batch in batches]
-    assert all(total <= budget or len(batch) == 1 for batch, total in zip(batches, padded, strict=True))
+    in_order = [[lengths[i] for i in batch] for batch in batches]
+    assert [length for batch in in_order for length in batch] == sorted(lengths)
+    assert all(held(batch) <= budget or len(batch) == 1 for batch in in_order)
     # None ends before it must.
-    for batch, following in pairwise(batches):
-        assert lengths[following[0]] * (len(batch) + 1) > budget
+    for batch, following in pairwise(in_order):
+        assert held([*batch, following[0]]) > budget
 
 
 def test_micro_batches_by_hand():
-    batches = micro_batches(np.asarray([50, 3, 8, 3, 8]), 16)
-    assert [batch.tolist() for batch in batches] == [[1, 3], [2, 4], [0]]
+    lengths = np.asarray([50, 3, 8, 3, 8])
+    assert [batch.tolist() for batch in micro_batches(lengths, 16, padded=True)] == [[1, 3], [2, 4], [0]]
+    assert [batch.tolist() for batch in micro_batches(lengths, 16, padded=False)] == [[1, 3, 2], [4], [0]]
 
 
 @pytest.mark.parametrize("name", list(MAKERS))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
+import faiss
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import open_index, search, unit, write_index
 
 from hybrid_ir.index import exact as exact_module, shard as shard_module
-from hybrid_ir.index.exact import as_float32, exact_scores, exact_top
+from hybrid_ir.index.exact import NearestLists, as_float32, exact_scores, exact_top
+from hybrid_ir.index.folder import checksum_of, read_manifest
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import Found, ShardQuery, merge
 from hybrid_ir.index.recent import Recent
@@ -125,6 +129,51 @@ def test_flat_is_exact_ties_by_id_filters_before_the_cut(indices, asked):
         np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("codec", ["IVF32,RaBitQ", "IVF32,RaBitQ4", "IVF32,PQ8x4fs"])
+def test_a_coarse_codec_answers_as_the_whole_and_finds_more_with_more_candidates(tmp_path, codec):
+    """Codes of a bit or four, by which many passages tie: what is asked of every list is still one answer in any cut.
+    Of 20 candidates a hit all of the right passages are among those that are scored exactly, of 4 they are not."""
+    rng = np.random.default_rng(3)
+    vectors = unit(VECTORS[rng.choice(COUNT, 60, replace=False)] + 0.1 * rng.normal(size=(60, D)))
+    queries = [ShardQuery(10, languages) for languages in (None, ("de",), ("de", "en"))] * 20
+    found = {}
+    for candidates in (1, 20):
+        for count, sharding in ((1, "language"), (3, "language"), (3, "random")):
+            folder = tmp_path / f"{candidates}-{count}-{sharding}"
+            manifest = write_index(
+                folder, PASSAGES, VECTORS, codec=codec, shards=count, sharding=sharding, nprobe=32,
+                candidates=candidates,
+            )  # fmt: skip
+            answers = search(open_index(folder, manifest), vectors, queries)
+            assert answers == found.setdefault(candidates, answers), (candidates, count, sharding)
+    recall = {}
+    for candidates, answers in found.items():
+        shares = []
+        for vector, query, hits in zip(vectors, queries, answers, strict=True):
+            languages = query.languages or LANGUAGES
+            right = {n for n, _ in brute_force(vector, 10, lambda p, names=languages: p.language in names)}
+            shares.append(len(right & {n for n, _ in hits}) / 10)
+        recall[candidates] = np.mean(shares)
+    assert recall[20] > 0.97
+    assert recall[1] < recall[20] - 0.02
+
+
+def test_an_index_says_how_many_candidates_it_takes(tmp_path):
+    """They are part of what an answer depends on, so of the version; an index of before says nothing, and takes 4."""
+    four, eight = (
+        write_index(tmp_path / str(n), PASSAGES, VECTORS, codec="IVF32,SQ8", shards=1, candidates=n) for n in (4, 8)
+    )
+    assert four.index_version != eight.index_version
+    assert read_manifest(tmp_path / "8").candidates == 8
+    content = json.loads((tmp_path / "4" / "manifest.json").read_text())
+    del content["candidates"]
+    (tmp_path / "4" / "manifest.json").write_text(json.dumps(content | {"checksum": checksum_of(content)}))
+    old = read_manifest(tmp_path / "4")
+    assert (old.candidates, old.index_version) == (4, four.index_version)
+    (shard,) = open_index(tmp_path / "8", eight)
+    assert len(shard.search(VECTORS[:1], [ShardQuery(10)])[0].ids) == 80
+
+
 @pytest.mark.parametrize("codec", ["IVF32,Flat", "IVF32,SQ8"])
 def test_a_small_language_is_found_whole_where_a_search_without_filter_visits_few_lists(indices, codec):
     swahili = [n for n, p in enumerate(PASSAGES) if p.language == "sw"]
@@ -139,6 +188,7 @@ def test_a_tie_wider_than_the_margin_is_cut_by_id():
     ((scores, rows),) = exact_top(vectors[:1], vectors, [(0, 100)], 4)
     assert sorted(rows) == list(range(100))
     assert np.ptp(scores) == 0
+    rows = np.sort(rows)  # a shard gives equal scores by id
     part = Found(scores, scores, rows, rows)
     assert [hit.global_id for hit in merge([part], 4, lossy=False)] == [0, 1, 2, 3]
 
@@ -148,7 +198,8 @@ def test_merge_cuts_by_codec_score_before_it_orders_by_exact_score():
     codec_scores = np.linspace(1, 0, 60, dtype=np.float32)
     scores = np.linspace(0, 1, 60, dtype=np.float32)
     ids = np.arange(60)
-    halves = [Found(codec_scores[h], scores[h], ids[h], ids[h]) for h in (slice(0, 60, 2), slice(1, 60, 2))]
+    best_first = (slice(None, None, -2), slice(-2, None, -2))
+    halves = [Found(codec_scores[h], scores[h], ids[h], ids[h]) for h in best_first]
     assert [hit.global_id for hit in merge(halves, 3, lossy=True)] == [39, 38, 37]
     assert [hit.global_id for hit in merge(halves, 3, lossy=False)] == [59, 58, 57]
 
@@ -209,13 +260,13 @@ def test_a_scan_of_mapped_float16_finds_the_best_exact_scores(tmp_path, monkeypa
 def test_shards_of_one_process_find_the_nearest_lists_of_a_batch_once(tmp_path, monkeypatch):
     manifest = write_index(tmp_path / "i", PASSAGES, VECTORS, codec="IVF32,SQ8", shards=3)
     calls = []
-    find = shard_module.nearest_lists
+    find = exact_module.nearest_lists
 
-    def counted(queries, centroids, nprobe):
-        calls.append(nprobe)
-        return find(queries, centroids, nprobe)
+    def counted(queries, quantizer, count, centroids):
+        calls.append(count)
+        return find(queries, quantizer, count, centroids)
 
-    monkeypatch.setattr(shard_module, "nearest_lists", counted)
+    monkeypatch.setattr(exact_module, "nearest_lists", counted)
     queries = [ShardQuery(10)] * 2
     together = search(open_index(tmp_path / "i", manifest), VECTORS[:2], queries)
     assert len(calls) == 1
@@ -226,6 +277,24 @@ def test_shards_of_one_process_find_the_nearest_lists_of_a_batch_once(tmp_path, 
     (first,) = search(apart, VECTORS[2:3], queries[:1])
     assert first[0][0] == 2
     assert len(calls) == 7
+
+
+@pytest.mark.parametrize("count", [1, 8, 40])
+def test_a_query_has_the_same_nearest_lists_alone_and_in_a_batch(count):
+    """Alone they are found by FAISS's loop, in a batch by a matrix product: numbers and scores are equal to the bit."""
+    rng = np.random.default_rng(count)
+    centroids, queries = unit(rng.normal(size=(200, D))), unit(rng.normal(size=(50, D)))
+    centroids[7] = centroids[150]  # a tie goes to the lower number
+    queries[0] = centroids[7]
+    quantizer = faiss.IndexFlatIP(D)
+    quantizer.add(centroids)
+    lists, scores = NearestLists().find(queries, quantizer, count)
+    for n in range(len(queries)):
+        alone = NearestLists().find(queries[n : n + 1], quantizer, count)
+        np.testing.assert_array_equal(lists[n], alone[0][0])
+        np.testing.assert_array_equal(scores[n], alone[1][0])
+    np.testing.assert_allclose(scores, -np.sort(-(queries @ centroids.T), axis=1)[:, :count], atol=1e-6)
+    assert lists[0, 0] == 7
 
 
 def test_the_value_that_was_not_asked_for_longest_makes_room():

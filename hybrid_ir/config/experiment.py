@@ -137,8 +137,7 @@ class Train(Section):
     """bf16: autocast of the transformer; weights, optimiser, pooling and loss stay in float32. fp32: no autocast.
     auto: bf16 where it is faster."""
     micro_batch_tokens: int | None = setting(None, on_resume="free", ge=16)
-    """Padded tokens a forward pass holds; the slice is sorted by length and cut by this. Null = 2048 on a CPU
-    (measured: an eighth faster than 1024, and as fast as 4096), 32768 on a GPU."""
+    """Tokens a forward pass holds, with padding where there is any. Null = 8192 on a CPU, 32768 on a GPU."""
     compile: bool = setting(False, on_resume="free")
     """torch.compile the encoder (for GPUs; the first steps are slow); false = run it as it is."""
     flash_attention: bool = setting(False, on_resume="free")
@@ -204,8 +203,9 @@ class Evaluate(Section):
 
 class Index(Section):
     codec: str | None = None
-    """faiss.index_factory string: Flat, or IVF with Flat, SQ8, PQ and the like. Null = Flat below 100 thousand
-    passages a shard, IVF with SQ8 above."""
+    """faiss.index_factory string: Flat, or IVF with SQ8, PQ and so on. Null = Flat below 100,000 a shard, else SQ8."""
+    candidates: int = Field(default=4, ge=1, le=256)
+    """Passages that a lossy codec finds for each hit (of ten at least), to be scored exactly; a coarser needs more."""
     shards: int | None = Field(default=None, ge=1, le=1024)
     """Parts that are built and searched apart; null = one a million passages."""
     sharding: Literal["language", "random"] = "language"
@@ -267,9 +267,10 @@ class Serve(Section):
     """Queries that may wait in a gateway; beyond it requests get 429 with Retry-After."""
     max_batch: int = Field(default=32, ge=1)
     """Queries encoded and searched together. A batch never waits to fill: it takes what has come."""
+    precision: Literal["fp32", "int8"] = "fp32"
+    """Of encoding queries. int8 is faster on a CPU; each start measures what it loses in each language."""
     query_cache: int = Field(default=8192, ge=0)
-    """Queries whose vectors a gateway keeps, so that one asked again is not encoded again; the one asked the longest
-    ago leaves first. 8192 of 384 dimensions take 16 MB, of 1024 dimensions 37 MB. 0 = none."""
+    """Queries, those asked last, whose vectors a gateway keeps. 8192 of 384 dimensions take 16 MB. 0 = none."""
     deadline_ms: int = Field(default=10_000, ge=1)
     """Milliseconds that a request may take if it names no deadline of its own, and the most it may name."""
 

@@ -26,7 +26,8 @@ class Embedder(nn.Module):
     """Token ids -> unit vectors, in micro-batches of like lengths. What DDP wraps.
 
     `frozen`: the model's weights do not change while this is used, so that copies of them are made once. `flash`: on a
-    GPU texts are not padded. Raises InputError where this encoder, its device or its precision does not allow that.
+    GPU texts are not padded. `precision`: auto, bf16 or fp32, or int8 to encode on a CPU. Raises InputError where this
+    encoder, its device or its precision does not allow that.
     """
 
     def __init__(
@@ -41,10 +42,15 @@ class Embedder(nn.Module):
         super().__init__()
         self.model = model
         self.precision = resolve_precision(precision, model.device.type)
-        self.micro_batch_tokens = micro_batch_tokens or (2048 if model.device.type == "cpu" else 32768)
+        self.micro_batch_tokens = micro_batch_tokens or (8192 if model.device.type == "cpu" else 32768)
         self.pad_id = model.tokenizer.pad_token_id
         self._frozen, self._flash = frozen, flash
         self._weights: list[LayerWeights] | None = None
+        if precision == "int8" and (model.device.type != "cpu" or not can_pack(getattr(model[0], "model", None), None)):
+            raise InputError(
+                "8 bits are for BERT, RoBERTa and XLM-R on a CPU; here are "
+                f"{type(getattr(model[0], 'model', None)).__name__} and {model.device.type}; take fp32"
+            )
         if flash and (model.device.type != "cuda" or not can_pack(model[0].model, self._dtype)):
             raise InputError(
                 "train.flash_attention needs an NVIDIA GPU from Ampere on, train.precision=bf16 and BERT's kin; "
@@ -53,7 +59,7 @@ class Embedder(nn.Module):
             )
 
     def micro_batches(self, tokens: Tokens) -> list[np.ndarray]:
-        return micro_batches(tokens.lengths, self.micro_batch_tokens)
+        return micro_batches(tokens.lengths, self.micro_batch_tokens, padded=not self._packs())
 
     def forward(self, tokens: Tokens, batches: Sequence[np.ndarray] | None = None) -> Tensor:
         """(len(tokens), D) float32 in the order of `tokens`. `batches` are index arrays that cover them once."""
@@ -74,16 +80,20 @@ class Embedder(nn.Module):
 
     def _weights_as_used(self) -> list[LayerWeights] | None:
         """None: an encoder, or a device, whose texts are padded."""
-        transformer: Any = getattr(self.model[0], "model", None)  # an ONNX session has none
-        packed = self._flash or self.model.device.type == "cpu"
-        if self._weights is None and packed and can_pack(transformer, self._dtype):
+        if self._weights is None and self._packs():
+            transformer: Any = self.model[0].model
             self._weights = weights_as_used(transformer, self._dtype)
         return self._weights
+
+    def _packs(self) -> bool:
+        transformer: Any = getattr(self.model[0], "model", None)  # an ONNX session has none
+        packed = self._flash or self.model.device.type == "cpu"
+        return self._weights is not None or (packed and can_pack(transformer, self._dtype))
 
     @property
     def _dtype(self) -> torch.dtype | None:
         """Of the weights as used; None = their own."""
-        return torch.bfloat16 if self.precision == "bf16" else None
+        return {"bf16": torch.bfloat16, "int8": torch.int8}.get(self.precision)
 
     def _packed(self, tokens: Tokens, weights: list[LayerWeights]) -> dict[str, Any]:
         """As sentence-transformers' pooling takes what was not padded: text after text, where each begins, and which
@@ -208,16 +218,19 @@ def _read_ahead(reader: TextReader, texts: Sequence[str], role: str) -> Iterator
             yield window
 
 
-def micro_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """Indices sorted by length (stable), cut so that no micro-batch holds more than `max_tokens` padded tokens
-    (a single longer text is a micro-batch of its own)."""
+def micro_batches(lengths: np.ndarray, max_tokens: int, *, padded: bool) -> list[np.ndarray]:
+    """Indices sorted by length (stable), cut so that no micro-batch holds more than `max_tokens` tokens, which count as
+    `padded` to its longest text, or as they are. (A single longer text is a micro-batch of its own.)"""
     order = np.argsort(lengths, kind="stable")
     ascending = lengths[order].tolist()
-    batches, start = [], 0
-    for end in range(1, len(order) + 1):
-        if end == len(order) or ascending[end] * (end + 1 - start) > max_tokens:
+    batches, start, held = [], 0, 0
+    for end, length in enumerate(ascending):
+        held += length
+        if end > start and max_tokens < (length * (end + 1 - start) if padded else held):
             batches.append(order[start:end])
-            start = end
+            start, held = end, length
+    if ascending:
+        batches.append(order[start:])
     return batches
 
 

@@ -30,6 +30,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hybrid_ir.index.query import CANDIDATES
 from hybrid_ir.storage import fetch_files, is_uri, lies_inside, read_file, sizes_of
 from hybrid_ir.types import InputError, one_line
 
@@ -68,6 +69,8 @@ class Manifest(_Part):
     """The faiss.index_factory string."""
     nprobe: int
     """Inverted lists that a search without filter visits; 0 for Flat."""
+    candidates: int = CANDIDATES
+    """Passages for each hit that a lossy codec finds, and that are scored exactly."""
     sharding: str
     languages: dict[str, int]
     """Passages of each language, over all shards."""
@@ -218,7 +221,9 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def version_of(space: dict[str, Any], codec: str, nprobe: int, shards: list[ShardEntry]) -> str:
+def version_of(space: dict[str, Any], codec: str, nprobe: int, candidates: int, shards: list[ShardEntry]) -> str:
     """Hash of what an answer depends on."""
     content = [space["id"], codec, nprobe, [shard.model_dump(mode="json") for shard in shards]]
+    if candidates != CANDIDATES:  # not always: an index of before keeps its version
+        content.append(candidates)
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()

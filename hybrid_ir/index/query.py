@@ -14,6 +14,9 @@ import numpy as np
 
 from hybrid_ir.index.passages import IndexedPassage
 
+CANDIDATES = 4
+"""Of each hit, by default and in an index whose manifest does not say."""
+
 
 class ShardQuery(NamedTuple):
     """What a search asks besides its vector. Hashable: queries with one filter are searched together."""
@@ -29,7 +32,7 @@ class ShardQuery(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Candidates of one query in one shard, in no promised order."""
+    """Candidates of one query in one shard, best first: by exact score, then by global id."""
 
     codec_scores: np.ndarray
     """(C,) float32: what the codec ranked by; equal to `scores` where nothing is lossy."""
@@ -58,35 +61,49 @@ class Stored(NamedTuple):
     made unit length again."""
 
 
-def depth(k: int) -> int:
-    """Candidates of a lossy codec that are scored exactly."""
-    return max(40, 4 * k)
+def depth(k: int, candidates: int = CANDIDATES) -> int:
+    """Passages that a lossy codec finds for k hits, over all shards; these are scored exactly."""
+    return candidates * max(10, k)
 
 
 def is_flat(codec: str) -> bool:
     return codec == "Flat"
 
 
-def merge(parts: Sequence[Found | None], k: int, lossy: bool, among: int | None = None) -> list[Hit]:
+def merge(
+    parts: Sequence[Found | None], k: int, lossy: bool, among: int | None = None, candidates: int = CANDIDATES
+) -> list[Hit]:
     """The k best of several shards' candidates for one query. A shard that did not answer is None.
 
-    Ordered by exact score, then by global id. With a lossy codec only the `depth(among)` best by codec score take
-    part; `among` is the query's.
+    Ordered by exact score, then by global id. With a lossy codec only the `depth(among, candidates)` best by codec
+    score take part; `among` is the query's, and `candidates` the index's.
     """
     there = [(i, part) for i, part in enumerate(parts) if part is not None and len(part.ids)]
-    if not lossy:
-        # Some twenty candidates: sorting them as Python numbers takes a fifth of numpy's time.
-        hits = [
-            (-score, global_id, i, row)
-            for i, part in there
-            for score, global_id, row in zip(part.scores.tolist(), part.ids.tolist(), part.rows.tolist(), strict=True)
-        ]
-        return [Hit(shard, row, global_id, -score) for score, global_id, shard, row in sorted(hits)[:k]]
-    if not there:
-        return []
-    shards = np.concatenate([np.full(len(part.ids), i) for i, part in there])
-    codec_scores, scores, ids, rows = (np.concatenate([part[n] for _, part in there]) for n in range(4))
-    keep = np.lexsort((ids, -codec_scores))[: depth(among or k)]
-    shards, scores, ids, rows = shards[keep], scores[keep], ids[keep], rows[keep]
-    order = np.lexsort((ids, -scores))[:k]
-    return [Hit(*hit) for hit in zip(*(a[order].tolist() for a in (shards, rows, ids, scores)), strict=True)]
+    if lossy and len(there) > 1:
+        there = _cut_by_codec(there, depth(among or k, candidates))
+    # Some twenty candidates: sorting them as Python numbers takes a fifth of numpy's time.
+    hits = [
+        (-score, global_id, i, row)
+        for i, part in there
+        for score, global_id, row in zip(
+            part.scores[:k].tolist(), part.ids[:k].tolist(), part.rows[:k].tolist(), strict=True
+        )
+    ]
+    if len(there) > 1:
+        hits.sort()
+    return [Hit(shard, row, global_id, -score) for score, global_id, shard, row in hits[:k]]
+
+
+def _cut_by_codec(parts: list[tuple[int, Found]], wanted: int) -> list[tuple[int, Found]]:
+    """The parts with the `wanted` best by codec score of all of them together, ties by global id."""
+    codec_scores = np.concatenate([part.codec_scores for _, part in parts])
+    if len(codec_scores) <= wanted:
+        return parts
+    last = np.partition(codec_scores, -wanted)[-wanted]
+    if np.count_nonzero(codec_scores >= last) == wanted:
+        keeps = [part.codec_scores >= last for _, part in parts]
+    else:
+        keep = np.zeros(len(codec_scores), dtype=bool)
+        keep[np.lexsort((np.concatenate([part.ids for _, part in parts]), -codec_scores))[:wanted]] = True
+        keeps = np.split(keep, np.cumsum([len(part.ids) for _, part in parts])[:-1])
+    return [(i, Found(*(values[keep] for values in part))) for (i, part), keep in zip(parts, keeps, strict=True)]

@@ -57,7 +57,7 @@ def recall_gate(
         answers = [shard.search(vectors, asked) for shard in shards]
         shares: dict[str, list[float]] = {}
         for i, language in enumerate(languages):
-            found = _without(own[i], merge([part[i] for part in answers], k, not flat))
+            found = _without(own[i], merge([part[i] for part in answers], k, not flat, None, totals.candidates))
             share = len(set(found) & set(truth[i])) / len(truth[i]) if truth[i] else 1.0
             shares.setdefault(language, []).append(share)
         return {language: round(float(np.mean(values)), 4) for language, values in shares.items()}
@@ -81,7 +81,8 @@ def recall_gate(
     shown = ", ".join(f"{x} {min(values[x] for values in recall.values()):.3f}" for x in low)
     raise InputError(
         f"recall@{RECALL_K} against exact search stays below index.recall_target={target} in: {shown} "
-        f"(codec {totals.codec}, nprobe {tried} of {lists}); choose a finer index.codec (SQ8, Flat) or a lower target"
+        f"(codec {totals.codec}, nprobe {tried} of {lists}, index.candidates={totals.candidates}); choose more "
+        "index.candidates, a finer index.codec (SQ8, Flat) or a lower target"
     )
 
 

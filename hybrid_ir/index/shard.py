@@ -23,17 +23,16 @@ from typing import Any
 import faiss
 import numpy as np
 
-from hybrid_ir.index.exact import exact_top, nearest_lists, score_rows
+from hybrid_ir.index.exact import NearestLists, exact_top, score_rows
 from hybrid_ir.index.folder import REBUILD, Manifest, ShardEntry, check_files, is_lists, local_files
 from hybrid_ir.index.passages import IndexedPassage, PassageTable
-from hybrid_ir.index.query import Found, ShardQuery, Stored, depth, is_flat
+from hybrid_ir.index.query import CANDIDATES, Found, ShardQuery, Stored, depth, is_flat
 from hybrid_ir.index.recent import Recent
 from hybrid_ir.types import InputError
 
 EXACT_BELOW = 20_000
 """A language filter that leaves fewer passages than this is scanned: an IVF visits too few lists to find them."""
 _MASKS = 64
-_BATCHES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +42,8 @@ class Totals:
     codec: str
     nprobe: int
     languages: dict[str, int]
+    candidates: int = CANDIDATES
+    """Passages for each hit that the codec finds over all shards, and that are scored exactly."""
     counts: np.ndarray | None = None
     """(languages, lists): passages of each language, in the order of their names, in each inverted list of all shards;
     None in an index of format 1, and for Flat."""
@@ -51,11 +52,13 @@ class Totals:
         """Whether a query is answered by an exact scan of what its filter leaves."""
         if is_flat(self.codec) or query.metadata:
             return True
-        return query.languages is not None and self._left(query) < EXACT_BELOW
+        return query.languages is not None and self.left(query) < EXACT_BELOW
 
     def probes(self, query: ShardQuery, lists: int) -> int:
         """Lists to visit: more for a filter, by the share of the passages it leaves."""
-        share = self._left(query) / max(1, sum(self.languages.values()))
+        if query.languages is None:
+            return min(lists, self.nprobe)
+        share = self.left(query) / max(1, self._rows)
         return min(lists, int(np.ceil(self.nprobe / max(share, 1e-9))))
 
     def in_lists(self, query: ShardQuery) -> np.ndarray | None:
@@ -72,9 +75,15 @@ class Totals:
         assert self.counts is not None
         return self.counts.sum(axis=0)
 
-    def _left(self, query: ShardQuery) -> int:
-        names = self.languages if query.languages is None else query.languages
-        return sum(self.languages.get(name, 0) for name in names)
+    def left(self, query: ShardQuery) -> int:
+        """Passages of the whole index that the query's language filter leaves."""
+        if query.languages is None:
+            return self._rows
+        return sum(self.languages.get(name, 0) for name in query.languages)
+
+    @cached_property
+    def _rows(self) -> int:
+        return sum(self.languages.values())
 
 
 class Shard:
@@ -84,7 +93,7 @@ class Shard:
     """
 
     def __init__(
-        self, folder: Path, entry: ShardEntry, totals: Totals, passages: PassageTable, nearest: Recent
+        self, folder: Path, entry: ShardEntry, totals: Totals, passages: PassageTable, nearest: NearestLists
     ) -> None:
         self.entry = entry
         self.rows = entry.rows
@@ -99,16 +108,15 @@ class Shard:
         else:
             # As plain arrays: numpy's memmap class costs microseconds at each access.
             self.vectors = np.asarray(np.load(folder / "vectors.f16.npy", mmap_mode="r"))
-            quantizer: Any = faiss.downcast_index(self._index.quantizer)
-            self._centroids = faiss.rev_swig_ptr(quantizer.get_xb(), quantizer.ntotal * quantizer.d)
-            self._centroids = self._centroids.reshape(quantizer.ntotal, -1)
+            self._index.parallel_mode = 3  # by default `search_preassigned` takes one thread
+            self._quantizer: Any = faiss.downcast_index(self._index.quantizer)
         if not (self.rows == len(self.ids) == self._index.ntotal == passages.rows == len(self.vectors)):
             raise InputError(f"the files of {folder} do not belong together: their row counts differ; {REBUILD}")
 
     @property
     def lists(self) -> int:
         """Inverted lists of the codec; 0 for Flat."""
-        return 0 if is_flat(self.totals.codec) else len(self._centroids)
+        return 0 if is_flat(self.totals.codec) else self._quantizer.ntotal
 
     def search(self, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> list[Found]:
         """Candidates of each query. vectors: (Q, D) float32, unit length."""
@@ -117,7 +125,7 @@ class Shard:
         for i, query in enumerate(queries):
             scans = self.totals.scans(query)
             # Lossy candidates depend on their number, so only queries with one depth go together.
-            candidates = 0 if scans else depth(query.among or query.k)
+            candidates = 0 if scans else depth(query.among or query.k, self.totals.candidates)
             alike.setdefault((query.languages, query.metadata, scans, candidates), []).append(i)
         for (languages, metadata, scans, codec_depth), members in alike.items():
             group = vectors[members]
@@ -150,71 +158,80 @@ class Shard:
         rows = self._rows_where(languages, metadata) if metadata else self._ranges(languages)
         found = []
         for scores, best in exact_top(vectors, self.vectors, rows, k):
-            if len(best) > k:
-                order = np.lexsort((self.ids[best], -scores))[:k]
-                scores, best = scores[order], best[order]
+            order = np.lexsort((self.ids[best], -scores))[:k]
+            scores, best = scores[order], best[order]
             found.append(Found(scores, scores, self.ids[best], best))
         return found
 
     def _probe(self, vectors: np.ndarray, wanted: int, query: ShardQuery) -> list[Found]:
         """The `wanted` best by codec score in the nearest lists, with their exact scores."""
-        index = self._index
         lists, list_scores = self._nearest_lists(vectors, wanted, query)
-        selector = None if query.languages is None else self._selector(query.languages)
-        parameters = faiss.SearchParametersIVF()
-        parameters.nprobe, parameters.sel = lists.shape[1], selector
-        found: list[Found | None] = [None] * len(vectors)
-        open_ = np.arange(len(vectors))
-        x, lists, list_scores = (np.ascontiguousarray(a) for a in (vectors, lists, list_scores))
-        ask = min(self.rows, wanted + 32)
-        while len(open_):
-            codec_scores = np.empty((len(open_), ask), dtype=np.float32)
-            rows = np.empty((len(open_), ask), dtype=np.int64)
-            index.search_preassigned_c(
-                len(x), faiss.swig_ptr(x), ask, faiss.swig_ptr(lists), faiss.swig_ptr(list_scores),
-                faiss.swig_ptr(codec_scores), faiss.swig_ptr(rows), False, parameters,
-            )  # fmt: skip
-            # Codec scores are computed pair by pair, so a tie is an equal score: ask on until it is not cut.
-            cut = min(wanted, ask) - 1
-            again = (rows[:, -1] >= 0) & (codec_scores[:, -1] == codec_scores[:, cut]) & (ask < self.rows)
-            if ask > wanted:
-                # They come best first, and where the next has an equal score the ids say which of them are wanted.
-                tied = (codec_scores[:, cut] == codec_scores[:, wanted]) & (rows[:, wanted] >= 0)
-                for n in np.flatnonzero(tied):
-                    order = np.lexsort((self.ids[rows[n]], -codec_scores[n]))
-                    codec_scores[n], rows[n] = codec_scores[n, order], rows[n, order]
+        parameters = self._parameters(lists.shape[1], query.languages)
+        ask = min(self.rows, wanted + 1)
+        codec_scores, rows = self._codec_best(vectors, lists, list_scores, ask, parameters)
+        if ask > wanted:
+            # Codec scores are computed pair by pair, so a tie is an equal score: where the first that is left out ties
+            # with the last that is not, the ids say which of them are wanted.
+            for n in np.flatnonzero((codec_scores[:, wanted - 1] == codec_scores[:, wanted]) & (rows[:, wanted] >= 0)):
+                one = slice(n, n + 1)
+                codec_scores[n, :wanted], rows[n, :wanted] = self._best_of_ties(
+                    vectors[one], lists[one], list_scores[one], wanted, parameters
+                )
             codec_scores, rows = codec_scores[:, :wanted], rows[:, :wanted]
-            scores, ids = score_rows(x, self.vectors, rows), self.ids[rows]
-            # Where the lists held fewer, -1 stands at the end.
-            counts = np.count_nonzero(rows >= 0, axis=1).tolist()
-            for n, (i, cut_off) in enumerate(zip(open_.tolist(), again.tolist(), strict=True)):
-                if not cut_off:
-                    best = slice(counts[n])
-                    found[i] = Found(codec_scores[n, best], scores[n, best], ids[n, best], rows[n, best])
-            open_, x, lists, list_scores = (a[again] for a in (open_, x, lists, list_scores))
+        scores, ids = score_rows(vectors, self.vectors, rows), self.ids[rows]
+        short = rows[:, -1].min() < 0
+        if short:  # the lists held fewer: -1 stands at the end
+            scores[rows < 0] = -np.inf
+        order = np.lexsort((ids, -scores))
+        queries = np.arange(len(vectors))[:, None]
+        kept = [values[queries, order] for values in (codec_scores, scores, ids, rows)]
+        if not short:
+            return list(map(Found, *kept))
+        counts = np.count_nonzero(rows >= 0, axis=1).tolist()
+        return [Found(*(values[n, :count] for values in kept)) for n, count in enumerate(counts)]
+
+    def _codec_best(
+        self, vectors: np.ndarray, lists: np.ndarray, list_scores: np.ndarray, ask: int, parameters: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(Q, ask) codec scores and rows of the best in the lists, best first; row -1 where there are no more."""
+        vectors, lists, list_scores = (np.ascontiguousarray(a) for a in (vectors, lists, list_scores))
+        codec_scores = np.empty((len(vectors), ask), dtype=np.float32)
+        rows = np.empty((len(vectors), ask), dtype=np.int64)
+        self._index.search_preassigned_c(
+            len(vectors), faiss.swig_ptr(vectors), ask, faiss.swig_ptr(lists), faiss.swig_ptr(list_scores),
+            faiss.swig_ptr(codec_scores), faiss.swig_ptr(rows), False, parameters,
+        )  # fmt: skip
+        return codec_scores, rows
+
+    def _best_of_ties(
+        self, vector: np.ndarray, lists: np.ndarray, list_scores: np.ndarray, wanted: int, parameters: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(wanted,) codec scores and rows of one query whose ties at the cut go by id: more and more are asked for,
+        until the cut ties with nothing that was left out."""
+        ask = wanted
+        while True:
             ask = min(self.rows, ask * 4)
-        return found  # type: ignore[return-value]
+            codec_scores, rows = (values[0] for values in self._codec_best(vector, lists, list_scores, ask, parameters))
+            if ask == self.rows or rows[-1] < 0 or codec_scores[-1] != codec_scores[wanted - 1]:
+                there = rows >= 0
+                codec_scores, rows = codec_scores[there], rows[there]
+                order = np.lexsort((self.ids[rows], -codec_scores))[:wanted]
+                return codec_scores[order], rows[order]
+
+    def _parameters(self, nprobe: int, languages: tuple[str, ...] | None) -> Any:
+        def make() -> Any:
+            parameters = faiss.SearchParametersIVF()
+            parameters.nprobe = nprobe
+            parameters.sel = None if languages is None else self._selector(languages)
+            return parameters
+
+        return self._masks.get((nprobe, languages), make)
 
     def _nearest_lists(self, vectors: np.ndarray, wanted: int, query: ShardQuery) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, lists to visit) numbers and scores: as many as the gate found, and more until they hold `wanted` passages
-        of the whole index, so that every shard visits the same. A list of number -1 is not visited."""
+        """(Q, lists to visit) numbers and scores; every shard visits the same."""
         nprobe, holds = self.totals.probes(query, self.lists), self.totals.in_lists(query)
-        asked = vectors.tobytes()
-
-        def nearest(count: int) -> tuple[np.ndarray, np.ndarray]:
-            return self._nearest.get((count, asked), lambda: nearest_lists(vectors, self._centroids, count))
-
-        lists, scores = nearest(nprobe)
-        if holds is None:
-            return lists, scores
-        enough = min(wanted, int(holds.sum()))
-        while holds[lists].sum(axis=1).min() < enough and lists.shape[1] < self.lists:
-            lists, scores = nearest(min(self.lists, 2 * lists.shape[1]))
-        if lists.shape[1] > nprobe:
-            reached = holds[lists].cumsum(axis=1)
-            visited = np.maximum(nprobe, 1 + (reached < enough).sum(axis=1))
-            lists = np.where(np.arange(lists.shape[1]) < visited[:, None], lists, -1)
-        return lists, scores
+        enough = 0 if holds is None else min(wanted, self.totals.left(query))
+        return self._nearest.that_hold(enough, holds, vectors, self._quantizer, nprobe)
 
     def list_sizes(self) -> dict[str, np.ndarray]:
         """Language -> (lists,): its passages in each inverted list of this shard."""
@@ -256,16 +273,10 @@ class Shard:
         return self._masks.get(languages, make)[0]
 
 
-def recent_lists() -> Recent:
-    """Nearest lists that were found for the last batches: given to all shards of an index in one process, they are
-    found once and not in each."""
-    return Recent(_BATCHES)
-
-
 def open_shard(
-    index: str | Path, manifest: Manifest, number: int, *, checksums: bool = True, nearest: Recent | None = None
+    index: str | Path, manifest: Manifest, number: int, *, checksums: bool = True, nearest: NearestLists | None = None
 ) -> Shard:
-    """Shard `number`, its files checked. `nearest` is `recent_lists()` of this index' other shards in this process.
+    """Shard `number`, its files checked. `nearest` is that of this index' other shards in this process.
 
     Raises InputError that names the file at fault and what to do.
     """
@@ -279,8 +290,8 @@ def open_shard(
         counts = None
         for name in beside:
             counts = np.load(local_files(index, beside) / name)
-        totals = Totals(manifest.codec, manifest.nprobe, manifest.languages, counts)
-        return Shard(folder, entry, totals, PassageTable(folder / "passages.arrow"), nearest or recent_lists())
+        totals = Totals(manifest.codec, manifest.nprobe, manifest.languages, manifest.candidates, counts)
+        return Shard(folder, entry, totals, PassageTable(folder / "passages.arrow"), nearest or NearestLists())
     except (RuntimeError, ValueError, OSError) as error:
         if isinstance(error, InputError):
             raise

@@ -24,7 +24,7 @@ import faiss
 import numpy as np
 
 import hybrid_ir
-from hybrid_ir.index.exact import BLOCK
+from hybrid_ir.index.exact import BLOCK, NearestLists
 from hybrid_ir.index.folder import (
     FORMAT,
     File,
@@ -38,8 +38,8 @@ from hybrid_ir.index.folder import (
 )
 from hybrid_ir.index.fragments import Fragments, save_array
 from hybrid_ir.index.passages import write_passages
-from hybrid_ir.index.query import is_flat
-from hybrid_ir.index.shard import Shard, open_shard, recent_lists
+from hybrid_ir.index.query import CANDIDATES, is_flat
+from hybrid_ir.index.shard import Shard, open_shard
 from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError, one_line
 
@@ -150,7 +150,7 @@ def count_lists(index: Path, shards: Sequence[Shard]) -> dict[str, File]:
 
 
 def open_shards(index: Path, manifest: Manifest, *, checksums: bool = True) -> list[Shard]:
-    nearest = recent_lists()
+    nearest = NearestLists()
     shards = range(len(manifest.shards))
     return [open_shard(index, manifest, n, checksums=checksums, nearest=nearest) for n in shards]
 
@@ -169,6 +169,7 @@ def make_manifest(
     files: dict[str, File] | None = None,
     parent: str | None = None,
     nprobe: int = 0,
+    candidates: int = CANDIDATES,
     recall: dict[str, Any] | None = None,
     cut: dict[str, int] | None = None,
 ) -> Manifest:
@@ -182,11 +183,12 @@ def make_manifest(
         files = describe_files(index, beside)
     return Manifest(
         format=FORMAT,
-        index_version=version_of(space, codec, nprobe, list(shards)),
+        index_version=version_of(space, codec, nprobe, candidates, list(shards)),
         space=space,
         probes=probes.astype(float).tolist(),
         codec=codec,
         nprobe=nprobe,
+        candidates=candidates,
         sharding=sharding,
         languages=dict(sorted(languages.items())),
         metadata_keys=list(keys),

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 
-from hybrid_ir.index import Manifest, Recent, Shard, check_files, local_files, open_shard, recent_lists
+from hybrid_ir.index import Manifest, NearestLists, Shard, check_files, local_files, open_shard
 from hybrid_ir.serving.release import ShardDown
 from hybrid_ir.types import InputError
 
@@ -34,14 +34,14 @@ class KeptShard:
         number: int,
         *,
         may_be_down: bool = False,
-        nearest: Recent | None = None,
+        nearest: NearestLists | None = None,
     ) -> None:
-        """`nearest` is `recent_lists()` of this index' other shards in this process.
+        """`nearest` is that of this index' other shards in this process.
 
         Raises InputError for files that are missing or damaged, unless it `may_be_down` to begin with.
         """
         self._index, self._manifest, self._number = index, manifest, number
-        self._nearest = nearest or recent_lists()
+        self._nearest = nearest or NearestLists()
         self._lock = threading.Lock()
         self._shard: Shard | None = None
         self._files: dict[int, os.stat_result] = {}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import faiss
 import numpy as np
 
-from hybrid_ir.index import Found, IndexedPassage, ShardQuery, Stored, read_manifest, recent_lists
+from hybrid_ir.index import Found, IndexedPassage, NearestLists, ShardQuery, Stored, read_manifest
 from hybrid_ir.serving.kept_shard import KeptShard
 from hybrid_ir.serving.one_thread import OneThread
 from hybrid_ir.serving.query_encoder import QueryEncoder
@@ -31,6 +31,7 @@ class LocalRelease:
         checkpoint: str | None = None,
         threads: int = 1,
         may_lack_shards: bool = False,
+        precision: str = "fp32",
     ) -> None:
         """Check every file, open the shards, load the encoder. Raises InputError that names what is wrong.
 
@@ -38,7 +39,7 @@ class LocalRelease:
         """
         self.index = absolute(index)
         self.manifest = read_manifest(index, version)
-        nearest = recent_lists()
+        nearest = NearestLists()
         self._shards = [
             KeptShard(index, self.manifest, n, may_be_down=may_lack_shards, nearest=nearest)
             for n in range(len(self.manifest.shards))
@@ -46,7 +47,7 @@ class LocalRelease:
         self.key = f"{self.index}@{self.manifest.index_version}"
         self._encoding = OneThread()
         self._searching = OneThread(faiss.omp_set_num_threads, threads)
-        self._encoder = self._encoding.wait_for(QueryEncoder, self.index, self.manifest, checkpoint, threads)
+        self._encoder = self._encoding.wait_for(QueryEncoder, self.index, self.manifest, checkpoint, threads, precision)
 
     async def encode(self, texts: Sequence[str], role: str) -> Encoded:
         return await self._encoding.run(self._encoder, texts, role)

@@ -12,14 +12,18 @@ from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.encoders import Embedder, TextReader, best_device, check_space, load_encoder
 from hybrid_ir.index import Manifest, encoder_folder
+from hybrid_ir.serving.int8_loss import check_loss, measure_loss, sample_of_index
 from hybrid_ir.serving.release import Encoded
+from hybrid_ir.types import InputError
 
 
 class QueryEncoder:
     """An encoder that is loaded, checked against the index, and made for small batches. Not thread-safe."""
 
-    def __init__(self, index: str, manifest: Manifest, checkpoint: str | None, threads: int) -> None:
-        """Raises InputError if the encoder is not the index's own."""
+    def __init__(
+        self, index: str, manifest: Manifest, checkpoint: str | None, threads: int, precision: str = "fp32"
+    ) -> None:
+        """`precision` is fp32 or int8. Raises InputError if the encoder is not the index's own, or loses too much."""
         torch.set_num_threads(threads)
         self._model: SentenceTransformer = load_encoder(
             checkpoint or encoder_folder(index, manifest), device=best_device()
@@ -32,6 +36,17 @@ class QueryEncoder:
         # Small micro-batches of like lengths: padding and cache misses cost more than calls (measured: 391 queries/s
         # with 512 tokens, 287 with 4096).
         self._embedder = Embedder(self._model, precision="fp32", micro_batch_tokens=512, frozen=True)
+        if precision == "int8":
+            whole, self._embedder = self._embedder, self._in_8_bits()
+            with torch.inference_mode():
+                cosines = measure_loss(self._reader, whole, self._embedder, sample_of_index(index, manifest))
+            check_loss(index, cosines)
+
+    def _in_8_bits(self) -> Embedder:
+        try:
+            return Embedder(self._model, precision="int8", micro_batch_tokens=512, frozen=True)
+        except InputError as error:
+            raise InputError(f"serve.precision=int8 cannot be: {error}") from error
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str], role: str) -> Encoded:

@@ -266,7 +266,7 @@ class SearchService:
                     found, texts = task.result()
                     parts[n] = found[place]
                     passages.update({(n, row): passage for row, passage in texts.items()})
-            hits = merge(parts, query.k, serving.lossy, query.among)
+            hits = merge(parts, query.k, serving.lossy, query.among, serving.release.manifest.candidates)
             if own is not None:  # one more was asked for, in case it is among them
                 hits = [hit for hit in hits if (hit.shard, hit.row) != own][: query.k - 1]
             hits = hits[request.offset or 0 :]

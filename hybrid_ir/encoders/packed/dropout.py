@@ -20,25 +20,27 @@ class Dropout:
         self._training = training
         self._generator: np.random.SFC64 | None = None
 
-    def bits(self, count: int) -> Tensor:
-        """(count,) int16, uniform over all its values."""
+    def kept(self, x: Tensor, p: float) -> Tensor | None:
+        """On a CPU, in the shape and precision of `x`: 0 where dropout drops, with probability `p` in steps of 2^-16,
+        and 1 elsewhere. None = nothing is dropped.
+
+        Products with these are twelve times as fast as `masked_fill`, and bulk bits ten times as fast as `bernoulli_`
+        (torch 2.13).
+        """
+        if not self._training or p == 0.0:
+            return None
         if self._generator is None:
             self._generator = np.random.SFC64(int(torch.randint(2**63 - 1, ())))
-        return torch.from_numpy(self._generator.random_raw(-(-count // 4)).view(np.int16)[:count])
+        bits = self._generator.random_raw(-(-x.numel() // 4)).view(np.int16)[: x.numel()]
+        drawn = torch.from_numpy(bits).view(x.shape)
+        return torch.ge(drawn, round(p * 65536) - 32768, out=torch.empty(x.shape, dtype=x.dtype))
 
     def add(self, to: Tensor, x: Tensor, p: float) -> Tensor:
         """`to` + what dropout leaves of `x`."""
-        if not self._training or p == 0.0:
-            return to + x
         if x.device.type != "cpu":
-            return to + F.dropout(x, p)
-        return _AddKept.apply(to, x, kept_of(self.bits(x.numel()).view_as(x), p, x.dtype), scale_of(p))
-
-
-def kept_of(bits: Tensor, p: float, dtype: torch.dtype) -> Tensor:
-    """0 where dropout drops, with probability `p` in steps of 2^-16, and 1 elsewhere. (Products with these are twelve
-    times as fast as `masked_fill`, and bulk bits ten times as fast as `bernoulli_`: torch 2.13 on a CPU.)"""
-    return torch.ge(bits, round(p * 65536) - 32768, out=torch.empty(bits.shape, dtype=dtype))
+            return to + F.dropout(x, p, self._training)
+        kept = self.kept(x, p)
+        return to + x if kept is None else _AddKept.apply(to, x, kept, scale_of(p))
 
 
 def scale_of(p: float) -> float:
@@ -58,5 +60,4 @@ class _AddKept(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (kept,) = ctx.saved_tensors
-        of_x = torch.mul(grad, ctx.scale, out=torch.empty(grad.shape, dtype=kept.dtype)).mul_(kept)
-        return grad, of_x, None, None
+        return grad, (grad * kept).mul_(ctx.scale), None, None

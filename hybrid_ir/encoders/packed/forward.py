@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybrid_ir.encoders.packed.attention import attention_over, has_flash
+from hybrid_ir.encoders.packed.attention import flash, has_flash
 from hybrid_ir.encoders.packed.dropout import Dropout
+from hybrid_ir.encoders.packed.layer import Layer, layer_on_cpu
 from hybrid_ir.encoders.packed.linear import LayerWeights
+from hybrid_ir.encoders.packed.rectangles import Rectangles
 from hybrid_ir.encoders.tokens import Tokens
 from hybrid_ir.encoders.transfer import to_device
 
@@ -50,19 +52,28 @@ def token_vectors(transformer: Any, weights: Sequence[LayerWeights], tokens: Tok
     Dropout is drawn when the transformer is in training, seeded by torch's generator. Texts must be sorted by length.
     """
     drop = Dropout(transformer.training)
-    attend = attention_over(tokens.lengths, transformer.device, drop)
     x = _embedded(transformer.embeddings, tokens)
     x = _normed(x, transformer.embeddings.LayerNorm)
     x = drop.add(torch.zeros(()), x, transformer.embeddings.dropout.p)
-    for layer, linear in zip(transformer.encoder.layer, weights, strict=True):
-        attention, self_attention = layer.attention, layer.attention.self
-        qkv = linear.qkv(x)
-        p = self_attention.dropout.p if transformer.training else 0.0
-        mixed = attend(qkv, self_attention.num_attention_heads, p)
-        x = _added(x, linear.attention(mixed), attention.output, drop)
-        inner = layer.intermediate.intermediate_act_fn(linear.inner(x))
-        x = _added(x, linear.outer(inner), layer.output, drop)
+    layers = zip(transformer.encoder.layer, weights, strict=True)
+    if x.device.type == "cpu":
+        rectangles = Rectangles(tokens.lengths, transformer.config.num_attention_heads)
+        for layer, linear in layers:
+            x = layer_on_cpu(x, Layer.of(layer, linear), rectangles, drop)
+        return x
+    ends, longest = to_device(tokens.offsets.astype(np.int32), x.device), int(tokens.lengths.max())
+    for layer, linear in layers:
+        x = _layer_on_gpu(x, layer, linear, ends, longest, drop)
     return x
+
+
+def _layer_on_gpu(x: Tensor, layer: Any, weights: LayerWeights, ends: Tensor, longest: int, drop: Dropout) -> Tensor:
+    attention, heads = layer.attention, layer.attention.self.num_attention_heads
+    p = attention.self.dropout.p if layer.training else 0.0
+    mixed = flash(weights.qkv(x), ends, longest, heads, p)
+    x = _added(x, weights.attention(mixed), attention.output, drop)
+    inner = layer.intermediate.intermediate_act_fn(weights.inner(x))
+    return _added(x, weights.outer(inner), layer.output, drop)
 
 
 def _added(x: Tensor, y: Tensor, output: Any, drop: Dropout) -> Tensor:

@@ -88,7 +88,7 @@ def release_deployments(
     version, threads = manifest.index_version, _threads(settings, 2)
     deploy: Any = serve.deployment
     return [
-        deploy(EncoderReplica, name=encoder, **options).bind(index, version, checkpoint, threads),
+        deploy(EncoderReplica, name=encoder, **options).bind(index, version, checkpoint, threads, settings.precision),
         *(deploy(ShardReplica, name=name, **options).bind(index, version, n, threads) for n, name in enumerate(shards)),
     ]
 

@@ -109,6 +109,7 @@ class Gateway:
             checkpoint=spec["checkpoint"],
             threads=self._threads,
             may_lack_shards=may_lack_shards,
+            precision=self._settings.precision,
         )
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:

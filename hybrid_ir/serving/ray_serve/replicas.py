@@ -60,11 +60,13 @@ class ShardReplica:
 class EncoderReplica:
     """The encoder, when it has a deployment of its own."""
 
-    def __init__(self, index: str, version: str | None, checkpoint: str | None, threads: int) -> None:
+    def __init__(self, index: str, version: str | None, checkpoint: str | None, threads: int, precision: str) -> None:
         from hybrid_ir.serving.query_encoder import QueryEncoder
 
         self._thread = OneThread()
-        self._encoder = self._thread.wait_for(QueryEncoder, index, read_manifest(index, version), checkpoint, threads)
+        self._encoder = self._thread.wait_for(
+            QueryEncoder, index, read_manifest(index, version), checkpoint, threads, precision
+        )
 
     async def encode(self, texts: Sequence[str], role: str) -> Encoded:
         return await self._thread.run(self._encoder, texts, role)

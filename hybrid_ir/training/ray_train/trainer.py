@@ -8,6 +8,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from hybrid_ir.config import Experiment
+from hybrid_ir.machine import KEEPING_MEMORY
 from hybrid_ir.storage import absolute, open_filesystem
 from hybrid_ir.training.ray_train.exchange import Assignment
 from hybrid_ir.training.ray_train.process_group import NodeTorchConfig
@@ -45,6 +46,7 @@ def make_trainer(given: Assignment) -> TorchTrainer:
             name=next_start(experiment.out),
             storage_filesystem=filesystem,
             storage_path=f"{inner}/ray",
+            worker_runtime_env={"env_vars": KEEPING_MEMORY},
             # Ray would start the workers again whatever ended them. `launch` does, where that may help.
             failure_config=ray.train.FailureConfig(max_failures=0),
             # Where there are scores, Ray keeps the latest beside the best.

@@ -5,6 +5,7 @@ In: an assignment. Out: checkpoints to Ray Train, rows to the driver.
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -59,6 +60,7 @@ def train_worker(given: Assignment) -> None:
         recorder = Recorder(given.monitor, rank)
         feed = Waited(_feed(given, progress.done, rank, workers))
         save = partial(_report, state, recorder, rank)
+        gc.freeze()  # else all that was imported is gone through again and again, for a twentieth of a small step
         try:
             train_steps(given.experiment, state, feed, collection, recorder, save, rank, workers)
         finally:
