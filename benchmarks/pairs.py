@@ -30,7 +30,7 @@ def make_inputs(xquad: Path, work: Path, seed: int = 0, encoder: str = "mini") -
 
     quiet_libraries()
     groups = [g for g in read_lareqa(xquad) if isinstance(g, Group)]
-    pairs = [(g.queries[x], g.passages[x].text) for g in groups for x in sorted(g.queries)]
+    pairs = [(g.queries[x], g.passages[x][0].text) for g in groups for x in sorted(g.queries)]
     random.Random(seed).shuffle(pairs)
     sentences = [" ".join(c.text.split()) for c in lareqa_collection(xquad, "xquad-r").candidates]
     work.mkdir(parents=True, exist_ok=True)

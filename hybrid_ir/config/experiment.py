@@ -134,8 +134,7 @@ class Train(Section):
     gradient_clip: float | None = setting(1.0, on_resume="keep", gt=0)
     """Largest norm of the gradient; null = no clipping."""
     precision: Precision = setting("auto", on_resume="keep")
-    """bf16: autocast of the transformer; weights, optimiser, pooling and loss stay in float32. fp32: no autocast.
-    auto: bf16 where it is faster."""
+    """bf16: products of the transformer; all else stays in float32. fp32: nothing in bf16. auto: bf16 where faster."""
     micro_batch_tokens: int | None = setting(None, on_resume="free", ge=16)
     """Tokens a forward pass holds, with padding where there is any. Null = 8192 on a CPU, 32768 on a GPU."""
     compile: bool = setting(False, on_resume="free")
