@@ -55,7 +55,7 @@ def test_many_short_calls_are_not_one_that_is_stuck(impatient):
 
 @pytest.mark.parametrize("kind", [ShardReplica, EncoderReplica])
 def test_a_stuck_replica_answers_no_ping_and_no_health_check(index, impatient, kind):
-    replica = kind(index, None, 0, 1) if kind is ShardReplica else kind(index, None, None, 1)
+    replica = kind(index, None, 0, 1) if kind is ShardReplica else kind(index, None, None, 1, "fp32")
 
     async def asked():
         for ask in (replica.ping, replica.check_health):

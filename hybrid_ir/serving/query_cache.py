@@ -42,7 +42,8 @@ class QueryCache:
         self._queries: OrderedDict[bytes, _Query] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._queries)
+        with self._lock:  # a query that is put in is there for a moment before another leaves
+            return len(self._queries)
 
     def holds(self, release: Release, text: str) -> bool:
         """Whether the query's vector is here now."""
