@@ -11,7 +11,7 @@ from torch import nn
 
 from hybrid_ir.encoders import Embedder, TextReader, load_encoder
 from hybrid_ir.encoders.packed.linear import Joined8
-from hybrid_ir.index import read_manifest
+from hybrid_ir.index import IndexedPassage, read_manifest
 from hybrid_ir.serving.int8_loss import LEAST_COSINE, check_loss, measure_loss, sample_of_index
 from hybrid_ir.serving.query_encoder import QueryEncoder
 from hybrid_ir.types import InputError
@@ -75,6 +75,25 @@ def test_an_encoder_that_does_not_bear_8_bits_is_not_served(tmp_path, monkeypatc
     with pytest.raises(InputError, match=r"mean cosine .* less in .*serve\.precision=fp32"):
         QueryEncoder(str(folder), manifest, None, 1, "int8")
     assert np.array_equal(QueryEncoder(str(folder), manifest, None, 1)(["Where?"], "query").vectors, before)
+
+
+def test_a_sample_has_texts_of_each_language_from_its_passages_alone(tmp_path):
+    passages = [*sample_passages(), *(IndexedPassage(f"x{n}", f"Text {n}.", "en") for n in range(5000))]
+    write_served_index(tmp_path / "index", passages)
+    manifest = read_manifest(tmp_path / "index")
+    for file in (tmp_path / "index" / "shards").rglob("*.*"):
+        if file.name != "passages.arrow":
+            file.unlink()
+    texts = sample_of_index(f"file://{tmp_path}/index", manifest)
+    assert texts == sample_of_index(str(tmp_path / "index"), manifest)
+    assert set(texts) == set(manifest.languages)
+    assert len(set(texts["en"])) == len(texts["en"]) == 32
+    for language, some in texts.items():
+        assert set(some) <= {passage.text for passage in passages if passage.language == language}
+    for file in (tmp_path / "index" / "shards").rglob("passages.arrow"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"passages\.arrow cannot be read .*; build the index again"):
+        sample_of_index(str(tmp_path / "index"), manifest)
 
 
 def test_the_loss_is_measured_in_each_language(tmp_path):

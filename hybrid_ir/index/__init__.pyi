@@ -12,6 +12,7 @@ from .passages import (
     IndexedPassage as IndexedPassage,
     canonical as canonical,
     passages_at as passages_at,
+    read_texts as read_texts,
     sample_by_language as sample_by_language,
     texts_of as texts_of,
 )

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from hybrid_ir.data import id_text, lareqa_collection, open_store, parquet_rows, read_lines, record_files, shorten
 from hybrid_ir.languages import language_code
+from hybrid_ir.storage import open_filesystem
 from hybrid_ir.types import OUTER_SPACE, InputError, Rejected, key64, one_line
 
 Scalar = str | int | float | bool
@@ -206,6 +207,23 @@ def canonical(value: Scalar) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     return json.dumps(value, ensure_ascii=False)
+
+
+def read_texts(path: str, start: int, end: int) -> list[str]:
+    """Texts of rows `start` to `end` of a `passages.arrow`, at a path or a URI: little more than these is read of it.
+
+    Raises InputError.
+    """
+    folder, _, name = path.rpartition("/")
+    first, last = start // ROWS_PER_BATCH, (end - 1) // ROWS_PER_BATCH
+    try:
+        filesystem, inner = open_filesystem(folder)
+        with filesystem.open_input_file(f"{inner}/{name}") as file:
+            reader = pa.ipc.open_file(file)
+            texts = pa.chunked_array(reader.get_batch(n).column("text") for n in range(first, last + 1))
+            return texts.slice(start - first * ROWS_PER_BATCH, end - start).to_pylist()
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read ({one_line(error)}); build the index again") from error
 
 
 class PassageTable:
