@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import ray.train
@@ -46,7 +47,7 @@ def make_trainer(given: Assignment) -> TorchTrainer:
             name=next_start(experiment.out),
             storage_filesystem=filesystem,
             storage_path=f"{inner}/ray",
-            worker_runtime_env={"env_vars": KEEPING_MEMORY},
+            worker_runtime_env={"env_vars": {k: v for k, v in KEEPING_MEMORY.items() if k not in os.environ}},
             # Ray would start the workers again whatever ended them. `launch` does, where that may help.
             failure_config=ray.train.FailureConfig(max_failures=0),
             # Where there are scores, Ray keeps the latest beside the best.
