@@ -5,12 +5,15 @@ python benchmarks/search_cost.py --passages 200000 --shards 1 2 4 --threads 1
 Three kinds of search. `Flat` is beside `IndexFlatIP`, and an IVF beside that IVF over all vectors, twice: bare, which
 returns the codec's scores, and with `IndexRefine`, which scores the best 40 again from float16 vectors as ours does. A
 filter that is scanned, of an index with the IVF, is beside `IndexScalarQuantizer` over those vectors in float16.
-`--kinds` chooses among `flat`, `ivf` and `scan`. The shards stand in this process and are asked one after the other, as
-with `serve.placement=local`. Vectors are those of `index_size.py`: made up, in 2000 clusters that mix. Queries are
-vectors that the index does not hold, and no batch is asked again within 20, for an index keeps the nearest lists of the
-last 16. Every figure is the median of all rounds, in microseconds for a whole batch; in a round each side answers the
-same batches in turn. `--threads` are FAISS's; set
-OPENBLAS_NUM_THREADS too, for numpy's. What is built stays in `--folder`, if one is given, for the next run.
+`--kinds` chooses among `flat`, `ivf` and `scan`.
+
+The shards stand in this process and are asked one after the other, as with `serve.placement=local`. `--times 10` adds a
+simulation of ten times as many passages: the same index ten times, where FAISS asks each and merges the answers, and
+ours has ten times as many shards. Vectors are those of `index_size.py`: made up, in 2000 clusters that mix. Queries are
+vectors that the index does not hold, and none is asked again, for an index keeps the nearest lists of the last batches.
+Every figure is the median of all rounds, in microseconds for a whole batch; in a round each side answers the
+same batches in turn. `--threads` are FAISS's, and ours. What is built stays in `--folder`, if one is given, for the
+next run.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ from hybrid_ir.index.shard import Shard
 from hybrid_ir.index.writing import count_lists, cut_shards, make_manifest, open_shards, publish, write_one_shard
 
 K = 10
+BATCHES = 20
+"""Of a round."""
 SCANNED = "el"
 """The language that the filter leaves. A filter that leaves fewer than 20 thousand passages is scanned."""
 
@@ -76,6 +81,16 @@ def _has(shard: Shard, query: ShardQuery) -> bool:
 
 def bare(index: Any) -> Search:
     return lambda vectors: index.search(vectors, K)
+
+
+def in_turn(index: Any, times: int) -> Search:
+    """One index as if it were many, asked one after the other, with FAISS's own merge of their answers."""
+
+    def search(vectors: np.ndarray) -> object:
+        scores, rows = zip(*(index.search(vectors, K) for _ in range(times)), strict=True)
+        return faiss.merge_knn_results(np.stack(scores), np.stack(rows), keep_max=True)
+
+    return search
 
 
 def make_index(folder: Path, args: argparse.Namespace, codec: str, shards: int) -> list[Shard]:
@@ -125,6 +140,11 @@ def sides(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, Search]
         refined.k_factor = depth(K) / K
         made[args.codec] = {"FAISS": bare(ivf), "FAISS, scored again": bare(refined)}
         made[args.codec] |= {f"{n} shards": ours(s, ShardQuery(K)) for n, s in indices.items()}
+        if args.times > 1:
+            made[f"{args.codec}, {args.times} times"] = {
+                "FAISS, scored again": in_turn(refined, args.times),
+                f"{args.times * len(first)} shards": ours(first * args.times, ShardQuery(K)),
+            }
     if "scan" in args.kinds:
         scanned = in_float16()
         for shard in first:
@@ -140,10 +160,12 @@ def in_float16() -> Any:
     return faiss.IndexScalarQuantizer(D, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
 
 
-def medians(searches: dict[str, Search], batches: list[np.ndarray], rounds: int) -> dict[str, float]:
-    """Microseconds that each side takes for a batch."""
+def medians(searches: dict[str, Search], size: int, rounds: int) -> dict[str, float]:
+    """Microseconds that each side takes for a batch of so many queries. No batch is asked twice of one side."""
     times: dict[str, list[float]] = {name: [] for name in searches}
+    centres, rng = clusters(), np.random.default_rng(7)
     for number in range(rounds + 1):
+        batches = np.split(draw(centres, BATCHES * size, rng), BATCHES)
         for name, search in searches.items():
             for batch in batches:
                 start = time.perf_counter()
@@ -162,11 +184,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kinds", nargs="+", default=["flat", "ivf", "scan"], choices=["flat", "ivf", "scan"])
+    parser.add_argument("--times", type=int, default=1, help="of the index as one larger")
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
     if args.folder:
         args.folder.mkdir(parents=True, exist_ok=True)
-    queries = draw(clusters(), 640, np.random.default_rng(7))
     with tempfile.TemporaryDirectory() as name:
         made = sides(args.folder or Path(name), args)
         faiss.omp_set_num_threads(args.threads)  # training takes them all
@@ -174,8 +196,7 @@ def main() -> None:
         for kind, searches in made.items():
             print(f"\n| {kind}: queries | {' | '.join(searches)} |\n|---|{'---|' * len(searches)}")
             for size in (1, 32):
-                batches = [queries[i : i + size] for i in range(0, 20 * size, size)]
-                found = medians(searches, batches, args.rounds)
+                found = medians(searches, size, args.rounds)
                 print(f"| {size} | {' | '.join(f'{found[c]:.0f}' for c in searches)} |", flush=True)
 
 

@@ -19,7 +19,7 @@ from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.space import space_of
 from hybrid_ir.index.codec import default_codec, make_codec, stratified_sample
 from hybrid_ir.index.folder import checksum_of, read_manifest
-from hybrid_ir.index.fragments import ingest
+from hybrid_ir.index.fragments import FRAGMENT_ROWS, Fragments, ingest
 from hybrid_ir.index.passages import IndexedPassage, PassageTable, canonical, read_passages, write_passages
 from hybrid_ir.index.query import ShardQuery
 from hybrid_ir.index.recall import recall_gate
@@ -132,6 +132,25 @@ def test_passages_come_back_from_the_mapped_file_as_they_went_in(tmp_path):
     assert [table[n] for n in range(9000)] == passages
     assert table.where([("n", "4097")]).tolist() == [4097]
     assert table.where([("x", "1")]).tolist() == []
+
+
+def test_a_shard_has_the_bytes_of_its_passages_written_one_by_one(tmp_path):
+    """Three fragments, of which each has other metadata keys; a shard takes some of each, not in their order."""
+    counts, keys = (FRAGMENT_ROWS, FRAGMENT_ROWS, 500), (("a", "b"), ("b",), ())
+    for number, (count, some) in enumerate(zip(counts, keys, strict=True)):
+        folder = tmp_path / f"{number:05d}"
+        folder.mkdir()
+        passages = (
+            IndexedPassage(f"{number}-{n}", "aé" * (n % 7), ("de", "sw")[n % 2], {k: n % 9 for k in some if n % 5})
+            for n in range(count)
+        )
+        write_passages(folder / "passages.arrow", passages, some)
+    fragments = Fragments(tmp_path, counts, ("de", "sw"), ("a", "b"), {})
+    whole = np.arange(fragments.rows)
+    for name, ids in {"one": whole[7:8], "language": np.r_[whole[::2], whole[1::2]], "back": whole[::-50]}.items():
+        write_passages(tmp_path / name, fragments.passages(ids), ("a", "b", "new"))
+        fragments.copy_passages(ids, ("a", "b", "new"), tmp_path / "copied")
+        assert (tmp_path / "copied").read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_duplicates_are_rejected_and_counted(tmp_path):

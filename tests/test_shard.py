@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import faiss
 import numpy as np
@@ -10,12 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import open_index, search, unit, write_index
 
-from hybrid_ir.index import exact as exact_module, shard as shard_module
-from hybrid_ir.index.exact import NearestLists, as_float32, exact_scores, exact_top
+from hybrid_ir.index import exact as exact_module, query as query_module
+from hybrid_ir.index.exact import as_float32, exact_scores, exact_top
 from hybrid_ir.index.folder import checksum_of, read_manifest
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import Found, ShardQuery, merge
-from hybrid_ir.index.recent import Recent
+from hybrid_ir.index.searching import nearest as nearest_module
+from hybrid_ir.index.searching.nearest import NearestLists
+from hybrid_ir.index.searching.recent import Recent
+from hybrid_ir.index.searching.threads import in_parts
 from hybrid_ir.index.shard import open_shard
 
 LANGUAGES = ("de", "en", "es", "sw")
@@ -77,7 +81,7 @@ asked = st.lists(
 @given(asked=asked, small=st.booleans())
 def test_every_cut_gives_the_ids_and_scores_of_the_monolith(indices, monkeypatch, asked, small):
     # Language filters go through the inverted lists too, unless they are small.
-    monkeypatch.setattr(shard_module, "EXACT_BELOW", 100 if small else 20_000)
+    monkeypatch.setattr(query_module, "EXACT_BELOW", 100 if small else 20_000)
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(len(asked), D)) * 0.1
     # Stored vectors as queries have ties among their five copies; moved ones have not.
@@ -96,7 +100,7 @@ def test_every_cut_gives_the_ids_and_scores_of_the_monolith(indices, monkeypatch
 @given(asked=asked, small=st.booleans(), size=st.integers(1, 25))
 def test_pages_of_any_cut_put_together_are_one_answer(indices, monkeypatch, asked, small, size):
     """Page after page of `size` hits, through ties and through inverted lists: the first 60 in their order."""
-    monkeypatch.setattr(shard_module, "EXACT_BELOW", 100 if small else 20_000)
+    monkeypatch.setattr(query_module, "EXACT_BELOW", 100 if small else 20_000)
     vectors = VECTORS[[n for n, *_ in asked]]
     for codec in ("Flat", "IVF32,Flat", "IVF32,SQ8"):
         one = [ShardQuery(60, languages, metadata, 60) for *_, (languages, metadata) in asked]
@@ -260,13 +264,13 @@ def test_a_scan_of_mapped_float16_finds_the_best_exact_scores(tmp_path, monkeypa
 def test_shards_of_one_process_find_the_nearest_lists_of_a_batch_once(tmp_path, monkeypatch):
     manifest = write_index(tmp_path / "i", PASSAGES, VECTORS, codec="IVF32,SQ8", shards=3)
     calls = []
-    find = exact_module.nearest_lists
+    find = nearest_module.nearest_lists
 
     def counted(queries, quantizer, count, centroids):
         calls.append(count)
         return find(queries, quantizer, count, centroids)
 
-    monkeypatch.setattr(exact_module, "nearest_lists", counted)
+    monkeypatch.setattr(nearest_module, "nearest_lists", counted)
     queries = [ShardQuery(10)] * 2
     together = search(open_index(tmp_path / "i", manifest), VECTORS[:2], queries)
     assert len(calls) == 1
@@ -295,6 +299,48 @@ def test_a_query_has_the_same_nearest_lists_alone_and_in_a_batch(count):
         np.testing.assert_array_equal(scores[n], alone[1][0])
     np.testing.assert_allclose(scores, -np.sort(-(queries @ centroids.T), axis=1)[:, :count], atol=1e-6)
     assert lists[0, 0] == 7
+
+
+@pytest.mark.parametrize("count", [1, 3, 16])
+@pytest.mark.parametrize("lists", [5, 64, 1000])
+def test_products_in_pieces_are_the_products(monkeypatch, count, lists):
+    monkeypatch.setattr(nearest_module, "PRODUCT", 32 * D * count)
+    rng = np.random.default_rng(lists)
+    queries, centroids = (rng.integers(-9, 9, size=(n, D)).astype(np.float32) for n in (count, lists))
+    np.testing.assert_array_equal(nearest_module.products(queries, centroids), queries @ centroids.T)
+
+
+@pytest.fixture
+def faiss_threads():
+    before = faiss.omp_get_max_threads()
+    yield faiss.omp_set_num_threads
+    faiss.omp_set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("threads", "rows", "sizes"), [(3, 32, [10, 11, 11]), (3, 9, [4, 5]), (3, 7, [7]), (1, 9, [9])]
+)
+def test_a_batch_is_cut_into_a_part_a_thread_in_order(faiss_threads, threads, rows, sizes):
+    faiss_threads(threads)
+    there = threading.get_ident()
+    parts = in_parts(rows, lambda part: (part, faiss.omp_get_max_threads(), threading.get_ident() == there))
+    assert [part.stop - part.start for part, _, _ in parts] == sizes
+    assert [row for part, _, _ in parts for row in range(rows)[part]] == list(range(rows))
+    alone = len(sizes) == 1
+    assert {each[1:] for each in parts} == {(threads if alone else 1, alone)}
+    with pytest.raises(ZeroDivisionError):
+        in_parts(rows, lambda part: 1 // (part.stop - rows))
+
+
+def test_threads_do_not_show(tmp_path, faiss_threads):
+    manifest = write_index(tmp_path / "i", PASSAGES, VECTORS, codec="IVF32,SQ8", shards=2)
+    shards = open_index(tmp_path / "i", manifest)
+    queries = [ShardQuery(10 + n % 2, ("en",) if n % 3 == 0 else None) for n in range(50)]
+    faiss_threads(1)
+    expected = [search(shards, VECTORS[n : n + 1], queries[n : n + 1])[0] for n in range(50)]
+    for threads in (2, 3):
+        faiss_threads(threads)
+        assert search(open_index(tmp_path / "i", manifest), VECTORS[:50], queries) == expected
 
 
 def test_the_value_that_was_not_asked_for_longest_makes_room():

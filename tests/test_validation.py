@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from training_store import groups
 
 from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.data.inputs import Input
 from hybrid_ir.data.prepare import prepare
 from hybrid_ir.data.store import Store, open_store
-from hybrid_ir.training.validation import check_validation, validation_collection
+from hybrid_ir.training.validation import check_validation, of_rank_0, validation_collection
 from hybrid_ir.types import Group, InputError
 
 
@@ -89,3 +93,26 @@ def test_a_split_that_is_small_enough_is_measured_on_whole(tmp_path: Path):
 
 def test_without_a_split_there_is_nothing_to_measure_on(tmp_path: Path):
     assert validated(store_of(tmp_path / "store", [["en"]], validation=0.0)) is None
+
+
+# How long rank 0 may take.
+
+
+def _measure_slowly(rank: int, folder: str) -> None:
+    limit = timedelta(seconds=1)
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2, timeout=limit)
+
+    def measure() -> dict[str, float]:
+        assert rank == 0
+        time.sleep(2.5)
+        return {"AP_mean": 0.5}
+
+    assert of_rank_0(measure, rank, every_s=0.2) == {"AP_mean": 0.5}
+    dist.destroy_process_group()
+    (Path(folder) / f"{rank}").touch()
+
+
+def test_a_validation_may_take_longer_than_a_collective(tmp_path: Path):
+    mp.start_processes(_measure_slowly, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    assert (tmp_path / "0").exists()
+    assert (tmp_path / "1").exists()

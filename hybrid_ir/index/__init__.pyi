@@ -1,6 +1,5 @@
 from .build import add_passages as add_passages, build_index as build_index, verify_index as verify_index
 from .codec import ROWS_PER_SHARD as ROWS_PER_SHARD, default_codec as default_codec
-from .exact import NearestLists as NearestLists
 from .folder import (
     Manifest as Manifest,
     check_files as check_files,
@@ -24,6 +23,7 @@ from .query import (
     is_flat as is_flat,
     merge as merge,
 )
+from .searching.nearest import NearestLists as NearestLists
 from .shard import Shard as Shard, open_shard as open_shard
 from .vectors.given import find_vectors as find_vectors
 from .vectors.made import encode_passages as encode_passages

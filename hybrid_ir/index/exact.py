@@ -1,8 +1,7 @@
 """Exact search: the best rows by dot product, the same alone or in a batch, whatever rows are beside them.
 
-In: unit vectors of queries and of stored passages. Out: scores and rows; or the nearest inverted lists, found once for
-all shards of an index in one process. FAISS sums in an order that depends on the batch, so its scores only choose
-candidates, with a margin; a score is then summed pair by pair.
+In: unit vectors of queries and of stored passages. Out: scores and rows. FAISS sums in an order that depends on the
+batch, so its scores only choose candidates, with a margin; a score is then summed pair by pair.
 
 Q queries, D dimensions, C candidates, N stored vectors.
 """
@@ -15,18 +14,11 @@ from typing import Any
 import faiss
 import numpy as np
 
-from hybrid_ir.index.recent import Recent
-
 MARGIN = 16
 """Candidates beyond k that FAISS's scores choose."""
 TIE = 1e-5
 """Two of FAISS's scores of unit vectors closer than this may be out of order (float32 errs by about 1e-7)."""
 BLOCK = 16_384
-TOGETHER = 4
-"""Queries from which a matrix product finds nearest lists faster than FAISS's loop."""
-SCORES = 1 << 22
-"""Scores of queries with centroids that are held at once: 16 MiB."""
-_BATCHES = 16
 
 
 def exact_scores(queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -136,72 +128,3 @@ def _faiss_top(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarr
     index.codes = nobody.create_view(faiss.swig_ptr(block.view(np.uint8)), block.nbytes, nobody.owner)
     index.ntotal = len(block)
     return index.search(queries, k)
-
-
-class NearestLists:
-    """Given to all shards of one index in one process. It keeps what the last batches found. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._recent = Recent(_BATCHES)
-        self._centroids: np.ndarray | None = None
-
-    def find(self, queries: np.ndarray, quantizer: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, count) list numbers (int64) and scores (float32), best first, for queries (Q, D)."""
-        key = (count, queries.tobytes())
-        return self._recent.get(key, lambda: nearest_lists(queries, quantizer, count, self._centroids_of(quantizer)))
-
-    def that_hold(
-        self, enough: int, holds: np.ndarray | None, queries: np.ndarray, quantizer: Any, nprobe: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, lists to visit) numbers and scores: `nprobe` of them, and more until they hold `enough` passages of the
-        whole index. `holds` are the passages in each list, None where they were not counted. A list of number -1 is
-        not visited."""
-        lists, scores = self.find(queries, quantizer, nprobe)
-        if holds is None:
-            return lists, scores
-        while holds[lists].sum(axis=1).min() < enough and lists.shape[1] < len(holds):
-            lists, scores = self.find(queries, quantizer, min(len(holds), 2 * lists.shape[1]))
-        if lists.shape[1] > nprobe:
-            reached = holds[lists].cumsum(axis=1)
-            visited = np.maximum(nprobe, 1 + (reached < enough).sum(axis=1))
-            lists = np.where(np.arange(lists.shape[1]) < visited[:, None], lists, -1)
-        return lists, scores
-
-    def _centroids_of(self, quantizer: Any) -> np.ndarray:
-        """(lists, D) copied once: in the mapped file they stand at odd addresses, and numpy would copy them each time.
-
-        It takes 6 MB for the 4096 lists of a million passages of 384 dimensions.
-        """
-        if self._centroids is None:
-            centroids = faiss.rev_swig_ptr(quantizer.get_xb(), quantizer.ntotal * quantizer.d)
-            self._centroids = centroids.reshape(-1, quantizer.d).copy()
-        return self._centroids
-
-
-def nearest_lists(
-    queries: np.ndarray, quantizer: Any, count: int, centroids: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, count) list numbers and scores, best first; `quantizer` is the `faiss.IndexFlatIP` of the centroids.
-
-    Scores of a matrix product depend on the batch, so they only choose candidates, which the quantizer then scores pair
-    by pair. With one thread the product is numpy's, which takes two thirds of the time of FAISS's own. With more it is
-    FAISS's: two pools of threads, numpy's and FAISS's, would wait for each other's cores.
-    """
-    queries = np.ascontiguousarray(queries, np.float32)
-    ask = min(quantizer.ntotal, count + MARGIN)
-    scores, rough = np.empty((len(queries), ask), np.float32), np.empty((len(queries), ask), np.int64)
-    if ask == quantizer.ntotal:
-        rough[:] = np.arange(ask)
-    elif len(queries) < TOGETHER or faiss.omp_get_max_threads() > 1:
-        quantizer.search(queries, ask, D=scores, I=rough)
-    else:
-        step = max(1, SCORES // len(centroids))
-        for start in range(0, len(queries), step):
-            part = slice(start, start + step)
-            rough[part] = np.argpartition(queries[part] @ centroids.T, -ask, axis=1)[:, -ask:]
-    quantizer.compute_distance_subset(
-        len(queries), faiss.swig_ptr(queries), ask, faiss.swig_ptr(scores), faiss.swig_ptr(rough)
-    )
-    order = np.lexsort((rough, -scores))[:, :count]
-    of_query = np.arange(len(queries))[:, None]
-    return rough[of_query, order], scores[of_query, order]

@@ -14,8 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from hybrid_ir.index.passages import MAX_METADATA_KEYS, IndexedPassage, PassageTable, read_passages, write_passages
+from hybrid_ir.index.passages import (
+    MAX_METADATA_KEYS,
+    ROWS_PER_BATCH,
+    IndexedPassage,
+    PassageTable,
+    passage_schema,
+    read_passages,
+    write_passages,
+)
 from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError, Rejected, key64
 
@@ -57,13 +66,13 @@ class Fragments:
 
     def vectors(self, ids: np.ndarray) -> np.ndarray:
         """(len(ids), D) float32 of the given global ids, in their order. Reads only the pages they are on."""
+        assert int(ids.max()) < self.rows
         out: np.ndarray | None = None
-        for number in np.unique(ids // FRAGMENT_ROWS):
-            stored = np.load(self.path(int(number)) / "vectors.npy", mmap_mode="r")
+        for number, rows, where in _runs(ids):
+            stored = np.asarray(np.load(self.path(number) / "vectors.npy", mmap_mode="r"))
             if out is None:
                 out = np.empty((len(ids), stored.shape[1]), dtype=np.float32)
-            where = np.flatnonzero(ids // FRAGMENT_ROWS == number)
-            out[where] = stored[ids[where] % FRAGMENT_ROWS]
+            np.take(stored, rows, axis=0, out=out[where], mode="clip")  # "raise" would copy once more
         assert out is not None
         return out
 
@@ -75,6 +84,29 @@ class Fragments:
                 table, opened = PassageTable(self.path(number) / "passages.arrow"), number
             assert table is not None
             yield table[row]
+
+    def copy_passages(self, ids: np.ndarray, keys: Sequence[str], path: Path) -> None:
+        """Write the passages of the given global ids, in their order, to the file that `write_passages` would write of
+        them. Column by column, which takes a fraction of its time."""
+        schema = passage_schema(keys)
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for start in range(0, len(ids), ROWS_PER_BATCH):
+                parts = []
+                for number, rows, _ in _runs(ids[start : start + ROWS_PER_BATCH]):
+                    found = PassageTable(self.path(number) / "passages.arrow").take(rows)
+                    absent = pa.nulls(len(rows), pa.string())  # a key that no passage of this fragment has
+                    columns = [found[name] if name in found.column_names else absent for name in schema.names]
+                    parts.append(pa.table(columns, schema=schema))
+                (batch,) = pa.concat_tables(parts).combine_chunks().to_batches()
+                writer.write_batch(batch)
+
+
+def _runs(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, slice]]:
+    """Fragment, rows of it, and place among the ids, of each run of global ids that are in one fragment."""
+    numbers, rows = np.divmod(ids, FRAGMENT_ROWS)
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
+    for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+        yield int(numbers[start]), rows[start:end], slice(start, end)
 
 
 def ingest(

@@ -173,12 +173,14 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
+def passage_schema(keys: Sequence[str]) -> pa.Schema:
+    return pa.schema([(name, pa.string()) for name in ("doc_id", "text", "language", *(_KEY + key for key in keys))])
+
+
 def write_passages(path: Path, passages: Iterable[IndexedPassage], keys: Sequence[str]) -> int:
     """Write an Arrow file that `PassageTable` maps; returns the number of rows. `keys` are the metadata columns."""
-    names = ["doc_id", "text", "language", *(_KEY + key for key in keys)]
-    schema = pa.schema([(name, pa.string()) for name in names])
-    rows = 0
-    columns: list[list[str | None]] = [[] for _ in names]
+    schema, rows = passage_schema(keys), 0
+    columns: list[list[str | None]] = [[] for _ in schema]
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
 
         def flush() -> None:
@@ -255,6 +257,9 @@ class PassageTable:
             if value is not None:
                 metadata[key] = json.loads(value)
         return IndexedPassage(doc_id, text, language, metadata)
+
+    def take(self, rows: np.ndarray) -> pa.Table:
+        return pa.Table.from_batches(self._batches).take(pa.array(rows))
 
     def find(self, doc_id: str) -> int | None:
         """Row of the passage with this doc_id, or None. Reads doc_ids until it is found."""

@@ -1,4 +1,4 @@
-"""What a search asks of a shard, and what a shard answers. The merge of several shards' answers into one.
+"""What a search asks of a shard, what all shards know of the index, what a shard answers, and how answers are merged.
 
 In: each shard's candidates of a query. Out: the hits of the whole index, as one shard would have given them.
 
@@ -8,6 +8,8 @@ C candidates.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,8 @@ from hybrid_ir.index.passages import IndexedPassage
 
 CANDIDATES = 4
 """Of each hit, by default and in an index whose manifest does not say."""
+EXACT_BELOW = 20_000
+"""A language filter that leaves fewer passages than this is scanned: an IVF visits too few lists to find them."""
 
 
 class ShardQuery(NamedTuple):
@@ -29,6 +33,57 @@ class ShardQuery(NamedTuple):
     among: int | None = None
     """The k hits are the first of so many: a lossy codec's candidates depend on their number, so only answers with one
     `among` have one order, as the pages of a query must. None = of k."""
+
+
+@dataclass(frozen=True, eq=False)
+class Totals:
+    """What every shard must know of the whole index, so that all of them decide alike."""
+
+    codec: str
+    nprobe: int
+    languages: dict[str, int]
+    candidates: int = CANDIDATES
+    """Passages for each hit that the codec finds over all shards, and that are scored exactly."""
+    counts: np.ndarray | None = None
+    """(languages, lists): passages of each language, in the order of their names, in each inverted list of all shards;
+    None in an index of format 1, and for Flat."""
+
+    def scans(self, query: ShardQuery) -> bool:
+        """Whether a query is answered by an exact scan of what its filter leaves."""
+        if is_flat(self.codec) or query.metadata:
+            return True
+        return query.languages is not None and self.left(query) < EXACT_BELOW
+
+    def probes(self, query: ShardQuery, lists: int) -> int:
+        """Lists to visit: more for a filter, by the share of the passages it leaves."""
+        if query.languages is None:
+            return min(lists, self.nprobe)
+        share = self.left(query) / max(1, self._rows)
+        return min(lists, int(np.ceil(self.nprobe / max(share, 1e-9))))
+
+    def in_lists(self, query: ShardQuery) -> np.ndarray | None:
+        """(lists,): passages in each list that the query's language filter leaves."""
+        if self.counts is None:
+            return None
+        if query.languages is None:
+            return self._in_lists
+        names = sorted(self.languages)
+        return self.counts[[names.index(name) for name in query.languages if name in self.languages]].sum(axis=0)
+
+    @cached_property
+    def _in_lists(self) -> np.ndarray:
+        assert self.counts is not None
+        return self.counts.sum(axis=0)
+
+    def left(self, query: ShardQuery) -> int:
+        """Passages of the whole index that the query's language filter leaves."""
+        if query.languages is None:
+            return self._rows
+        return sum(self.languages.get(name, 0) for name in query.languages)
+
+    @cached_property
+    def _rows(self) -> int:
+        return sum(self.languages.values())
 
 
 class Found(NamedTuple):

@@ -15,75 +15,22 @@ Q queries, D dimensions, C candidates.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
-from hybrid_ir.index.exact import NearestLists, exact_top, score_rows
+from hybrid_ir.index.exact import exact_top, score_rows
 from hybrid_ir.index.folder import REBUILD, Manifest, ShardEntry, check_files, is_lists, local_files
 from hybrid_ir.index.passages import IndexedPassage, PassageTable
-from hybrid_ir.index.query import CANDIDATES, Found, ShardQuery, Stored, depth, is_flat
-from hybrid_ir.index.recent import Recent
+from hybrid_ir.index.query import Found, ShardQuery, Stored, Totals, depth, is_flat
+from hybrid_ir.index.searching.nearest import NearestLists
+from hybrid_ir.index.searching.recent import Recent
+from hybrid_ir.index.searching.threads import in_parts
 from hybrid_ir.types import InputError
 
-EXACT_BELOW = 20_000
-"""A language filter that leaves fewer passages than this is scanned: an IVF visits too few lists to find them."""
 _MASKS = 64
-
-
-@dataclass(frozen=True, eq=False)
-class Totals:
-    """What every shard must know of the whole index, so that all of them decide alike."""
-
-    codec: str
-    nprobe: int
-    languages: dict[str, int]
-    candidates: int = CANDIDATES
-    """Passages for each hit that the codec finds over all shards, and that are scored exactly."""
-    counts: np.ndarray | None = None
-    """(languages, lists): passages of each language, in the order of their names, in each inverted list of all shards;
-    None in an index of format 1, and for Flat."""
-
-    def scans(self, query: ShardQuery) -> bool:
-        """Whether a query is answered by an exact scan of what its filter leaves."""
-        if is_flat(self.codec) or query.metadata:
-            return True
-        return query.languages is not None and self.left(query) < EXACT_BELOW
-
-    def probes(self, query: ShardQuery, lists: int) -> int:
-        """Lists to visit: more for a filter, by the share of the passages it leaves."""
-        if query.languages is None:
-            return min(lists, self.nprobe)
-        share = self.left(query) / max(1, self._rows)
-        return min(lists, int(np.ceil(self.nprobe / max(share, 1e-9))))
-
-    def in_lists(self, query: ShardQuery) -> np.ndarray | None:
-        """(lists,): passages in each list that the query's language filter leaves."""
-        if self.counts is None:
-            return None
-        if query.languages is None:
-            return self._in_lists
-        names = sorted(self.languages)
-        return self.counts[[names.index(name) for name in query.languages if name in self.languages]].sum(axis=0)
-
-    @cached_property
-    def _in_lists(self) -> np.ndarray:
-        assert self.counts is not None
-        return self.counts.sum(axis=0)
-
-    def left(self, query: ShardQuery) -> int:
-        """Passages of the whole index that the query's language filter leaves."""
-        if query.languages is None:
-            return self._rows
-        return sum(self.languages.get(name, 0) for name in query.languages)
-
-    @cached_property
-    def _rows(self) -> int:
-        return sum(self.languages.values())
 
 
 class Shard:
@@ -165,6 +112,10 @@ class Shard:
 
     def _probe(self, vectors: np.ndarray, wanted: int, query: ShardQuery) -> list[Found]:
         """The `wanted` best by codec score in the nearest lists, with their exact scores."""
+        parts = in_parts(len(vectors), lambda part: self._probe_part(vectors[part], wanted, query))
+        return parts[0] if len(parts) == 1 else [found for part in parts for found in part]
+
+    def _probe_part(self, vectors: np.ndarray, wanted: int, query: ShardQuery) -> list[Found]:
         lists, list_scores = self._nearest_lists(vectors, wanted, query)
         parameters = self._parameters(lists.shape[1], query.languages)
         ask = min(self.rows, wanted + 1)

@@ -24,7 +24,7 @@ import faiss
 import numpy as np
 
 import hybrid_ir
-from hybrid_ir.index.exact import BLOCK, NearestLists
+from hybrid_ir.index.exact import BLOCK
 from hybrid_ir.index.folder import (
     FORMAT,
     File,
@@ -37,8 +37,8 @@ from hybrid_ir.index.folder import (
     version_of,
 )
 from hybrid_ir.index.fragments import Fragments, save_array
-from hybrid_ir.index.passages import write_passages
 from hybrid_ir.index.query import CANDIDATES, is_flat
+from hybrid_ir.index.searching.nearest import NearestLists
 from hybrid_ir.index.shard import Shard, open_shard
 from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError, one_line
@@ -113,7 +113,7 @@ def write_one_shard(
                 halves.write(vectors.astype("<f2").tobytes())
     write_faiss(trained, folder / "vectors.faiss")
     save_array(folder / "ids.npy", ids.astype(np.int64) + first_id)
-    write_passages(folder / "passages.arrow", fragments.passages(ids), keys)
+    fragments.copy_passages(ids, keys, folder / "passages.arrow")
     codes = fragments.row_languages()[ids]
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
     ends = np.append(starts[1:], len(codes))

@@ -3,6 +3,8 @@ Out: its measures."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -69,20 +71,36 @@ def validation_collection(experiment: Experiment, store: Store) -> Collection | 
 def validate(
     model: SentenceTransformer, collection: Collection, settings: Evaluate, rank: int = 0, workers: int = 1
 ) -> dict[str, float]:
-    """Each rank encodes its share; rank 0 measures; all learn the measures.
+    """Each rank encodes its share; rank 0 measures, for as long as that takes; all learn the measures.
 
     AP_mean is over those of mono, cross and multi that the collection has.
     """
     texts = {"query": [q.text for q in collection.queries], "document": [c.text for c in collection.candidates]}
     vectors = [_encode_shared(model, role, texts[role], settings, rank, workers) for role in texts]
-    measures: list[Any] = [None]
-    if rank == 0:
+
+    def measure() -> dict[str, float]:
         summary = evaluate_collection(collection.queries, collection.candidates, *vectors, resamples=0).summary
         found = {name: summary[name] for name in HEADLINE if summary[name] is not None}
-        measures = [{**found, "AP_mean": with_mean(found)["AP_mean"]}]
-    if workers > 1:
-        dist.broadcast_object_list(measures, src=0)
-    return measures[0]
+        return {**found, "AP_mean": with_mean(found)["AP_mean"]}
+
+    return measure() if workers == 1 else of_rank_0(measure, rank)
+
+
+def of_rank_0(measure: Callable[[], dict[str, float]], rank: int, every_s: float = 30.0) -> dict[str, float]:
+    """What `measure` returns on rank 0, told to every rank. Every rank must call it; raises on rank 0 what it raises.
+
+    A rank that waits in a collective for longer than the process group's limit is ended (1,800 s is Ray Train's). So
+    the others do not wait for the measures in one: every `every_s` seconds rank 0 tells them that it has none yet.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(measure) if rank == 0 else None
+        while True:
+            told: list[Any] = [None]
+            if running is not None and wait([running], timeout=every_s).done:
+                told = [running.result()]
+            dist.broadcast_object_list(told, src=0)
+            if told[0] is not None:
+                return told[0]
 
 
 def _encode_shared(
