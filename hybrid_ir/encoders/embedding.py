@@ -26,8 +26,9 @@ class Embedder(nn.Module):
     """Token ids -> unit vectors, in micro-batches of like lengths. What DDP wraps.
 
     `frozen`: the model's weights do not change while this is used, so that copies of them are made once. `flash`: on a
-    GPU texts are not padded. `precision`: auto, bf16 or fp32, or int8 to encode on a CPU. Raises InputError where this
-    encoder, its device or its precision does not allow that.
+    GPU texts are not padded; None = where that can be. `precision`: auto, bf16 or fp32, or int8 to encode on a CPU.
+    `recompute`: layers are computed once more on the way back, and hold less memory until then. Raises InputError where
+    this encoder, its device or its precision does not allow that.
     """
 
     def __init__(
@@ -37,14 +38,15 @@ class Embedder(nn.Module):
         precision: str,
         micro_batch_tokens: int | None,
         frozen: bool = False,
-        flash: bool = False,
+        flash: bool | None = None,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.precision = resolve_precision(precision, model.device.type)
         self.micro_batch_tokens = micro_batch_tokens or (8192 if model.device.type == "cpu" else 32768)
         self.pad_id = model.tokenizer.pad_token_id
-        self._frozen, self._flash = frozen, flash
+        self._frozen, self._flash, self._recompute = frozen, flash, recompute
         self._weights: list[LayerWeights] | None = None
         if precision == "int8" and (model.device.type != "cpu" or not can_pack(getattr(model[0], "model", None), None)):
             raise InputError(
@@ -55,8 +57,16 @@ class Embedder(nn.Module):
             raise InputError(
                 "train.flash_attention needs an NVIDIA GPU from Ampere on, train.precision=bf16 and BERT's kin; "
                 f"here are {model.device.type}, {self.precision} and {type(model[0].model).__name__}; "
-                "set train.flash_attention=false"
+                "set train.flash_attention=null"
             )
+        if recompute and not self._packs():
+            transformer: Any = model[0]
+            if not getattr(transformer.auto_model, "supports_gradient_checkpointing", False):
+                raise InputError(
+                    f"{type(transformer.auto_model).__name__} cannot compute its layers once more: "
+                    "set train.gradient_checkpointing=false, and loss.cached=true where memory is short"
+                )
+            transformer.auto_model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def micro_batches(self, tokens: Tokens) -> list[np.ndarray]:
         return micro_batches(tokens.lengths, self.micro_batch_tokens, padded=not self._packs())
@@ -87,8 +97,8 @@ class Embedder(nn.Module):
 
     def _packs(self) -> bool:
         transformer: Any = getattr(self.model[0], "model", None)  # an ONNX session has none
-        packed = self._flash or self.model.device.type == "cpu"
-        return self._weights is not None or (packed and can_pack(transformer, self._dtype))
+        wanted = self._flash is not False or self.model.device.type == "cpu"
+        return self._weights is not None or (wanted and can_pack(transformer, self._dtype))
 
     @property
     def _dtype(self) -> torch.dtype | None:
@@ -101,7 +111,7 @@ class Embedder(nn.Module):
         device = self.model.device
         text = np.repeat(np.arange(len(tokens)), tokens.lengths)
         return {
-            "token_embeddings": token_vectors(self.model[0].model, weights, tokens)[None],
+            "token_embeddings": token_vectors(self.model[0].model, weights, tokens, recompute=self._recompute)[None],
             "cu_seq_lens_q": to_device(tokens.offsets, device),
             "seq_idx": to_device(text, device)[None],
         }
@@ -143,10 +153,14 @@ class Embedder(nn.Module):
             yield
             return
         used = to_device(np.union1d(tokens.flat, self.pad_id).astype(np.int64), pieces.weight.device)
-        rows = nn.functional.embedding(used, pieces.weight, pieces.padding_idx)
         place = torch.zeros(pieces.num_embeddings, dtype=torch.int64, device=used.device)
         place[used] = torch.arange(len(used), device=used.device)
-        vars(pieces)["forward"] = lambda ids: nn.functional.embedding(place[ids], rows)
+        if used.device.type == "cpu":
+            rows = nn.functional.embedding(used, pieces.weight, pieces.padding_idx)
+            vars(pieces)["forward"] = lambda ids: nn.functional.embedding(place[ids], rows)
+        else:  # there the gradient of `embedding` has the host wait
+            rows = pieces.weight.index_select(0, used)
+            vars(pieces)["forward"] = lambda ids: rows.index_select(0, place[ids].flatten()).view(*ids.shape, -1)
         try:
             yield
         finally:

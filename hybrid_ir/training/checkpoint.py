@@ -106,6 +106,7 @@ def load_state(experiment: Experiment, model: str, checkpoint: Path | None, best
         precision=settings.precision,
         micro_batch_tokens=settings.micro_batch_tokens,
         flash=settings.flash_attention,
+        recompute=settings.gradient_checkpointing,
     )
     freeze_unused(embedder)
     optimizer = make_optimizer(embedder, settings.learning_rate, settings.weight_decay)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_ir.batches import Batch, slice_sizes
@@ -34,6 +35,21 @@ class LossSettings:
     negatives: str
     cached: bool
     dimensions: tuple[int, ...] = ()
+
+
+def across_ranks(embedder: Embedder, exchange: str) -> DistributedDataParallel:
+    """The embedder with one all-reduce of its gradient a step, of float32 or, for `exchange` bf16, of that."""
+    device = embedder.model.device
+    ranks = DistributedDataParallel(
+        embedder,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # an encoder's are the numbers of its positions
+    )
+    if exchange == "bf16":
+        # By its own name torch refuses it without NCCL, though gloo adds bf16 up as well.
+        ranks.register_comm_hook(None, lambda group, bucket: bf16_compress_hook(group, bucket))
+    return ranks
 
 
 def backward(
