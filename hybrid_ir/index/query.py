@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hybrid_ir.index.filters.form import Filter
 from hybrid_ir.index.passages import IndexedPassage
 
 CANDIDATES = 4
@@ -24,8 +25,8 @@ class ShardQuery(NamedTuple):
     k: int
     languages: tuple[str, ...] | None = None
     """None = all; otherwise sorted, without repeats."""
-    metadata: tuple[tuple[str, str], ...] = ()
-    """(key, canonical value) pairs that must all be equal."""
+    where: Filter | None = None
+    """What metadata must be; None = anything."""
     among: int | None = None
     """The k hits are the first of so many: a lossy codec's candidates depend on their number, so only answers with one
     `among` have one order, as the pages of a query must. None = of k."""
