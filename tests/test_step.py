@@ -412,3 +412,15 @@ def test_one_look_up_of_a_batchs_pieces_gives_the_gradient_of_a_look_up_a_micro_
     for name, gradient in once.items():
         torch.testing.assert_close(gradient, each[name], msg=name)
     assert "forward" not in vars(embedder.model[0].model.get_input_embeddings())  # nothing of it stays
+
+
+def test_the_vocabularys_gradient_of_a_cached_step_is_made_once(embedder: Embedder):
+    """It is as large as the matrix: beside each micro-batch's activations it would be the most of a step's memory."""
+    pieces = embedder.model[0].model.get_input_embeddings().weight
+    batch, made = make_batch(0), []
+    assert len(embedder.micro_batches(batch.query_tokens + batch.passage_tokens)) > 2
+    handle = pieces.register_post_accumulate_grad_hook(lambda _: made.append(1))
+    backward(embedder, batch, LossSettings(0.1, False, "in_batch", cached=True), 0, 1)
+    handle.remove()
+    embedder.zero_grad(set_to_none=True)
+    assert len(made) == 1

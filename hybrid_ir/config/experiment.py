@@ -136,7 +136,7 @@ class Train(Section):
     precision: Precision = setting("auto", on_resume="keep")
     """bf16: products of the transformer; all else stays in float32. fp32: nothing in bf16. auto: bf16 where faster."""
     micro_batch_tokens: int | None = setting(None, on_resume="free", ge=16)
-    """Tokens a forward pass holds, with padding where there is any. Null = 8192 on a CPU, 32768 on a GPU."""
+    """Tokens a forward pass holds, with padding; on a CPU long texts' count more. Null = 4096 there, 32768 on a GPU."""
     compile: bool = setting(False, on_resume="free")
     """torch.compile the encoder (for GPUs; the first steps are slow); false = run it as it is."""
     flash_attention: bool | None = setting(None, on_resume="free")
