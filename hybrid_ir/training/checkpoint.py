@@ -45,6 +45,8 @@ class Progress:
     """Batches of each kind that were trained on."""
     pairs: dict[str, dict[str, int]] = field(default_factory=dict)
     """Kind -> "query-passage" -> rows that were trained on."""
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Kind -> source -> rows that were trained on, where sources have a part in the mix."""
     batches_hash: str = ""
     """Of every batch that was trained on, in order: its step, its kind, and the passages and questions of each row."""
     loss: float | None = None
@@ -65,6 +67,9 @@ class Progress:
         rows = self.pairs.setdefault(batch.kind, {})
         for pair, n in Counter("-".join(pair) for pair in batch.pairs).items():
             rows[pair] = rows.get(pair, 0) + n
+        for source, n in Counter(batch.sources).items():
+            rows = self.sources.setdefault(batch.kind, {})
+            rows[source] = rows.get(source, 0) + n
         said = f"{self.batches_hash}{batch.step}{batch.kind}{batch.pairs}".encode()
         ids = (np.ascontiguousarray(ids).tobytes() for ids in (batch.passage_ids_BLS, batch.query_ids_BM))
         self.batches_hash = hashlib.blake2b(b"".join((said, *ids)), digest_size=16).hexdigest()
