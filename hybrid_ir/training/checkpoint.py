@@ -25,7 +25,14 @@ from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.batches import Batch
 from hybrid_ir.config import Experiment
-from hybrid_ir.encoders import PAPER_PREFIXES, Embedder, freeze_unused, load_encoder, save_encoder
+from hybrid_ir.encoders import (
+    PAPER_PREFIXES,
+    Embedder,
+    declare_dimensions,
+    freeze_unused,
+    load_encoder,
+    save_encoder,
+)
 from hybrid_ir.training.step import make_optimizer
 
 
@@ -125,7 +132,7 @@ def load_state(experiment: Experiment, model: str, checkpoint: Path | None, best
 def load_model(experiment: Experiment, name: str, device: torch.device) -> SentenceTransformer:
     section = experiment.encoder
     torch.manual_seed(experiment.seed)  # weights that a hub model lacks (a new dense layer) are drawn from the seed
-    return load_encoder(
+    model = load_encoder(
         name,
         pooling=section.pooling,
         query_prefix=section.query_prefix,
@@ -135,6 +142,8 @@ def load_model(experiment: Experiment, name: str, device: torch.device) -> Sente
         dropout=section.dropout,
         device=str(device),
     )
+    declare_dimensions(model, experiment.loss.dimensions)
+    return model
 
 
 def read_progress(checkpoint: Path) -> Progress:
