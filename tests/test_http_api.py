@@ -300,11 +300,38 @@ def test_embeddings_refuse_another_model_and_other_dimensions(http, folder):
     EmbeddingsResponse.model_validate_json(ask().content)
     assert ask(model=read_manifest(folder).space["id"], dimensions=128, user="u").status_code == 200
     assert (ask(model="text-embedding-3-small").status_code, ask(dimensions=64).status_code) == (404, 422)
+    said = ask(dimensions=64).json()["error"]["message"]
+    assert said.startswith("dimensions must be 128, got 64: the encoder does not say that it was trained for fewer")
     assert (ask(input="").status_code, ask(input=["a"] * 6).status_code, ask(input=[1, 2]).status_code) == (
         422,
         422,
         422,
     )
+
+
+def test_dimensions_that_the_encoder_was_trained_for_are_its_first_values_at_unit_length(folder):
+    release = LocalRelease(str(folder))
+    release.manifest.space["shorter"] = [64, 16]
+    http = TestClient(create_app(SearchService(release, SETTINGS)), base_url=LOCAL)
+    client = openai.OpenAI(base_url=f"{LOCAL}/v1", api_key="none", http_client=http, max_retries=0)
+    model, texts = client.models.list().data[0].id, ["The river is long.", "النهر طويل."]
+
+    def vectors(name, **more):
+        return np.asarray([row.embedding for row in client.embeddings.create(model=name, input=texts, **more).data])
+
+    for name in (model, f"{model}:query"):
+        whole = vectors(name)
+        assert whole.shape == (2, 128)
+        np.testing.assert_allclose(vectors(name, dimensions=128), whole, atol=1e-6)
+        for dimension in (64, 16):
+            expected = whole[:, :dimension] / np.linalg.norm(whole[:, :dimension], axis=1, keepdims=True)
+            np.testing.assert_allclose(vectors(name, dimensions=dimension), expected, atol=1e-6)
+        np.testing.assert_allclose(vectors(name), whole, atol=1e-6)  # also where the cache has them
+    for asked in (65, 0, -16, 256):
+        with pytest.raises(
+            openai.UnprocessableEntityError, match=f"128 or 64 or 16, got {asked}: the encoder was train"
+        ):
+            vectors(model, dimensions=asked)
 
 
 # Health, statistics, documentation

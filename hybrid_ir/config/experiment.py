@@ -6,16 +6,14 @@ Files, `key=value` words and search spaces address a field by the same dotted pa
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hybrid_ir.config.batch import Batch
 from hybrid_ir.config.search import Index, Serve
 from hybrid_ir.config.section import Precision, Section, setting
 from hybrid_ir.config.sources import AnySource, AtlasSource
-
-Kind = Literal["monolingual", "cross_lingual", "multilingual"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Prepare(Section):
@@ -58,47 +56,6 @@ class EncoderSection(Section):
     trim_vocabulary: bool = setting(False, on_resume="keep")
     """Keep of a pretrained encoder's vocabulary what the store's texts use, and all single characters: the same vectors
     for such texts, from a smaller encoder; false = keep all of it."""
-
-
-class Batch(Section):
-    size: int = setting(64, on_resume="keep", ge=2)
-    """Groups in a global batch, over all workers."""
-    mix: dict[Kind, Annotated[float, Field(ge=0)]] | None = setting(None, on_resume="keep")
-    """Weight of each kind of batch; need not sum to 1. Null = what `alpha` says."""
-    alpha: float = setting(0.5, on_resume="keep", ge=0, le=1)
-    """The paper's alpha: {monolingual: alpha, cross_lingual: 1 - alpha}. Used when `mix` is null."""
-    cross_lingual: Literal["per_row", "per_batch"] = setting("per_row", on_resume="keep")
-    """per_row: every row its own language pair (the paper's X-Y); per_batch: one ordered pair a batch."""
-    languages: Annotated[tuple[str, ...], Field(min_length=1)] | None = setting(None, on_resume="keep")
-    """Train on these (ISO 639-1 codes), all pairs of them; null = every language and pair that the store can serve."""
-    language_temperature: float | None = setting(None, on_resume="keep", gt=0)
-    """Languages and pairs weigh groups ** (1 / temperature); 1 = by size; null = uniform."""
-    positives: Literal["answer", "same_text"] = setting("answer", on_resume="keep")
-    """answer: a query's positive is its passage; same_text: the passage itself, told apart by dropout (SimCSE)."""
-    hard_negatives: int = setting(1, on_resume="keep", ge=1)
-    """Hard negatives of a row, where `loss.negatives` has them: drawn from its group's, and all if it has fewer."""
-    code_switch: float = setting(0.0, on_resume="keep", ge=0, le=1)
-    """Share of a text's lexicon words that are swapped for translations into other languages of the store; 0 = none."""
-    lexicon: str = setting("cldr", on_resume="keep")
-    """Where translations come from: cldr (names of places, languages, currencies), or a file or folder of lexicons."""
-
-    @model_validator(mode="after")
-    def _some_weight(self) -> Batch:
-        if self.mix is not None and sum(self.mix.values()) <= 0:
-            raise ValueError(f"mix must have a positive weight, got {self.mix}")
-        if self.positives == "same_text" and "cross_lingual" in self.weights:
-            raise ValueError(
-                "positives=same_text pairs a text with itself, which has one language: set mix without cross_lingual "
-                "(for example mix={monolingual: 1})"
-            )
-        return self
-
-    @property
-    def weights(self) -> dict[Kind, float]:
-        """Weight of each kind that is asked for, normalised to sum to 1."""
-        mix = self.mix or {"monolingual": self.alpha, "cross_lingual": 1 - self.alpha}
-        total = sum(mix.values())
-        return {kind: mix[kind] / total for kind in KINDS if mix.get(kind, 0) > 0}
 
 
 class Loss(Section):

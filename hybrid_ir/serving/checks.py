@@ -197,12 +197,17 @@ def role_of(request: EmbeddingsRequest, space: dict[str, Any], settings: Serve) 
     if role and request.input_type and role != request.input_type:
         message = f"model asks for {role} and input_type for {request.input_type}: leave one out"
         raise RequestError(422, "invalid_request", message, "input_type")
-    if request.dimensions is not None and request.dimensions != space["dimension"]:
+    shorter = space.get("shorter", [])
+    if request.dimensions is not None and request.dimensions not in (space["dimension"], *shorter):
+        known = " or ".join(map(str, (space["dimension"], *shorter)))
+        why = (
+            "the encoder was trained for these" if shorter else "the encoder does not say that it was trained for fewer"
+        )
         raise RequestError(
             422,
             "invalid_request",
-            f"dimensions must be {space['dimension']}, got {request.dimensions}; `hybrid-ir encoder shorten` makes an "
-            "encoder of fewer",
+            f"dimensions must be {known}, got {request.dimensions}: {why}; loss.dimensions trains for more, and "
+            "`hybrid-ir encoder shorten` makes an encoder of fewer",
             "dimensions",
         )
     return "query" if (role or request.input_type) == "query" else "document"
