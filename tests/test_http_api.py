@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+import torch
 from indices import ask, sample_passages, write_served_index
 from sentence_transformers import SentenceTransformer
 from starlette.testclient import TestClient
@@ -532,6 +533,50 @@ def test_requests_that_come_together_are_encoded_together_and_a_full_queue_says_
     assert {answer.status_code for answer in answers} == {200}
     assert release.batches[:3] == [1, 4, 4]  # max_batch is 4
     assert after.status_code == 200
+
+
+def test_a_batch_takes_half_of_what_waits_but_not_fewer_than_four(folder):
+    """Sixteen wait while one is encoded: eight of them go, then four of the eight that are left, then all."""
+    release = Unsteady(str(folder))
+    settings = SETTINGS.model_copy(update={"max_queue": 32, "max_batch": 32})
+
+    async def requests(client):
+        release.gate = asyncio.Event()
+        asked = [asyncio.create_task(client.post("/search", json={"query": "river"}))]
+        await asyncio.sleep(0.1)
+        asked += [asyncio.create_task(client.post("/search", json={"query": f"river {n}"})) for n in range(16)]
+        await asyncio.sleep(0.3)
+        release.gate.set()
+        return await asyncio.gather(*asked)
+
+    answers = concurrently(create_app(SearchService(release, settings)), requests)
+    assert {answer.status_code for answer in answers} == {200}
+    assert release.batches == [1, 8, 4, 4]
+
+
+def test_several_queries_are_split_among_calls_of_one_thread_and_come_in_their_order(folder, monkeypatch):
+    release = LocalRelease(str(folder), threads=3)
+    embedder, used = release._encoder._embedder, []
+    embed = embedder.forward
+
+    def noted(tokens):
+        used.append((len(tokens), torch.get_num_threads()))
+        return embed(tokens)
+
+    monkeypatch.setattr(embedder, "forward", noted)
+    texts = [f"river {n} " + "long " * n for n in range(14)]
+
+    async def encode():
+        alone = [await release.encode([text], "query") for text in texts]
+        return alone, await release.encode(texts, "query")
+
+    alone, together = asyncio.run(encode())
+    release.close()
+    assert used[:14] == [(1, 3)] * 14
+    assert sorted(used[14:]) == [(4, 1), (5, 1), (5, 1)]
+    np.testing.assert_allclose(together.vectors, np.concatenate([one.vectors for one in alone]), atol=1e-6)
+    assert together.tokens.tolist() == [int(one.tokens[0]) for one in alone]
+    assert together.cut.shape == (14,)
 
 
 def test_a_query_waits_only_for_the_shards_that_hold_its_languages(unsteady):

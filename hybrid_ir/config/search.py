@@ -74,7 +74,7 @@ class Serve(Section):
     max_queue: int = Field(default=256, ge=1)
     """Queries that may wait in a gateway; beyond it requests get 429 with Retry-After."""
     max_batch: int = Field(default=32, ge=1)
-    """Queries encoded and searched together. A batch never waits to fill: it takes what has come."""
+    """Queries encoded and searched together, at most. A batch never waits to fill: it takes half of what has come."""
     precision: Literal["fp32", "int8"] = "fp32"
     """Of encoding queries. int8 is faster on a CPU; each start measures what it loses in each language."""
     query_cache: int = Field(default=8192, ge=0)

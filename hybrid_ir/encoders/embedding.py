@@ -183,8 +183,8 @@ class Embedder(nn.Module):
             vars(pieces)["forward"] = lambda ids: nn.functional.embedding(place[ids], look_up.read)
         else:  # `embedding` sorts on the way back, and `index_select` adds
             look_up = LookUp(pieces.weight.index_select(0, used))
-            vars(pieces)["forward"] = lambda ids: (
-                look_up.read.index_select(0, place[ids].flatten()).view(*ids.shape, -1)
+            vars(pieces)["forward"] = lambda ids: look_up.read.index_select(0, place[ids].flatten()).view(
+                *ids.shape, -1
             )
         try:
             yield look_up
