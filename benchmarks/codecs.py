@@ -83,7 +83,7 @@ def exact(shard: Shard, folder: Path, queries: np.ndarray) -> list[set[int]]:
     """The right answers, computed once a folder."""
     place = folder / "right.json"
     if not place.exists():
-        found = [part.ids.tolist() for part in shard.scan(queries, K, None, ())]
+        found = [part.ids.tolist() for part in shard.scan(queries, K, None, None)]
         place.write_text(json.dumps(found), encoding="utf-8")
     return [set(ids) for ids in json.loads(place.read_text(encoding="utf-8"))]
 

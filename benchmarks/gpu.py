@@ -2,11 +2,12 @@
 
     python benchmarks/gpu.py --out speed_gpu.json
 
-It needs torch, transformers and sentence-transformers, and neither Ray nor a network: weights are random, and so are
-texts, whose numbers of tokens are spread as XQuAD-R's are. `--device cpu` runs it through on a tiny encoder, which
-measures nothing. The peer is sentence-transformers' model and losses in the loop that its trainer runs with bf16
+It needs torch, transformers, sentence-transformers and lazy-loader, and neither Ray nor a network: weights are random,
+and so are texts, whose numbers of tokens are spread as XQuAD-R's are. `--device cpu` runs it through on a tiny encoder,
+which measures nothing. The peer is sentence-transformers' model and losses in the loop that its trainer runs with bf16
 (autocast, fused AdamW, gradients clipped), without the trainer's own cost; texts are read by a tokenizer for neither.
-Both are timed in turn, in blocks of steps, and the medians are kept.
+All are timed in turn, in blocks of steps, and the medians are kept. `--profile STEP.txt` writes what a step of batch 64
+and one of 1,024 spend on the card and on the host.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +39,40 @@ from hybrid_ir.encoders.tokens import Tokens
 from hybrid_ir.encoders.transfer import to_device
 from hybrid_ir.training.step import LossSettings, backward, make_optimizer, update
 
-SHAPES = {"cuda": (12, 768, 3072, 12, 250_002), "cpu": (2, 64, 128, 2, 1002)}
 QUERY, PASSAGE = (3.25, 0.57), (3.53, 0.57)  # mean and deviation of the logarithm of XQuAD-R's and NTREX's lengths
-BATCHES = {"cuda": {64: False, 256: False, 1024: False, 4096: True, 32768: True}, "cpu": {8: False, 16: True}}
-"""Size -> through the gradient cache."""
+PEER_UP_TO = 4096  # beyond it a step of the peer takes minutes
 MINI_BATCH = 128  # texts of the peer's cache at a time: its default of 32 leaves the card idle
-MATRIX = {"cuda": 8192, "cpu": 256}
-ENCODED = {"cuda": 16384, "cpu": 200}
 
 
-DEVICE = "cpu" if "cpu" in sys.argv else "cuda"
-LAYERS, HIDDEN, INNER, HEADS, VOCABULARY = SHAPES[DEVICE]
+@dataclass(frozen=True)
+class Setup:
+    """What is measured on a device."""
+
+    device: str
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    vocabulary: int
+    batches: dict[int, bool]
+    """Size -> through the gradient cache."""
+    matrix: int
+    """Side of the matrices whose product is the rate to compare with."""
+    encoded: int
+    """Texts to encode."""
 
 
-def make_model() -> SentenceTransformer:
+GPU = Setup(
+    "cuda", 12, 768, 3072, 12, 250_002, {64: False, 256: False, 1024: False, 4096: True, 32768: True}, 8192, 16384
+)
+CPU = Setup("cpu", 2, 64, 128, 2, 1002, {8: False, 16: True}, 256, 200)
+
+
+def make_model(setup: Setup) -> SentenceTransformer:
     """Random weights behind a tokenizer of made-up words."""
     torch.manual_seed(0)
     words = {name: i for i, name in enumerate(["<s>", "<pad>", "</s>", "<unk>"])}
-    words |= {f"w{i}": i for i in range(len(words), VOCABULARY)}
+    words |= {f"w{i}": i for i in range(len(words), setup.vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -64,11 +81,11 @@ def make_model() -> SentenceTransformer:
     special = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=256, **special)
     config = XLMRobertaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=INNER,
+        vocab_size=setup.vocabulary,
+        hidden_size=setup.hidden,
+        num_hidden_layers=setup.layers,
+        num_attention_heads=setup.heads,
+        intermediate_size=setup.inner,
         max_position_embeddings=514,
         type_vocab_size=1,
     )
@@ -76,23 +93,23 @@ def make_model() -> SentenceTransformer:
         XLMRobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
         fast.save_pretrained(folder)
         transformer = Transformer(folder)
-    return SentenceTransformer(modules=[transformer, Pooling(HIDDEN, "mean"), Normalize()], device=DEVICE)
+    return SentenceTransformer(modules=[transformer, Pooling(setup.hidden, "mean"), Normalize()], device=setup.device)
 
 
-def draw_texts(count: int, lengths: tuple[float, float], seed: int) -> Tokens:
+def draw_texts(setup: Setup, count: int, lengths: tuple[float, float], seed: int) -> Tokens:
     draw = np.random.default_rng(seed)
     sizes = np.clip(np.exp(draw.normal(*lengths, count)).astype(int), 4, 256)
-    return Tokens.of([[0, *draw.integers(4, VOCABULARY, size - 2), 2] for size in sizes])
+    return Tokens.of([[0, *draw.integers(4, setup.vocabulary, size - 2), 2] for size in sizes])
 
 
-def batch_of(size: int, seed: int) -> Batch:
+def batch_of(setup: Setup, size: int, seed: int) -> Batch:
     alone, one = np.arange(size)[:, None], np.zeros(size, dtype=np.int64)
     return Batch(
         step=seed,
         kind="monolingual",
         pairs=(("en", "en"),) * size,
-        query_tokens=draw_texts(size, QUERY, 2 * seed),
-        passage_tokens=draw_texts(size, PASSAGE, 2 * seed + 1),
+        query_tokens=draw_texts(setup, size, QUERY, 2 * seed),
+        passage_tokens=draw_texts(setup, size, PASSAGE, 2 * seed + 1),
         negative_tokens=None,
         passage_ids_BLS=alone[:, :, None],
         passage_language_B=one,
@@ -103,8 +120,11 @@ def batch_of(size: int, seed: int) -> Batch:
     )
 
 
-def our_step(model: SentenceTransformer, cached: bool) -> Callable[[Batch], None]:
-    embedder = Embedder(model, precision="bf16", micro_batch_tokens=None, flash=DEVICE == "cuda")
+Step = Callable[[Batch], None]
+
+
+def our_step(model: SentenceTransformer, cached: bool, precision: str = "bf16", **how: Any) -> Step:
+    embedder = Embedder(model, precision=precision, micro_batch_tokens=None, **how)
     freeze_unused(embedder)
     embedder.train()
     optimizer = make_optimizer(embedder, 5e-5, 0.01)
@@ -117,7 +137,7 @@ def our_step(model: SentenceTransformer, cached: bool) -> Callable[[Batch], None
     return step
 
 
-def their_step(model: SentenceTransformer, cached: bool) -> Callable[[Batch], None]:
+def their_step(model: SentenceTransformer, cached: bool) -> Step:
     loss_of: Any = MultipleNegativesRankingLoss(model)
     if cached:
         loss_of = CachedMultipleNegativesRankingLoss(model, mini_batch_size=MINI_BATCH)
@@ -130,7 +150,7 @@ def their_step(model: SentenceTransformer, cached: bool) -> Callable[[Batch], No
         return {name: to_device(array, model.device) for name, array in arrays.items()}
 
     def step(batch: Batch) -> None:
-        with torch.autocast(DEVICE, torch.bfloat16):
+        with torch.autocast(model.device.type, torch.bfloat16):
             loss = loss_of([features(batch.query_tokens), features(batch.passage_tokens)], None)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -140,12 +160,37 @@ def their_step(model: SentenceTransformer, cached: bool) -> Callable[[Batch], No
     return step
 
 
+def with_tf32(step: Step) -> Step:
+    def in_tf32(batch: Batch) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        try:
+            step(batch)
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = False
+
+    return in_tf32
+
+
+def steps_of(setup: Setup, model: SentenceTransformer, size: int, cached: bool) -> dict[str, Callable[[], Step]]:
+    """Makers of a step by each way."""
+    ways: dict[str, Callable[[], Step]] = {"ours": lambda: our_step(model, cached)}
+    if setup.device == "cuda" and not cached:
+        ways["ours_padded"] = lambda: our_step(model, cached, flash=False)
+        ways["ours_checkpointing"] = lambda: our_step(model, cached, recompute=True)
+    if setup.device == "cuda" and size == 256:
+        ways["ours_fp32"] = lambda: our_step(model, cached, "fp32")
+        ways["ours_tf32"] = lambda: with_tf32(our_step(model, cached, "fp32"))
+    if size <= PEER_UP_TO:
+        ways["peer"] = lambda: their_step(model, cached)
+    return ways
+
+
 def wait() -> None:
-    if DEVICE == "cuda":
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def seconds_of(step: Callable[[Batch], None], batches: list[Batch]) -> float:
+def seconds_of(step: Step, batches: list[Batch]) -> float:
     wait()
     start = time.perf_counter()
     for batch in batches:
@@ -154,46 +199,50 @@ def seconds_of(step: Callable[[Batch], None], batches: list[Batch]) -> float:
     return (time.perf_counter() - start) / len(batches)
 
 
-def operations(batches: list[Batch], cached: bool) -> float:
+def operations(setup: Setup, batches: list[Batch], cached: bool) -> float:
     """Multiplications and additions of a step: layers and attention of texts without padding, there and back, and there
     once more through the cache; and the scores of the loss."""
-    weights = LAYERS * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
+    weights = setup.layers * (4 * setup.hidden * setup.hidden + 2 * setup.hidden * setup.inner)
     total = 0.0
     for batch in batches:
         lengths = np.concatenate([batch.query_tokens.lengths, batch.passage_tokens.lengths]).astype(float)
-        forward = 2 * weights * lengths.sum() + 4 * LAYERS * HIDDEN * (lengths**2).sum()
-        total += (4 if cached else 3) * forward + 6 * HIDDEN * float(batch.size) ** 2
+        forward = 2 * weights * lengths.sum() + 4 * setup.layers * setup.hidden * (lengths**2).sum()
+        total += (4 if cached else 3) * forward + 6 * setup.hidden * float(batch.size) ** 2
     return total / len(batches)
 
 
-def train(model: SentenceTransformer, size: int, cached: bool, rounds: int, rate: float) -> dict[str, Any]:
-    """Both in turn on the same batches; a run that does not fit the card has no figures."""
+def train(
+    setup: Setup, model: SentenceTransformer, size: int, cached: bool, rounds: int, rate: float
+) -> dict[str, Any]:
+    """All ways in turn on the same batches; one that does not fit the card has no figures."""
     count = 10 if size <= 1024 else 2 if size <= 4096 else 1
-    batches = [batch_of(size, seed) for seed in range(count)]
+    batches = [batch_of(setup, size, seed) for seed in range(count)]
     tokens = float(np.mean([len(b.query_tokens.flat) + len(b.passage_tokens.flat) for b in batches]))
     made: dict[str, Any] = {"batch": size, "cached": cached, "tokens": tokens}
-    floor = operations(batches, cached) / rate
-    found: dict[str, list[float]] = {"ours": [], "peer": []}
-    peaks: dict[str, float] = {}
+    floor = operations(setup, batches, cached) / rate
+    ways = steps_of(setup, model, size, cached)
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    peaks = dict.fromkeys(ways, float("nan"))
     for _turn in range(rounds):
-        for name, make in (("ours", our_step), ("peer", their_step)):
+        for name, make in ways.items():
             gc.collect()
-            if DEVICE == "cuda":
+            if setup.device == "cuda":
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             try:
-                step = make(model, cached)
+                step = make()
                 seconds_of(step, batches[:1] if cached else batches)
                 found[name].append(seconds_of(step, batches))
-                peaks[name] = torch.cuda.max_memory_allocated() / 2**20 if DEVICE == "cuda" else float("nan")
+                if setup.device == "cuda":
+                    peaks[name] = torch.cuda.max_memory_allocated() / 2**20
             except torch.OutOfMemoryError:
-                peaks[name] = float("nan")
+                found[name].append(float("nan"))
             step = None
             for parameter in model.parameters():
                 parameter.requires_grad_(True)
                 parameter.grad = None
     for name, times in found.items():
-        median = float(np.median(times)) if times else float("nan")
+        median = float(np.median(times))
         made[name] = {
             "s_per_step": median,
             "pairs_per_s": size / median,
@@ -201,12 +250,26 @@ def train(model: SentenceTransformer, size: int, cached: bool, rounds: int, rate
             "share_of_matrix_rate": floor / median,
             "peak_mb": peaks[name],
         }
-    made["ratio"] = made["ours"]["pairs_per_s"] / made["peer"]["pairs_per_s"]
+    if "peer" in made:
+        made["ratio"] = made["ours"]["pairs_per_s"] / made["peer"]["pairs_per_s"]
     return made
 
 
-def measure_encoding(model: SentenceTransformer, rounds: int) -> dict[str, Any]:
-    tokens = draw_texts(ENCODED[DEVICE], PASSAGE, 99)
+def profile(setup: Setup, model: SentenceTransformer, size: int) -> str:
+    """What our step spends, by torch's profiler: where the card's time goes, and where the host's."""
+    batches = [batch_of(setup, size, seed) for seed in range(4)]
+    step = our_step(model, False)
+    seconds_of(step, batches)
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as made:
+        seconds_of(step, batches)
+    by = ("self_device_time_total", "self_cpu_time_total")
+    tables = [made.key_averages().table(sort_by=key, row_limit=30, max_name_column_width=70) for key in by]
+    return f"batch {size}, {len(batches)} steps\n" + "\n".join(tables)
+
+
+def measure_encoding(setup: Setup, model: SentenceTransformer, rounds: int) -> dict[str, Any]:
+    tokens = draw_texts(setup, setup.encoded, PASSAGE, 99)
     texts = [" ".join(f"w{piece}" for piece in tokens[i][1:-1]) for i in range(len(tokens))]
     ways: dict[str, Callable[[], Any]] = {
         "ours": lambda: encode(model, texts, role="document"),
@@ -214,17 +277,19 @@ def measure_encoding(model: SentenceTransformer, rounds: int) -> dict[str, Any]:
         "peer_batch_512": lambda: model.encode(texts, normalize_embeddings=True, batch_size=512),
     }
     found: dict[str, list[float]] = {name: [] for name in (*ways, "peer_bf16_batch_512")}
-    vectors = {}
+    vectors = {name: way() for name, way in ways.items()}  # the first run of each loads kernels
     for _turn in range(rounds):
         for name, way in ways.items():
             start = time.perf_counter()
             vectors[name] = way()
             found[name].append(len(texts) / (time.perf_counter() - start))
     model.bfloat16()
+    ways["peer_batch_512"]()
     for _turn in range(rounds):
         start = time.perf_counter()
         model.encode(texts, normalize_embeddings=True, batch_size=512)
         found["peer_bf16_batch_512"].append(len(texts) / (time.perf_counter() - start))
+    model.float()
     cosines = (vectors["ours"] * vectors["peer"]).sum(axis=1)
     return {
         "texts_per_s": {name: float(np.median(v)) for name, v in found.items()},
@@ -232,9 +297,10 @@ def measure_encoding(model: SentenceTransformer, rounds: int) -> dict[str, Any]:
     }
 
 
-def matrix_rate() -> float:
-    """Operations a second of a product of large bf16 matrices on this card."""
-    a, b = (torch.randn(MATRIX[DEVICE], MATRIX[DEVICE], device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+def matrix_rate(setup: Setup) -> float:
+    """Operations a second of a product of large bf16 matrices on this device."""
+    side = setup.matrix
+    a, b = (torch.randn(side, side, device=setup.device, dtype=torch.bfloat16) for _ in range(2))
     times = []
     for _ in range(20):
         wait()
@@ -242,7 +308,7 @@ def matrix_rate() -> float:
         a @ b
         wait()
         times.append(time.perf_counter() - start)
-    return 2 * MATRIX[DEVICE] ** 3 / float(np.median(times))
+    return 2 * side**3 / float(np.median(times))
 
 
 def main() -> None:
@@ -250,21 +316,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("speed_gpu.json"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--batches", type=int, nargs="*", help="of these sizes alone")
+    parser.add_argument("--profile", type=Path, help="where to write what a step spends")
     given = parser.parse_args()
-    rate = matrix_rate()
+    setup = GPU if given.device == "cuda" else CPU
+    rate = matrix_rate(setup)
     found: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if given.device == "cuda" else "cpu",
         "torch": torch.__version__,
         "matrix_tflops": rate / 1e12,
         "training": [],
     }
-    model = make_model()
-    for size, cached in BATCHES[DEVICE].items():
-        row = train(model, size, cached, given.rounds, rate)
-        found["training"].append(row)
-        print(json.dumps(row), flush=True)
-        given.out.write_text(json.dumps(found, indent=2))
-    found["encoding"] = measure_encoding(model, given.rounds)
+    model = make_model(setup)
+    if given.profile is not None:
+        given.profile.write_text("\n".join(profile(setup, model, size) for size in list(setup.batches)[:3:2]))
+    for size, cached in setup.batches.items():
+        if given.batches is None or size in given.batches:
+            row = train(setup, model, size, cached, given.rounds, rate)
+            found["training"].append(row)
+            print(json.dumps(row), flush=True)
+            given.out.write_text(json.dumps(found, indent=2))
+    found["encoding"] = measure_encoding(setup, model, given.rounds)
     print(json.dumps(found["encoding"]), flush=True)
     given.out.write_text(json.dumps(found, indent=2))
 

@@ -104,7 +104,7 @@ def answer(shards: list[Shard], queries: np.ndarray, asked: list[ShardQuery]) ->
 def recall_of_queries(shards: list[Shard], queries: np.ndarray) -> float:
     """Recall@10 of exact search, for queries that the index does not hold."""
     got = answer(shards, queries, [ShardQuery(10)] * len(queries))
-    parts = [shard.scan(queries, 10, None, ()) for shard in shards]
+    parts = [shard.scan(queries, 10, None, None) for shard in shards]
     truth = [{h.global_id for h in merge([p[i] for p in parts], 10, lossy=False)} for i in range(len(queries))]
     return float(np.mean([len(g & t) / 10 for g, t in zip(got, truth, strict=True)]))
 

@@ -10,8 +10,10 @@ import gc
 import json
 import resource
 import time
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -46,20 +48,7 @@ def ours(
             start, waited, tokens = time.perf_counter(), 0.0, 0
         began = time.perf_counter()
         rows = table.take(order[step * batch_size : (step + 1) * batch_size])
-        batch = Batch(
-            step=step,
-            kind="monolingual",
-            pairs=(("en", "en"),) * batch_size,
-            query_tokens=tokenize(model.tokenizer, rows["query"].to_pylist(), "", model.max_seq_length),
-            passage_tokens=tokenize(model.tokenizer, rows["passage"].to_pylist(), "", model.max_seq_length),
-            negative_tokens=None,
-            passage_ids_BLS=np.arange(batch_size)[:, None, None],
-            passage_language_B=np.zeros(batch_size, dtype=np.int64),
-            query_ids_BM=np.arange(batch_size)[:, None],
-            query_language_B=np.zeros(batch_size, dtype=np.int64),
-            negative_ids_N=None,
-            negative_row_N=None,
-        )
+        batch = batch_of(model, rows, step)
         waited += time.perf_counter() - began
         tokens += len(batch.query_tokens.flat) + len(batch.passage_tokens.flat)
         losses.append(float(backward(embedder, batch, settings, 0, 1)))
@@ -74,6 +63,25 @@ def ours(
         "tokens_per_step": tokens / steps,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }))  # fmt: skip
+
+
+def batch_of(model: Any, rows: pa.Table, step: int) -> Batch:
+    """A global batch of rows of the pairs, tokenised here."""
+    size = len(rows)
+    return Batch(
+        step=step,
+        kind="monolingual",
+        pairs=(("en", "en"),) * size,
+        query_tokens=tokenize(model.tokenizer, rows["query"].to_pylist(), "", model.max_seq_length),
+        passage_tokens=tokenize(model.tokenizer, rows["passage"].to_pylist(), "", model.max_seq_length),
+        negative_tokens=None,
+        passage_ids_BLS=np.arange(size)[:, None, None],
+        passage_language_B=np.zeros(size, dtype=np.int64),
+        query_ids_BM=np.arange(size)[:, None],
+        query_language_B=np.zeros(size, dtype=np.int64),
+        negative_ids_N=None,
+        negative_row_N=None,
+    )
 
 
 def main() -> None:

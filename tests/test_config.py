@@ -221,7 +221,7 @@ FREE_ON_RESUME = {
     "out", "store", "train.workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.threads_per_worker",
     "train.feed", "train.data_actors", "train.cpus_per_data_actor", "train.max_failures", "train.checkpoint_every",
     "train.checkpoint_minutes", "train.checkpoints_kept", "train.micro_batch_tokens", "loss.cached",
-    "train.trackers", "train.compile", "train.flash_attention",
+    "train.trackers", "train.compile", "train.flash_attention", "train.gradient_checkpointing",
     "train.cpus_per_validation", "train.gpus_per_validation",
     "evaluate.precision", "evaluate.token_budget", "evaluate.bootstrap_rounds",
 }  # fmt: skip
@@ -297,7 +297,7 @@ def test_every_field_says_what_it_does(section):
         ("batch.mix={monolingual: -1}", "batch.mix.monolingual: input should be greater than or equal to 0, got -1"),
         (
             "train={compile: true, flash_attention: true}",
-            "train: compile and flash_attention exclude each other: set one of them to false",
+            "train: compile and flash_attention=true exclude each other: set one of them to false",
         ),
         ("batch.mix={monolingual: 0}", "batch: mix must have a positive weight, got {'monolingual': 0.0}"),
         # Sources.

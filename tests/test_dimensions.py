@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import TEXTS, make_labse, make_xlm_roberta
 from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
@@ -13,6 +15,8 @@ from typer.testing import CliRunner
 from hybrid_ir.cli.app import app
 from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.encoders import encode, keep_dimensions, load_encoder, space_of
+from hybrid_ir.encoders.portable import save_encoder
+from hybrid_ir.training.checkpoint import load_model
 from hybrid_ir.training.initial_model import describe_encoder
 from hybrid_ir.types import InputError
 
@@ -57,3 +61,30 @@ def test_a_training_at_more_dimensions_than_there_are_is_refused_before_it_start
         InputError, match=rf"loss\.dimensions has \[{longest}\], and a vector of mine has {longest} val"
     ):
         describe_encoder(experiment, model)
+
+
+def test_an_encoder_says_which_dimensions_it_was_trained_for(tmp_path: Path):
+    name = str(make_xlm_roberta(tmp_path / "whole", hidden=32))
+    assert "shorter" not in space_of(load_encoder(name))
+
+    def trained(name: str, out: str, *overrides: str) -> str:
+        save_encoder(load_model(load_experiment(None, overrides), name, torch.device("cpu")), tmp_path / out)
+        return str(tmp_path / out)
+
+    several = trained(name, "several", "loss.dimensions=[8, 16, 4]")
+    assert json.loads((tmp_path / "several" / "config.json").read_text())["matryoshka_dimensions"] == [16, 8, 4]
+    assert space_of(load_encoder(several))["shorter"] == [16, 8, 4]
+    # What is shortened has been trained at what is shorter still, and a training without them ends it.
+    short = load_encoder(several)
+    keep_dimensions(short, 8)
+    save_encoder(short, tmp_path / "short")
+    assert space_of(load_encoder(str(tmp_path / "short")))["shorter"] == [4]
+    assert "shorter" not in space_of(load_encoder(trained(several, "plain")))
+
+
+@pytest.mark.parametrize("said", [["16"], 16, [True], [0, -1, 32, 64], {"a": 1}, None])
+def test_what_a_foreign_config_says_of_dimensions_is_taken_if_it_can_be_meant(tmp_path: Path, said):
+    folder = make_xlm_roberta(tmp_path / "whole", hidden=32)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "matryoshka_dimensions": said}))
+    assert "shorter" not in space_of(load_encoder(str(folder)))

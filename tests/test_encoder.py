@@ -22,10 +22,10 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from transformers import AutoModel, AutoTokenizer
 
 from hybrid_ir.encoders import embedding
-from hybrid_ir.encoders.embedding import Embedder, encode, freeze_unused, micro_batches, resolve_precision
+from hybrid_ir.encoders.embedding import Embedder, encode, freeze_unused, resolve_precision
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.presets import create_encoder
-from hybrid_ir.encoders.tokens import TextReader, Tokens, tokenize
+from hybrid_ir.encoders.tokens import TextReader, Tokens, micro_batches, tokenize
 from hybrid_ir.types import InputError
 
 pytestmark = pytest.mark.numbers
@@ -242,6 +242,14 @@ def test_micro_batches_by_hand():
     lengths = np.asarray([50, 3, 8, 3, 8])
     assert [batch.tolist() for batch in micro_batches(lengths, 16, padded=True)] == [[1, 3], [2, 4], [0]]
     assert [batch.tolist() for batch in micro_batches(lengths, 16, padded=False)] == [[1, 3, 2], [4], [0]]
+
+
+def test_a_long_texts_tokens_count_more_where_its_scores_are_kept():
+    """Texts of 4 count 8 tokens, twice their own; one of 12 counts 48, and those of 2 count 3 each."""
+    lengths = np.asarray([2, 2, 4, 4, 12])
+    assert [batch.tolist() for batch in micro_batches(lengths, 14, padded=False)] == [[0, 1, 2, 3], [4]]
+    twice = micro_batches(lengths, 14, padded=False, twice_at=4)
+    assert [batch.tolist() for batch in twice] == [[0, 1, 2], [3], [4]]
 
 
 @pytest.mark.parametrize("name", list(MAKERS))

@@ -10,6 +10,7 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from hybrid_ir.encoders import to_device
 from hybrid_ir.encoders.packed import can_pack, token_vectors, weights_as_used
+from hybrid_ir.encoders.packed.dropout import Dropout
 from hybrid_ir.encoders.tokens import Tokens
 from hybrid_ir.training.figures import Figures
 
@@ -66,6 +67,40 @@ def test_dropout_is_drawn_and_repeats_itself_from_the_generators_state():
     again = packed(model, tokens)
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
+
+
+def test_layers_that_are_computed_once_more_have_the_gradients_of_those_that_are_kept():
+    model, tokens = make(0.3).train(), texts()
+    toward = torch.randn(len(tokens.flat), 128).cuda()
+    found = []
+    for recompute in (False, True):
+        model.zero_grad()
+        torch.manual_seed(5)
+        vectors = token_vectors(model, weights_as_used(model, torch.bfloat16), tokens, recompute=recompute)
+        (vectors * toward).sum().backward()
+        after = torch.randn((), device="cuda")
+        found.append((vectors, after, *(p.grad for p in model.parameters() if p.grad is not None)))
+    for kept, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, kept, rtol=0.02, atol=0.02)  # FlashAttention adds in no fixed order
+
+
+def test_dropout_drops_as_many_as_it_says_and_keeps_the_mean():
+    drop = Dropout(training=True, device=torch.device("cuda"))
+    kept = drop.add(torch.zeros(()), torch.ones(1000, 1001).cuda(), 0.1)
+    assert float((kept == 0).float().mean()) == pytest.approx(0.1, abs=0.003)
+    assert float(kept.mean()) == pytest.approx(1, abs=0.003)
+
+
+def test_a_step_never_has_the_host_wait_for_the_card():
+    model = make(0.1)
+    tokens = texts()
+    for mode in ("default", "error"):  # the first round allocates pinned memory
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            vectors = packed(model.train(), tokens)
+            vectors.square().sum().backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_fp32_and_other_devices_keep_to_what_transformers_does():

@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+import torch
 from indices import ask, sample_passages, write_served_index
 from sentence_transformers import SentenceTransformer
 from starlette.testclient import TestClient
@@ -300,11 +301,38 @@ def test_embeddings_refuse_another_model_and_other_dimensions(http, folder):
     EmbeddingsResponse.model_validate_json(ask().content)
     assert ask(model=read_manifest(folder).space["id"], dimensions=128, user="u").status_code == 200
     assert (ask(model="text-embedding-3-small").status_code, ask(dimensions=64).status_code) == (404, 422)
+    said = ask(dimensions=64).json()["error"]["message"]
+    assert said.startswith("dimensions must be 128, got 64: the encoder does not say that it was trained for fewer")
     assert (ask(input="").status_code, ask(input=["a"] * 6).status_code, ask(input=[1, 2]).status_code) == (
         422,
         422,
         422,
     )
+
+
+def test_dimensions_that_the_encoder_was_trained_for_are_its_first_values_at_unit_length(folder):
+    release = LocalRelease(str(folder))
+    release.manifest.space["shorter"] = [64, 16]
+    http = TestClient(create_app(SearchService(release, SETTINGS)), base_url=LOCAL)
+    client = openai.OpenAI(base_url=f"{LOCAL}/v1", api_key="none", http_client=http, max_retries=0)
+    model, texts = client.models.list().data[0].id, ["The river is long.", "النهر طويل."]
+
+    def vectors(name, **more):
+        return np.asarray([row.embedding for row in client.embeddings.create(model=name, input=texts, **more).data])
+
+    for name in (model, f"{model}:query"):
+        whole = vectors(name)
+        assert whole.shape == (2, 128)
+        np.testing.assert_allclose(vectors(name, dimensions=128), whole, atol=1e-6)
+        for dimension in (64, 16):
+            expected = whole[:, :dimension] / np.linalg.norm(whole[:, :dimension], axis=1, keepdims=True)
+            np.testing.assert_allclose(vectors(name, dimensions=dimension), expected, atol=1e-6)
+        np.testing.assert_allclose(vectors(name), whole, atol=1e-6)  # also where the cache has them
+    for asked in (65, 0, -16, 256):
+        with pytest.raises(
+            openai.UnprocessableEntityError, match=f"128 or 64 or 16, got {asked}: the encoder was train"
+        ):
+            vectors(model, dimensions=asked)
 
 
 # Health, statistics, documentation
@@ -505,6 +533,50 @@ def test_requests_that_come_together_are_encoded_together_and_a_full_queue_says_
     assert {answer.status_code for answer in answers} == {200}
     assert release.batches[:3] == [1, 4, 4]  # max_batch is 4
     assert after.status_code == 200
+
+
+def test_a_batch_takes_half_of_what_waits_but_not_fewer_than_four(folder):
+    """Sixteen wait while one is encoded: eight of them go, then four of the eight that are left, then all."""
+    release = Unsteady(str(folder))
+    settings = SETTINGS.model_copy(update={"max_queue": 32, "max_batch": 32})
+
+    async def requests(client):
+        release.gate = asyncio.Event()
+        asked = [asyncio.create_task(client.post("/search", json={"query": "river"}))]
+        await asyncio.sleep(0.1)
+        asked += [asyncio.create_task(client.post("/search", json={"query": f"river {n}"})) for n in range(16)]
+        await asyncio.sleep(0.3)
+        release.gate.set()
+        return await asyncio.gather(*asked)
+
+    answers = concurrently(create_app(SearchService(release, settings)), requests)
+    assert {answer.status_code for answer in answers} == {200}
+    assert release.batches == [1, 8, 4, 4]
+
+
+def test_several_queries_are_split_among_calls_of_one_thread_and_come_in_their_order(folder, monkeypatch):
+    release = LocalRelease(str(folder), threads=3)
+    embedder, used = release._encoder._embedder, []
+    embed = embedder.forward
+
+    def noted(tokens):
+        used.append((len(tokens), torch.get_num_threads()))
+        return embed(tokens)
+
+    monkeypatch.setattr(embedder, "forward", noted)
+    texts = [f"river {n} " + "long " * n for n in range(14)]
+
+    async def encode():
+        alone = [await release.encode([text], "query") for text in texts]
+        return alone, await release.encode(texts, "query")
+
+    alone, together = asyncio.run(encode())
+    release.close()
+    assert used[:14] == [(1, 3)] * 14
+    assert sorted(used[14:]) == [(4, 1), (5, 1), (5, 1)]
+    np.testing.assert_allclose(together.vectors, np.concatenate([one.vectors for one in alone]), atol=1e-6)
+    assert together.tokens.tolist() == [int(one.tokens[0]) for one in alone]
+    assert together.cut.shape == (14,)
 
 
 def test_a_query_waits_only_for_the_shards_that_hold_its_languages(unsteady):

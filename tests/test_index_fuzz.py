@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import sample_passages, write_served_index
 
+from hybrid_ir.index.filters.form import Filter, OneOf
+from hybrid_ir.index.filters.rows import passing
 from hybrid_ir.index.folder import check_files, read_manifest
 from hybrid_ir.index.passages import IndexedPassage, PassageTable, canonical, read_passages, write_passages
 from hybrid_ir.index.shard import open_shard
@@ -77,7 +80,8 @@ def check(path: Path) -> list[IndexedPassage]:
     table = PassageTable(path.with_name("back.arrow"))
     assert [table[n] for n in range(len(good))] == good
     for n, each in enumerate(good):
-        assert n in table.where([(key, canonical(value)) for key, value in each.metadata.items()])
+        same = Filter(must=tuple(OneOf(key, (canonical(value),)) for key, value in each.metadata.items()))
+        assert n in table.where(partial(passing, same))
     return good
 
 

@@ -121,7 +121,7 @@ def test_with_dropout_gradients_are_those_of_the_function_that_was_computed():
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_drops_as_many_as_it_says_and_keeps_the_mean(p: float):
-    drop = Dropout(training=True)
+    drop = Dropout(training=True, device=torch.device("cpu"))
     kept = drop.add(torch.zeros(()), torch.ones(1000, 1001), p)
     values = kept.unique()
     assert values[0] == 0
@@ -143,6 +143,36 @@ def test_dropout_comes_from_torchs_seed_and_is_none_outside_training():
     assert not torch.equal(first, second)
     model.eval()
     torch.testing.assert_close(run(1), padded(model, tokens).detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_layers_that_are_computed_once_more_have_the_gradients_of_those_that_are_kept(dtype: torch.dtype):
+    kept_in = torch.float64 if dtype == torch.float64 else torch.float32
+    model, tokens = make("XLM-R", dropout=0.3, dtype=kept_in), texts_of(LENGTHS[2])
+    toward = torch.randn(sum(LENGTHS[2]), 16, dtype=kept_in)
+    found = []
+    for recompute in (False, True):
+        model.zero_grad()
+        torch.manual_seed(5)
+        parts = [packed.token_vectors(model, weights_as_used(model, dtype), tokens, recompute=recompute) for _ in "ab"]
+        sum((part * toward).sum() for part in parts).backward()
+        after = torch.randint(2**62, ())
+        found.append((*parts, after, *(p.grad for p in model.parameters() if p.grad is not None)))
+    assert len(found[0]) > 30
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert not torch.equal(found[1][0], found[1][1])
+
+
+def test_layers_that_transformers_computes_once_more_have_the_same_gradients(tmp_path: Path):
+    found = []
+    for recompute in (False, True):
+        model = load_encoder(str(make_modernbert(tmp_path)), dropout=0.2)
+        embedder = Embedder(model, precision="fp32", micro_batch_tokens=None, recompute=recompute).train()
+        torch.manual_seed(5)
+        embedder(texts_of(LENGTHS[2]))[:, 0].sum().backward()
+        found.append([p.grad for p in embedder.parameters() if p.grad is not None])
+    assert model[0].auto_model.is_gradient_checkpointing
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_a_step_is_seen_by_the_next_pass(tmp_path: Path):

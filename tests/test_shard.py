@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import open_index, search, unit, write_index
+from plain_filter import passes
 
 from hybrid_ir.index import exact as exact_module, query as query_module
 from hybrid_ir.index.exact import as_float32, exact_scores, exact_top
+from hybrid_ir.index.filters.form import Absent, Between, Filter, OneOf
 from hybrid_ir.index.folder import checksum_of, read_manifest
-from hybrid_ir.index.passages import IndexedPassage
+from hybrid_ir.index.passages import IndexedPassage, canonical
 from hybrid_ir.index.query import Found, ShardQuery, merge
 from hybrid_ir.index.searching import nearest as nearest_module
 from hybrid_ir.index.searching.nearest import NearestLists
@@ -66,10 +68,22 @@ def brute_force(query, k, keep):
     return [(n, float(scores[n])) for n in ids[:k]]
 
 
+def equal(**metadata) -> Filter:
+    return Filter(must=tuple(OneOf(key, (canonical(value),)) for key, value in metadata.items()))
+
+
 filters = st.tuples(
     st.none() | st.sets(st.sampled_from(LANGUAGES), min_size=1).map(lambda s: tuple(sorted(s))),
     st.sampled_from(
-        [(), (("year", "2001"),), (("kind", '"news"'), ("year", "2002")), (("kind", '"none"'),), (("x", "1"),)]
+        [
+            None,
+            equal(year=2001),
+            equal(kind="news", year=2002),
+            equal(kind="none"),
+            equal(x=1),
+            Filter(must=(Between("year", (("gte", 2001.0),), False),), must_not=(OneOf("kind", ('"news"',)),)),
+            Filter(should=(Absent("kind"), Between("year", (("lt", 2001.0),), False))),
+        ]
     ),
 )
 asked = st.lists(
@@ -86,7 +100,7 @@ def test_every_cut_gives_the_ids_and_scores_of_the_monolith(indices, monkeypatch
     noise = rng.normal(size=(len(asked), D)) * 0.1
     # Stored vectors as queries have ties among their five copies; moved ones have not.
     vectors = unit(np.stack([VECTORS[n] + noise[i] * moved for i, (n, moved, _, _) in enumerate(asked)]))
-    queries = [ShardQuery(k, languages, metadata) for _, _, k, (languages, metadata) in asked]
+    queries = [ShardQuery(k, languages, where) for _, _, k, (languages, where) in asked]
     for codec in ("Flat", "IVF32,Flat", "IVF32,SQ8"):
         whole = search(indices[codec, 1, "language"], vectors, queries)
         for key, shards in indices.items():
@@ -103,7 +117,7 @@ def test_pages_of_any_cut_put_together_are_one_answer(indices, monkeypatch, aske
     monkeypatch.setattr(query_module, "EXACT_BELOW", 100 if small else 20_000)
     vectors = VECTORS[[n for n, *_ in asked]]
     for codec in ("Flat", "IVF32,Flat", "IVF32,SQ8"):
-        one = [ShardQuery(60, languages, metadata, 60) for *_, (languages, metadata) in asked]
+        one = [ShardQuery(60, languages, where, 60) for *_, (languages, where) in asked]
         whole = search(indices[codec, 1, "language"], vectors, one)
         pages: list[list[tuple[int, float]]] = [[] for _ in asked]
         for number, start in enumerate(range(0, 60, size)):
@@ -118,15 +132,12 @@ def test_pages_of_any_cut_put_together_are_one_answer(indices, monkeypatch, aske
 @given(asked=asked)
 def test_flat_is_exact_ties_by_id_filters_before_the_cut(indices, asked):
     vectors = VECTORS[[n for n, *_ in asked]]
-    queries = [ShardQuery(k, languages, metadata) for _, _, k, (languages, metadata) in asked]
+    queries = [ShardQuery(k, languages, where) for _, _, k, (languages, where) in asked]
     for i, found in enumerate(search(indices["Flat", 2, "language"], vectors, queries)):
-        _, languages, metadata, _ = queries[i]
+        _, languages, where, _ = queries[i]
 
-        def keep(p, languages=languages, metadata=metadata):
-            wanted = {key: value.strip('"') for key, value in metadata}
-            return (languages is None or p.language in languages) and all(
-                str(p.metadata.get(key)) == value for key, value in wanted.items()
-            )
+        def keep(p, languages=languages, where=where):
+            return (languages is None or p.language in languages) and (where is None or passes(where, p.metadata))
 
         expected = brute_force(vectors[i], queries[i].k, keep)
         assert [n for n, _ in found] == [n for n, _ in expected]

@@ -80,7 +80,7 @@ def test_a_gateway_that_is_stuck_is_not_ready_and_says_of_what(index, impatient,
             release.check()
         return service.ready()
 
-    ready = asyncio.run(held(release._encoding if part == "encoder" else release._searching, asked))
+    ready = asyncio.run(held(release._encoding[0] if part == "encoder" else release._searching, asked))
     assert not ready["ready"]
     assert ready["encoder"] == (part != "encoder")
     assert ready["shards_missing"] == ([] if part == "encoder" else ["000", "001"])

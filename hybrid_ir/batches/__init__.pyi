@@ -4,6 +4,7 @@ from .from_experiment import (
     builder_for as builder_for,
     lexicon_for as lexicon_for,
     plan_for as plan_for,
+    source_shares as source_shares,
     uneven_epochs as uneven_epochs,
 )
 from .ledger import make_ledger as make_ledger

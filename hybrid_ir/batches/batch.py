@@ -38,6 +38,7 @@ class Batch:
     query_language_B: np.ndarray  # index into M of each row's query
     negative_ids_N: np.ndarray | None
     negative_row_N: np.ndarray | None  # which row each negative is of; every row has one or more
+    sources: tuple[str, ...] = ()  # of each row; () where they have no part in the mix
 
     @property
     def size(self) -> int:

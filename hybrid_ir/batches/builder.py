@@ -8,14 +8,14 @@ nothing depends on which steps were built before.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from hybrid_ir.batches.batch import Batch
+from hybrid_ir.batches.by_source import rows_in_store
 from hybrid_ir.batches.plan import BatchPlan, Plan
 from hybrid_ir.data import Lexicon, Store, code_switch
 from hybrid_ir.encoders import TextReader, Tokens
@@ -36,7 +36,9 @@ class BatchBuilder:
     lexicon: Lexicon | None
 
     def build(self, step: int) -> Batch:
-        plan = self.plan.batch(step)
+        planned = self.plan.batch(step)
+        partition_B, row_B = rows_in_store(planned, self.plan.partitions, self.store)
+        plan = replace(planned, partition_B=partition_B, row_B=row_B)
         query_languages, passage_languages = zip(*plan.pairs, strict=True)
         answered = sorted(set(passage_languages))
         language_B = np.asarray([answered.index(x) for x in passage_languages], dtype=np.int64)
@@ -62,6 +64,7 @@ class BatchBuilder:
             query_language_B=np.asarray([asked.index(x) for x in query_languages], dtype=np.int64),
             negative_ids_N=negative_ids_N,
             negative_row_N=negative_row_N,
+            sources=planned.sources,
         )
 
     def _positives(
@@ -115,7 +118,7 @@ class BatchBuilder:
     def _ids(self, plan: BatchPlan, half: str, languages: Sequence[str]) -> np.ndarray:
         """(B, languages, most of one group): hashes of column `half` of each row in each of these languages, -1 where
         its group has none or no more. A question has no other id than its text."""
-        has_BL = np.array([[x in self.plan.partitions[p].languages for x in languages] for p in plan.partition_B])
+        has_BL = np.array([[x in self.store.partitions[p].languages for x in languages] for p in plan.partition_B])
         rows, columns = np.nonzero(has_BL)
         read = self._read(plan, rows, [f"{half}_{languages[x]}" for x in columns.tolist()])
         ids = [value if isinstance(value, list) else [value] for value in read]
@@ -132,16 +135,10 @@ class BatchBuilder:
             together.setdefault(place, []).append(i)
         values: list[Any] = [None] * len(rows)
         for (partition, column), where in together.items():
-            taken = self.store.take(self._stored[partition], plan.row_B[rows[where]], column)
+            taken = self.store.take(partition, plan.row_B[rows[where]], column)
             for i, value in zip(where, taken, strict=True):
                 values[i] = value
         return values
-
-    @cached_property
-    def _stored(self) -> list[int]:
-        """The store's number of each of the plan's partitions."""
-        names = {p.name: i for i, p in enumerate(self.store.partitions)}
-        return [names[p.name] for p in self.plan.partitions]
 
 
 def _keys(ids: Sequence[str]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hybrid_ir.batches.builder import BatchBuilder
+from hybrid_ir.batches.by_source import partitions_by_source
 from hybrid_ir.batches.plan import Plan, make_plan
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Lexicon, Store, cldr_lexicon, read_lexicon
@@ -32,6 +33,15 @@ def plan_for(store: Store, experiment: Experiment) -> Plan:
         raise InputError(
             f"batch.hard_negatives={wanted} needs a loss that has them; set loss.negatives=in_batch_and_hard or triplet"
         )
+    sources, one_source = experiment.batch.source_weights, experiment.batch.one_source
+    if sources is not None or one_source:
+        partitions = partitions_by_source(store, partitions)
+    for name in {name: None for weights in (sources or {}).values() for name in weights}:
+        if name not in store.sources:
+            raise InputError(f"batch.sources names {name!r}, which the store lacks; it has {', '.join(store.sources)}")
+        if not any(p.source == name for p in partitions):
+            kept = "with hard negatives" if experiment.loss.negatives != "in_batch" else "to train on"
+            raise InputError(f"batch.sources names {name!r}, of which {store.path} has no group {kept}; leave it out")
     plan = make_plan(
         partitions,
         weights=experiment.batch.weights,
@@ -40,6 +50,8 @@ def plan_for(store: Store, experiment: Experiment) -> Plan:
         cross_lingual=experiment.batch.cross_lingual,
         languages=experiment.batch.languages,
         language_temperature=experiment.batch.language_temperature,
+        sources=sources,
+        one_source=one_source,
     )
     if experiment.batch.size < experiment.train.workers:
         raise InputError(
@@ -54,11 +66,28 @@ def uneven_epochs(plan: Plan, steps: int) -> str | None:
     often, seldom = max(epochs, key=epochs.__getitem__), min(epochs, key=epochs.__getitem__)
     if epochs[often] - epochs[seldom] <= MOST_EPOCHS_APART:
         return None
-    of = {p.name: f"the {p.rows:,} groups in {'+'.join(p.languages)}" for p in plan.partitions}
-    return (
-        f"{of[often]} are gone through {epochs[often]:.1f} times, {of[seldom]} {epochs[seldom]:.1f} times: languages "
-        "and pairs have equal shares of the batches; batch.language_temperature=1 weighs them by their size"
-    )
+    of = {
+        p.name: f"the {p.rows:,} groups {f'of {p.source} ' if p.source else ''}in {'+'.join(p.languages)}"
+        for p in plan.partitions
+    }
+    why = "languages and pairs have equal shares of the batches; batch.language_temperature=1 weighs them by their size"
+    if plan.asked_sources():
+        why = f"within a source, {why}, and batch.sources weighs sources"
+    return f"{of[often]} are gone through {epochs[often]:.1f} times, {of[seldom]} {epochs[seldom]:.1f} times: {why}"
+
+
+def source_shares(plan: Plan, steps: int) -> list[tuple[str, float, float]]:
+    """Each source with the share of the first `steps` batches' rows that is asked of it, and how often its groups come.
+
+    [] where sources have no part in the mix.
+    """
+    asked, rows = plan.asked_sources(), plan.realised_sources(steps)
+    found = []
+    for name in sorted({name for shares in asked.values() for name in shares}):
+        share = sum(shares.get(name, 0.0) for shares in asked.values())
+        taken = sum(each.get(name, 0) for each in rows.values())
+        found.append((name, share, taken / sum(p.rows for p in plan.partitions if p.source == name)))
+    return found
 
 
 def builder_for(experiment: Experiment, store: Store, plan: Plan, reader: TextReader) -> BatchBuilder:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
 
@@ -32,14 +33,33 @@ class BuildChunk:
     def __init__(self, make_builder: Callable[[], BatchBuilder]) -> None:
         self._builder = make_builder()
 
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+    def __call__(self, rows: dict[str, np.ndarray]) -> pa.Table:
         (first,), (last,) = rows["first_step"], rows["end_step"]
         steps = range(int(first), int(last))
-        # Pickled by us: one row is a whole batch, whose columns Arrow would copy and convert at both ends.
-        return {
-            "step": np.asarray(steps, dtype=np.int64),
-            "batch": np.asarray([pickle.dumps(self._builder.build(s), protocol=5) for s in steps], dtype=object),
-        }
+        batches, texts = zip(*(_pickled(self._builder.build(step)) for step in steps), strict=True)
+        return pa.table({
+            "step": pa.array(steps, pa.int64()),
+            "batch": pa.array(batches, pa.large_binary()),
+            "texts": pa.array(texts, pa.large_list(pa.large_binary())),
+        })  # fmt: skip
+
+
+def _pickled(batch: Batch) -> tuple[bytes, list[bytes]]:
+    """A batch for `_unpickled`: its texts' tokens apart, of which a rank reads its slice alone, and all else."""
+    texts: list[bytes] = []
+
+    def stays(buffer: pickle.PickleBuffer) -> bool:
+        is_tokens = memoryview(buffer).format == "i"  # int32; ids and offsets are int64
+        if is_tokens:
+            texts.append(bytes(buffer.raw()))
+        return not is_tokens
+
+    return pickle.dumps(batch, protocol=5, buffer_callback=stays), texts
+
+
+def _unpickled(batch: Any, texts: Any) -> Batch:
+    """`batch` and `texts` of a row of a chunk. Its tokens lie where the chunk lies, and are not copied."""
+    return pickle.loads(batch.as_buffer(), buffers=[text.as_buffer() for text in texts.values])
 
 
 def chunks(
@@ -124,6 +144,7 @@ def ray_data_feed(index: Any, rank: int, start: int, end: int) -> Iterator[Batch
         block: Any = ray.get(reference)
         ahead = index.block.remote(rank, number + 1) if number + 1 < count else None
         first = start + number * STEPS_PER_CHUNK
-        for offset, (step, payload) in enumerate(zip(block["step"].to_pylist(), block["batch"], strict=True)):
+        rows = zip(block["step"].to_pylist(), block["batch"], block["texts"], strict=True)
+        for offset, (step, batch, texts) in enumerate(rows):
             assert step == first + offset, f"chunk {number} holds step {step}, expected {first + offset}"
-            yield pickle.loads(payload.as_py())
+            yield _unpickled(batch, texts)

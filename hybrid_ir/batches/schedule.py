@@ -82,6 +82,14 @@ class Lines:
         return np.bincount(self._thing, weights=given, minlength=self._count).astype(np.int64)
 
 
+def earlier_equals(values: np.ndarray) -> np.ndarray:
+    """How often each value occurs before its place: [7, 8, 7, 7] -> [0, 0, 1, 2]."""
+    order = np.argsort(values, kind="stable")
+    earlier = np.empty_like(values)
+    earlier[order] = np.arange(len(values)) - np.searchsorted(values[order], values[order], side="left")
+    return earlier
+
+
 @lru_cache(maxsize=4096)
 def _tijdeman(parts: tuple[int, ...]) -> np.ndarray:
     """Item of each turn of one period."""

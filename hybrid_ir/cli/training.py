@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hybrid_ir.cli.options import Config, Overrides, Verbose, WaitForNodes
+from hybrid_ir.types import InputError
 
 
 def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose = False) -> None:
@@ -27,6 +28,11 @@ def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose
     if rejected:
         folder = f"{files_root(experiment.store, manifest)}/rejected/"
         out.print(f"{rejected:,} records were rejected; each is in {folder} with its reason")
+    if experiment.batch.sources is not None or experiment.batch.one_source:
+        try:
+            out.print(_shares_line(check_store(experiment)[1]), highlight=False)
+        except InputError as error:
+            out.print(f"a training with these settings would be refused: {error}", markup=False)
 
 
 def mine(
@@ -98,7 +104,7 @@ def train(
     from hybrid_ir.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
-    held_out = check_store(experiment)
+    held_out, shares = check_store(experiment)
 
     from hybrid_ir.cli.progress import TrainingProgress
     from hybrid_ir.cli.terminal import console, measures_table
@@ -112,6 +118,8 @@ def train(
     most = experiment.train.validation_groups
     if most is not None and held_out > most:
         out.print(f"validation is on {most:,} of the {held_out:,} groups held out for it (train.validation_groups)")
+    if shares:
+        out.print(_shares_line(shares), highlight=False)
     with ray_session(verbose) as resources:
         resources = cluster_for(experiment, resources, wait_for_nodes, out.print)
         with TrainingProgress(experiment.train.steps) as progress:
@@ -135,19 +143,25 @@ def train(
         )
 
 
-def check_store(experiment: Any) -> int:
+def check_store(experiment: Any) -> tuple[int, list[tuple[str, float, float]]]:
     """Refuse in a second, before the libraries of training are loaded, what the store or the run folder rule out.
 
-    Returns how many groups the store holds out for validation.
+    Returns how many groups the store holds out for validation, and what `source_shares` says of the training.
     """
-    from hybrid_ir.batches import plan_for
+    from hybrid_ir.batches import plan_for, source_shares
     from hybrid_ir.data import open_store
     from hybrid_ir.training import is_complete
 
     store = open_store(experiment.store)
-    plan_for(store, experiment)
+    plan = plan_for(store, experiment)
     is_complete(experiment, store)
-    return sum(source.get("validation", 0) for source in store.manifest["sources"].values())
+    held_out = sum(source.get("validation", 0) for source in store.manifest["sources"].values())
+    return held_out, source_shares(plan, experiment.train.steps)
+
+
+def _shares_line(shares: list[tuple[str, float, float]]) -> str:
+    each = (f"{share:.1%} {name} (its groups come {times:.1f} times)" for name, share, times in shares)
+    return f"rows to train on: {', '.join(each)}"
 
 
 def _store_table(manifest: dict[str, Any]) -> Any:

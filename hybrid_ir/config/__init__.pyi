@@ -1,9 +1,8 @@
+from .batch import KINDS as KINDS, Kind as Kind
 from .experiment import (
-    KINDS as KINDS,
     Evaluate as Evaluate,
     Experiment as Experiment,
     Index as Index,
-    Kind as Kind,
     Serve as Serve,
     Train as Train,
 )

@@ -6,16 +6,14 @@ Files, `key=value` words and search spaces address a field by the same dotted pa
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from hybrid_ir.config.section import Section, setting
+from hybrid_ir.config.batch import Batch
+from hybrid_ir.config.search import Index, Serve
+from hybrid_ir.config.section import Precision, Section, setting
 from hybrid_ir.config.sources import AnySource, AtlasSource
-
-Kind = Literal["monolingual", "cross_lingual", "multilingual"]
-Precision = Literal["auto", "bf16", "fp32"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Prepare(Section):
@@ -60,47 +58,6 @@ class EncoderSection(Section):
     for such texts, from a smaller encoder; false = keep all of it."""
 
 
-class Batch(Section):
-    size: int = setting(64, on_resume="keep", ge=2)
-    """Groups in a global batch, over all workers."""
-    mix: dict[Kind, Annotated[float, Field(ge=0)]] | None = setting(None, on_resume="keep")
-    """Weight of each kind of batch; need not sum to 1. Null = what `alpha` says."""
-    alpha: float = setting(0.5, on_resume="keep", ge=0, le=1)
-    """The paper's alpha: {monolingual: alpha, cross_lingual: 1 - alpha}. Used when `mix` is null."""
-    cross_lingual: Literal["per_row", "per_batch"] = setting("per_row", on_resume="keep")
-    """per_row: every row its own language pair (the paper's X-Y); per_batch: one ordered pair a batch."""
-    languages: Annotated[tuple[str, ...], Field(min_length=1)] | None = setting(None, on_resume="keep")
-    """Train on these (ISO 639-1 codes), all pairs of them; null = every language and pair that the store can serve."""
-    language_temperature: float | None = setting(None, on_resume="keep", gt=0)
-    """Languages and pairs weigh groups ** (1 / temperature); 1 = by size; null = uniform."""
-    positives: Literal["answer", "same_text"] = setting("answer", on_resume="keep")
-    """answer: a query's positive is its passage; same_text: the passage itself, told apart by dropout (SimCSE)."""
-    hard_negatives: int = setting(1, on_resume="keep", ge=1)
-    """Hard negatives of a row, where `loss.negatives` has them: drawn from its group's, and all if it has fewer."""
-    code_switch: float = setting(0.0, on_resume="keep", ge=0, le=1)
-    """Share of a text's lexicon words that are swapped for translations into other languages of the store; 0 = none."""
-    lexicon: str = setting("cldr", on_resume="keep")
-    """Where translations come from: cldr (names of places, languages, currencies), or a file or folder of lexicons."""
-
-    @model_validator(mode="after")
-    def _some_weight(self) -> Batch:
-        if self.mix is not None and sum(self.mix.values()) <= 0:
-            raise ValueError(f"mix must have a positive weight, got {self.mix}")
-        if self.positives == "same_text" and "cross_lingual" in self.weights:
-            raise ValueError(
-                "positives=same_text pairs a text with itself, which has one language: set mix without cross_lingual "
-                "(for example mix={monolingual: 1})"
-            )
-        return self
-
-    @property
-    def weights(self) -> dict[Kind, float]:
-        """Weight of each kind that is asked for, normalised to sum to 1."""
-        mix = self.mix or {"monolingual": self.alpha, "cross_lingual": 1 - self.alpha}
-        total = sum(mix.values())
-        return {kind: mix[kind] / total for kind in KINDS if mix.get(kind, 0) > 0}
-
-
 class Loss(Section):
     temperature: float = setting(0.05, on_resume="keep", gt=0)
     """InfoNCE divides cosines by this. The paper prints none: 1 is that of its Eq. 1."""
@@ -136,12 +93,17 @@ class Train(Section):
     precision: Precision = setting("auto", on_resume="keep")
     """bf16: products of the transformer; all else stays in float32. fp32: nothing in bf16. auto: bf16 where faster."""
     micro_batch_tokens: int | None = setting(None, on_resume="free", ge=16)
-    """Tokens a forward pass holds, with padding where there is any. Null = 8192 on a CPU, 32768 on a GPU."""
+    """Tokens a forward pass holds, with padding; on a CPU long texts' count more. Null = 4096 there, 32768 on a GPU."""
     compile: bool = setting(False, on_resume="free")
     """torch.compile the encoder (for GPUs; the first steps are slow); false = run it as it is."""
-    flash_attention: bool = setting(False, on_resume="free")
+    flash_attention: bool | None = setting(None, on_resume="free")
     """On a GPU, read texts end to end and without padding, through FlashAttention (arXiv 2307.08691): for bf16 and
-    encoders of BERT's kin. It was built and never run on a GPU, so it is off by default. A CPU never pads them."""
+    encoders of BERT's kin. Null = where that can be; true = refuse to train without. A CPU never pads them."""
+    gradient_checkpointing: bool = setting(False, on_resume="free")
+    """Compute each layer once more on the way back in place of keeping what it computed: less memory, for a second
+    forward pass. `loss.cached` costs the same and bounds a batch's memory; this is for long texts and deep encoders."""
+    gradient_exchange: Literal["fp32", "bf16"] = setting("fp32", on_resume="keep")
+    """What ranks add their gradients up in. bf16: half of the traffic between nodes, and sums of 8 bits."""
     workers: int = setting(1, on_resume="free", ge=1)
     """Processes that train together (DDP), each on its slice of the batch; 1 = alone."""
     cpus_per_worker: float = setting(1.0, on_resume="free", gt=0)
@@ -187,7 +149,7 @@ class Train(Section):
     @model_validator(mode="after")
     def _compiled_or_packed(self) -> Train:
         if self.compile and self.flash_attention:
-            raise ValueError("compile and flash_attention exclude each other: set one of them to false")
+            raise ValueError("compile and flash_attention=true exclude each other: set one of them to false")
         return self
 
 
@@ -198,80 +160,6 @@ class Evaluate(Section):
     """Padded tokens of one encoding batch; null = 4096 on a CPU, 65536 on a GPU."""
     bootstrap_rounds: int = setting(1000, on_resume="free", ge=0)
     """Resamples behind the 95 % intervals; 0 = no intervals."""
-
-
-class Index(Section):
-    codec: str | None = None
-    """faiss.index_factory string: Flat, or IVF with SQ8, PQ and so on. Null = Flat below 100,000 a shard, else SQ8."""
-    candidates: int = Field(default=4, ge=1, le=256)
-    """Passages that a lossy codec finds for each hit (of ten at least), to be scored exactly; a coarser needs more."""
-    shards: int | None = Field(default=None, ge=1, le=1024)
-    """Parts that are built and searched apart; null = one a million passages."""
-    sharding: Literal["language", "random"] = "language"
-    """language: a shard holds whole languages as far as sizes allow; random: every shard holds all of them."""
-    recall_target: float = Field(default=0.98, ge=0, le=1)
-    """Recall@10 of exact search that each language must reach; what is built below it is refused. 0 = no gate."""
-    recall_sample: int = Field(default=50, ge=1)
-    """Passages of each language that the gate searches for."""
-    precision: Precision = "auto"
-    """Of encoding; as train.precision."""
-    token_budget: int | None = Field(default=None, ge=64)
-    """Padded tokens of one encoding batch; null = as evaluate.token_budget."""
-    actors: int = Field(default=1, ge=1)
-    """Ray Data actors that encode, and tasks that write shards, at a time."""
-    cpus_per_actor: float = Field(default=1.0, gt=0)
-    """CPUs that Ray reserves for each of them."""
-    gpus_per_actor: float = Field(default=0.0, ge=0)
-    """GPUs that Ray reserves for each that encodes; 0 = encode on the CPU."""
-
-
-class Serve(Section):
-    host: str = "127.0.0.1"
-    """Interface to listen on; 0.0.0.0 = all. A public one needs API keys, or allow_public."""
-    port: int = Field(default=8000, ge=1, le=65535)
-    """TCP port to listen on."""
-    placement: Literal["auto", "local", "distributed"] = "auto"
-    """local: encoder and shards in the gateway's process; distributed: a deployment each. auto: local where the shards
-    fit into a quarter of the memory of the node or container."""
-    gateways: int = Field(default=1, ge=1)
-    """Replicas of the gateway."""
-    replicas: int = Field(default=1, ge=1)
-    """Replicas of the encoder and of every shard (placement: distributed)."""
-    cpus_per_replica: float = Field(default=0.2, gt=0)
-    """CPUs that Ray reserves for a gateway, encoder or shard replica."""
-    threads: int | None = Field(default=None, ge=1)
-    """Threads of torch and FAISS in a replica; null = the CPUs of the machine, or of its container, divided by the
-    gateways (local) or by two (distributed)."""
-    api_keys: tuple[str, ...] = ()
-    """Requests must carry one of these as `Authorization: Bearer KEY`; empty = no key asked for. Also read from
-    HYBRID_IR_API_KEYS (comma-separated), which keeps them out of files and process lists."""
-    allow_public: bool = False
-    """Serve a public interface without API keys; false = refuse to."""
-    max_k: int = Field(default=100, ge=1, le=10_000)
-    """Hits that a request may ask for, for each query."""
-    max_queries: int = Field(default=64, ge=1)
-    """Queries of one request."""
-    max_inputs: int = Field(default=2048, ge=1)
-    """Texts of one request for embeddings; 2048 is OpenAI's limit, which clients keep to."""
-    model_name: Annotated[str, Field(min_length=1)] | None = None
-    """A name that clients may give the encoder by, beside its space id; null = the space id alone."""
-    token_ids: str | None = None
-    """Of which tiktoken encoding the token ids are that clients send in place of texts (LangChain by default:
-    cl100k_base), so that they can be read back; null = refuse them. Needs the extra `tiktoken`."""
-    max_characters: int = Field(default=20_000, ge=1)
-    """Characters of one query or input; the encoder reads its first `max_tokens` tokens."""
-    max_body_bytes: int = Field(default=8_000_000, ge=1000)
-    """Bytes of a request's body; larger ones are refused with 413."""
-    max_queue: int = Field(default=256, ge=1)
-    """Queries that may wait in a gateway; beyond it requests get 429 with Retry-After."""
-    max_batch: int = Field(default=32, ge=1)
-    """Queries encoded and searched together. A batch never waits to fill: it takes what has come."""
-    precision: Literal["fp32", "int8"] = "fp32"
-    """Of encoding queries. int8 is faster on a CPU; each start measures what it loses in each language."""
-    query_cache: int = Field(default=8192, ge=0)
-    """Queries, those asked last, whose vectors a gateway keeps. 8192 of 384 dimensions take 16 MB. 0 = none."""
-    deadline_ms: int = Field(default=10_000, ge=1)
-    """Milliseconds that a request may take if it names no deadline of its own, and the most it may name."""
 
 
 class Experiment(Section):

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 Resumption = Literal["keep", "free"]
+Precision = Literal["auto", "bf16", "fp32"]
+"""What products of an encoder are computed in."""
 
 
 class Section(BaseModel):

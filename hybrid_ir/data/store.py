@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from pyarrow import fs
 from hybrid_ir.data.manifest import files_root, read_manifest
 from hybrid_ir.data.tables.collections import read_collection
 from hybrid_ir.data.tables.columns import DAMAGE, TEXTS, check_column, holds_lists, values_of
+from hybrid_ir.data.tables.source_names import sources_of
 from hybrid_ir.storage import is_uri, open_filesystem
 from hybrid_ir.types import Collection, Group, InputError, one_line
 
@@ -55,6 +56,10 @@ class Partition:
     """Hard negatives of the group that has most of them in one language."""
     files: tuple[Mapping[str, Any], ...] = ()
     """{"path": relative path, "rows": count, "bytes": size}, in row order."""
+    source: str | None = None
+    """The source that all its groups are of; None = of any. The store's own partitions have groups of any."""
+    rows_before: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """Of one source's: how many of its rows lie before each block of the store's partition that it is part of."""
 
 
 class Store:
@@ -103,6 +108,20 @@ class Store:
         if holds_lists(column) and values and isinstance(values[0], str):
             return [[value] for value in values]  # a store of format 1
         return values
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of what it was prepared from, in that order."""
+        return tuple(self.manifest.get("sources", ()))
+
+    def sources_of(self, partition: int, block: int) -> np.ndarray:
+        """Index in `sources` of the source of each row of a block. Raises InputError for a row of none of them."""
+        try:
+            return sources_of(self._block(partition, block, "group_id"), self.sources)
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"the store {self.path} is damaged: {error}; prepare it again") from None
 
     def texts(self) -> Iterator[str]:
         """Every text to train on or to test with, in no promised order; one that stands twice comes twice."""

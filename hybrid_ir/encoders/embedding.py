@@ -15,19 +15,38 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hybrid_ir.encoders.packed import LayerWeights, can_pack, token_vectors, weights_as_used
-from hybrid_ir.encoders.tokens import TextReader, Tokens
+from hybrid_ir.encoders.tokens import COUNTS_TWICE, TextReader, Tokens, micro_batches
 from hybrid_ir.encoders.transfer import to_device
 from hybrid_ir.types import InputError
 
 WINDOW = 16384  # texts that `encode` sorts by length at a time
 
 
+class LookUp:
+    """The rows of a vocabulary's matrix that a step reads."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows, self._apart = rows, rows.detach().requires_grad_()
+        self.read = rows
+
+    def apart(self) -> None:
+        """From here on the gradient of what reads them is added up in the rows alone, until `joined`."""
+        self.read = self._apart
+
+    def joined(self) -> tuple[Tensor, Tensor | None]:
+        """From here on it goes to the matrix. Returns the rows and the gradient that they have from before, or None: a
+        way back has to start from these too."""
+        self.read = self._rows
+        return self._rows, self._apart.grad
+
+
 class Embedder(nn.Module):
     """Token ids -> unit vectors, in micro-batches of like lengths. What DDP wraps.
 
     `frozen`: the model's weights do not change while this is used, so that copies of them are made once. `flash`: on a
-    GPU texts are not padded. `precision`: auto, bf16 or fp32, or int8 to encode on a CPU. Raises InputError where this
-    encoder, its device or its precision does not allow that.
+    GPU texts are not padded; None = where that can be. `precision`: auto, bf16 or fp32, or int8 to encode on a CPU.
+    `recompute`: layers are computed once more on the way back, and hold less memory until then. Raises InputError where
+    this encoder, its device or its precision does not allow that.
     """
 
     def __init__(
@@ -37,14 +56,15 @@ class Embedder(nn.Module):
         precision: str,
         micro_batch_tokens: int | None,
         frozen: bool = False,
-        flash: bool = False,
+        flash: bool | None = None,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.precision = resolve_precision(precision, model.device.type)
-        self.micro_batch_tokens = micro_batch_tokens or (8192 if model.device.type == "cpu" else 32768)
+        self.micro_batch_tokens = micro_batch_tokens or (4096 if model.device.type == "cpu" else 32768)
         self.pad_id = model.tokenizer.pad_token_id
-        self._frozen, self._flash = frozen, flash
+        self._frozen, self._flash, self._recompute = frozen, flash, recompute
         self._weights: list[LayerWeights] | None = None
         if precision == "int8" and (model.device.type != "cpu" or not can_pack(getattr(model[0], "model", None), None)):
             raise InputError(
@@ -55,16 +75,27 @@ class Embedder(nn.Module):
             raise InputError(
                 "train.flash_attention needs an NVIDIA GPU from Ampere on, train.precision=bf16 and BERT's kin; "
                 f"here are {model.device.type}, {self.precision} and {type(model[0].model).__name__}; "
-                "set train.flash_attention=false"
+                "set train.flash_attention=null"
             )
+        if recompute and not self._packs():
+            transformer: Any = model[0]
+            if not getattr(transformer.auto_model, "supports_gradient_checkpointing", False):
+                raise InputError(
+                    f"{type(transformer.auto_model).__name__} cannot compute its layers once more: "
+                    "set train.gradient_checkpointing=false, and loss.cached=true where memory is short"
+                )
+            transformer.auto_model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def micro_batches(self, tokens: Tokens) -> list[np.ndarray]:
-        return micro_batches(tokens.lengths, self.micro_batch_tokens, padded=not self._packs())
+        packs = self._packs()
+        keeps_scores = self.training and packs and self.model.device.type == "cpu"
+        twice_at = COUNTS_TWICE if keeps_scores else None
+        return micro_batches(tokens.lengths, self.micro_batch_tokens, padded=not packs, twice_at=twice_at)
 
     def forward(self, tokens: Tokens, batches: Sequence[np.ndarray] | None = None) -> Tensor:
         """(len(tokens), D) float32 in the order of `tokens`. `batches` are index arrays that cover them once."""
         batches = self.micro_batches(tokens) if batches is None else batches
-        with self.same_weights(), self._one_look_up(tokens):
+        with self.same_weights(), self.one_look_up(tokens):
             vectors = torch.cat([self._embed(tokens[batch]) for batch in batches])
         return vectors[to_device(np.argsort(np.concatenate(list(batches))), vectors.device)]
 
@@ -87,8 +118,8 @@ class Embedder(nn.Module):
 
     def _packs(self) -> bool:
         transformer: Any = getattr(self.model[0], "model", None)  # an ONNX session has none
-        packed = self._flash or self.model.device.type == "cpu"
-        return self._weights is not None or (packed and can_pack(transformer, self._dtype))
+        wanted = self._flash is not False or self.model.device.type == "cpu"
+        return self._weights is not None or (wanted and can_pack(transformer, self._dtype))
 
     @property
     def _dtype(self) -> torch.dtype | None:
@@ -101,7 +132,7 @@ class Embedder(nn.Module):
         device = self.model.device
         text = np.repeat(np.arange(len(tokens)), tokens.lengths)
         return {
-            "token_embeddings": token_vectors(self.model[0].model, weights, tokens)[None],
+            "token_embeddings": token_vectors(self.model[0].model, weights, tokens, recompute=self._recompute)[None],
             "cu_seq_lens_q": to_device(tokens.offsets, device),
             "seq_idx": to_device(text, device)[None],
         }
@@ -131,24 +162,32 @@ class Embedder(nn.Module):
                 self._weights = None
 
     @contextmanager
-    def _one_look_up(self, tokens: Tokens) -> Iterator[None]:
-        """Within it, the rows of these tokens' pieces are taken out of the vocabulary's matrix once, and micro-batches
-        look up among them. The gradient of a look-up is as large as the matrix that it looks into: of 250 thousand rows
-        it is 384 MB, cleared and added for every micro-batch, where a step touches some thousand rows."""
+    def one_look_up(self, tokens: Tokens) -> Iterator[LookUp | None]:
+        """Context in which the rows of these tokens' pieces are taken out of the vocabulary's matrix once, and
+        micro-batches look up among them. The gradient of a look-up is as large as the matrix that it looks into: of 250
+        thousand rows it is 384 MB, cleared and added for every micro-batch, where a step touches some thousand rows.
+
+        None: there is no gradient, or this is within another look-up, whose rows are read."""
         transformer: Any = self.model[0].model
         pieces = transformer.get_input_embeddings()
         trained = torch.is_grad_enabled() and isinstance(pieces, nn.Embedding) and pieces.weight.requires_grad
         # What torch.compile has compiled it would compile again, for each step's rows.
-        if not trained or transformer._compiled_call_impl is not None:
-            yield
+        if not trained or transformer._compiled_call_impl is not None or "forward" in vars(pieces):
+            yield None
             return
         used = to_device(np.union1d(tokens.flat, self.pad_id).astype(np.int64), pieces.weight.device)
-        rows = nn.functional.embedding(used, pieces.weight, pieces.padding_idx)
         place = torch.zeros(pieces.num_embeddings, dtype=torch.int64, device=used.device)
         place[used] = torch.arange(len(used), device=used.device)
-        vars(pieces)["forward"] = lambda ids: nn.functional.embedding(place[ids], rows)
+        if used.device.type == "cpu":
+            look_up = LookUp(nn.functional.embedding(used, pieces.weight, pieces.padding_idx))
+            vars(pieces)["forward"] = lambda ids: nn.functional.embedding(place[ids], look_up.read)
+        else:  # `embedding` sorts on the way back, and `index_select` adds
+            look_up = LookUp(pieces.weight.index_select(0, used))
+            vars(pieces)["forward"] = lambda ids: look_up.read.index_select(0, place[ids].flatten()).view(
+                *ids.shape, -1
+            )
         try:
-            yield
+            yield look_up
         finally:
             del vars(pieces)["forward"]  # which stood before the class's own
 
@@ -216,22 +255,6 @@ def _read_ahead(reader: TextReader, texts: Sequence[str], role: str) -> Iterator
             window = following.result()
             following = beside.submit(read, start + WINDOW) if start + WINDOW < len(texts) else None
             yield window
-
-
-def micro_batches(lengths: np.ndarray, max_tokens: int, *, padded: bool) -> list[np.ndarray]:
-    """Indices sorted by length (stable), cut so that no micro-batch holds more than `max_tokens` tokens, which count as
-    `padded` to its longest text, or as they are. (A single longer text is a micro-batch of its own.)"""
-    order = np.argsort(lengths, kind="stable")
-    ascending = lengths[order].tolist()
-    batches, start, held = [], 0, 0
-    for end, length in enumerate(ascending):
-        held += length
-        if end > start and max_tokens < (length * (end + 1 - start) if padded else held):
-            batches.append(order[start:end])
-            start, held = end, length
-    if ascending:
-        batches.append(order[start:])
-    return batches
 
 
 def best_device() -> str:

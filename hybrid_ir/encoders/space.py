@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from hybrid_ir.encoders.derived.dimensions import declared_dimensions
 from hybrid_ir.encoders.embedding import encode
 from hybrid_ir.types import InputError
 
@@ -40,7 +41,8 @@ _IRRELEVANT = {
 
 def space_of(model: SentenceTransformer) -> dict[str, Any]:
     """{"id", "dimension", "max_tokens", "prefixes", "parts"}; `parts` are the hashes that make up the id, so that two
-    spaces can be told apart by what differs."""
+    spaces can be told apart by what differs. "shorter" beside them lists the dimensions that the encoder was trained
+    for, where it says of any."""
     transformer: Any = model[0]
     config = {k: v for k, v in transformer.config.to_dict().items() if k not in _IRRELEVANT}
     modules = [
@@ -57,12 +59,14 @@ def space_of(model: SentenceTransformer) -> dict[str, Any]:
         "max_tokens": str(model.max_seq_length),
         "dimension": str(model.get_embedding_dimension()),
     }
+    shorter = declared_dimensions(model)
     return {
         "id": _hash(parts)[:16],
         "dimension": model.get_embedding_dimension(),
         "max_tokens": model.max_seq_length,
         "prefixes": prefixes,
         "parts": parts,
+        **({"shorter": shorter} if shorter else {}),
     }
 
 

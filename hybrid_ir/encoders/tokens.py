@@ -68,6 +68,33 @@ class Tokens:
         return ids, mask.astype(np.int64)
 
 
+COUNTS_TWICE = 240
+"""Tokens of a text of which a CPU's way back needs as much memory for attention's scores as for all else that the
+layers keep: for heads of 32 dimensions, as multilingual-e5-small has."""
+
+
+def micro_batches(
+    lengths: np.ndarray, max_tokens: int, *, padded: bool, twice_at: int | None = None
+) -> list[np.ndarray]:
+    """Indices sorted by length (stable), cut so that no micro-batch holds more than `max_tokens` tokens, which count as
+    `padded` to its longest text, or as they are. (A single longer text is a micro-batch of its own.)
+
+    `twice_at`: not padded, the tokens of a text of this length count twice, those of one of double this length three
+    times and so on, as its attention's scores take memory; None = as they are."""
+    order = np.argsort(lengths, kind="stable")
+    ascending = lengths[order].tolist()
+    batches, start, held = [], 0, 0.0
+    for end, length in enumerate(ascending):
+        counts = length if twice_at is None else length * (1 + length / twice_at)
+        held += counts
+        if end > start and max_tokens < (length * (end + 1 - start) if padded else held):
+            batches.append(order[start:end])
+            start, held = end, counts
+    if ascending:
+        batches.append(order[start:])
+    return batches
+
+
 @dataclass(frozen=True)
 class TextReader:
     """How an encoder reads texts: with which tokenizer, behind which prefix, and how far. Picklable."""

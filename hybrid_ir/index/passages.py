@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -275,19 +275,15 @@ class PassageTable:
         for batch in self._batches:
             yield batch.column(name).to_pylist()
 
-    def where(self, equal: Sequence[tuple[str, str]]) -> np.ndarray:
-        """Sorted rows whose metadata have all these (key, canonical value) pairs; none where a key is not known."""
-        if any(key not in self.keys for key, _ in equal):
-            return np.empty(0, dtype=np.int64)
-        found, start = [], 0
+    def where(self, passing: Callable[[int, Callable[[str], pa.Array | None]], np.ndarray]) -> np.ndarray:
+        """Sorted rows that pass. `passing` is asked for each batch of rows: its size, and what a key's column is, as
+        `canonical` wrote it (None where no row has one)."""
+        found, start = [np.empty(0, dtype=np.int64)], 0
         for batch in self._batches:
-            mask = np.ones(batch.num_rows, dtype=bool)
-            for key, value in equal:
-                matches = pc.fill_null(pc.equal(batch.column(_KEY + key), value), False)  # type: ignore[attr-defined]
-                mask &= matches.to_numpy(zero_copy_only=False)
+            mask = passing(batch.num_rows, lambda key, batch=batch: batch[_KEY + key] if key in self.keys else None)
             found.append(start + np.flatnonzero(mask))
             start += batch.num_rows
-        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+        return np.concatenate(found)
 
 
 def _buffers(column: pa.Array) -> tuple[memoryview, memoryview]:

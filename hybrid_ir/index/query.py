@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hybrid_ir.index.filters.form import Filter
 from hybrid_ir.index.passages import IndexedPassage
 
 CANDIDATES = 4
@@ -28,8 +29,8 @@ class ShardQuery(NamedTuple):
     k: int
     languages: tuple[str, ...] | None = None
     """None = all; otherwise sorted, without repeats."""
-    metadata: tuple[tuple[str, str], ...] = ()
-    """(key, canonical value) pairs that must all be equal."""
+    where: Filter | None = None
+    """What metadata must be; None = anything."""
     among: int | None = None
     """The k hits are the first of so many: a lossy codec's candidates depend on their number, so only answers with one
     `among` have one order, as the pages of a query must. None = of k."""
@@ -50,7 +51,7 @@ class Totals:
 
     def scans(self, query: ShardQuery) -> bool:
         """Whether a query is answered by an exact scan of what its filter leaves."""
-        if is_flat(self.codec) or query.metadata:
+        if is_flat(self.codec) or query.where is not None:
             return True
         return query.languages is not None and self.left(query) < EXACT_BELOW
 

@@ -48,7 +48,7 @@ def recall_gate(
         best: list[list[int]] = [[]] * len(asked)
         for filter_ in {q.languages for q in asked}:
             members = [i for i, q in enumerate(asked) if q.languages == filter_]
-            parts = [shard.scan(vectors[members], k, filter_, ()) for shard in shards]
+            parts = [shard.scan(vectors[members], k, filter_, None) for shard in shards]
             for j, i in enumerate(members):
                 best[i] = _without(own[i], merge([part[j] for part in parts], k, lossy=False))
         return best

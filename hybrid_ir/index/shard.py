@@ -15,6 +15,7 @@ Q queries, D dimensions, C candidates.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ import faiss
 import numpy as np
 
 from hybrid_ir.index.exact import exact_top, score_rows
+from hybrid_ir.index.filters.form import Filter
+from hybrid_ir.index.filters.rows import passing
 from hybrid_ir.index.folder import REBUILD, Manifest, ShardEntry, check_files, is_lists, local_files
 from hybrid_ir.index.passages import IndexedPassage, PassageTable
 from hybrid_ir.index.query import Found, ShardQuery, Stored, Totals, depth, is_flat
@@ -73,12 +76,12 @@ class Shard:
             scans = self.totals.scans(query)
             # Lossy candidates depend on their number, so only queries with one depth go together.
             candidates = 0 if scans else depth(query.among or query.k, self.totals.candidates)
-            alike.setdefault((query.languages, query.metadata, scans, candidates), []).append(i)
-        for (languages, metadata, scans, codec_depth), members in alike.items():
+            alike.setdefault((query.languages, query.where, scans, candidates), []).append(i)
+        for (languages, where, scans, codec_depth), members in alike.items():
             group = vectors[members]
             if scans:
                 k = max(queries[i].k for i in members)
-                results = self.scan(group, k, languages, metadata)
+                results = self.scan(group, k, languages, where)
             else:
                 results = self._probe(group, codec_depth, queries[members[0]])
             for i, result in zip(members, results, strict=True):
@@ -98,11 +101,9 @@ class Shard:
             vector /= np.linalg.norm(vector)
         return Stored(row, self.passages[row], vector)
 
-    def scan(
-        self, vectors: np.ndarray, k: int, languages: tuple[str, ...] | None, metadata: tuple[tuple[str, str], ...]
-    ) -> list[Found]:
+    def scan(self, vectors: np.ndarray, k: int, languages: tuple[str, ...] | None, where: Filter | None) -> list[Found]:
         """The k best by exact score among the rows that pass."""
-        rows = self._rows_where(languages, metadata) if metadata else self._ranges(languages)
+        rows = self._ranges(languages) if where is None else self._rows_where(languages, where)
         found = []
         for scores, best in exact_top(vectors, self.vectors, rows, k):
             order = np.lexsort((self.ids[best], -scores))[:k]
@@ -202,15 +203,15 @@ class Shard:
             return [(0, self.rows)]
         return [self.entry.languages[name] for name in languages if name in self.entry.languages]
 
-    def _rows_where(self, languages: tuple[str, ...] | None, metadata: tuple[tuple[str, str], ...]) -> np.ndarray:
+    def _rows_where(self, languages: tuple[str, ...] | None, where: Filter) -> np.ndarray:
         def make() -> np.ndarray:
-            rows = self.passages.where(metadata)
+            rows = self.passages.where(partial(passing, where))
             if languages is not None:
                 parts = [rows[np.searchsorted(rows, a) : np.searchsorted(rows, b)] for a, b in self._ranges(languages)]
                 rows = np.sort(np.concatenate(parts)) if parts else rows[:0]
             return rows
 
-        return self._masks.get((languages, metadata), make)
+        return self._masks.get((languages, where), make)
 
     def _selector(self, languages: tuple[str, ...]) -> Any:
         def make() -> tuple[Any, np.ndarray]:

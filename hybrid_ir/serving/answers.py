@@ -1,6 +1,7 @@
 """What the service answers, as plain data that `api` describes.
 
-In: the release, the hits that were found, the shards that are missing. Out: the bodies of /search, /stats and /readyz.
+In: the release, the hits that were found, the shards that are missing. Out: the bodies of /search, /stats and /readyz;
+of vectors that are asked for, their first values.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from hybrid_ir.index import IndexedPassage, Manifest
 from hybrid_ir.serving.batcher import Started
@@ -78,6 +81,17 @@ def keep_fields(body: dict[str, Any], fields: Sequence[str]) -> None:
             metadata = hit.pop("metadata")
             if keys:
                 hit["metadata"] = {key: value for key, value in metadata.items() if key in keys}
+
+
+def first_values(vectors_QD: np.ndarray, dimension: int) -> np.ndarray:
+    """The first `dimension` values of each vector, brought to unit length; the vectors themselves if they have no more.
+
+    One whose first values are all 0 stays so.
+    """
+    if dimension == vectors_QD.shape[1]:
+        return vectors_QD
+    first = vectors_QD[:, :dimension]
+    return first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
 def ready_body(release: Release, wanted: tuple[str, str]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 In: a text, or a stored vector, with what is asked of the shards; what makes vectors of texts. Out: the searches that
 its batch has started.
-A batch takes what has come and never waits to fill: alone, a query goes at once; under load the next batch gathers
-while the one before is encoded.
+A batch never waits to fill: alone, a query goes at once; under load the next batch gathers while the one before is
+encoded. It takes half of what has come, so that one half is encoded while the other is searched for and answered.
+Whoever has an answer asks again, and a batch of all that wait would leave the encoder with nothing to do meanwhile.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ T = TypeVar("T")
 Observe = Callable[[str, float, dict[str, str]], None]
 """Receives (metric name, value, labels)."""
 
+LEAST = 4
+"""So many, where they wait, go together: two or three take an encoder almost as long."""
 STALL_S = 0.25
 """A shard slower than this no longer holds up the next batch."""
 
@@ -86,7 +89,8 @@ class Batcher(Generic[T]):
     async def _work(self) -> None:
         searching: list[asyncio.Task[ShardAnswer]] = []
         while self._waiting:
-            batch = [item for item in islice(self._waiting.values(), self._max_batch) if not item.started.cancelled()]
+            size = min(self._max_batch, max(LEAST, -(-len(self._waiting) // 2)))
+            batch = [item for item in islice(self._waiting.values(), size) if not item.started.cancelled()]
             for item in batch:
                 del self._waiting[item.started]
             if not batch:  # all of them are cancelled, and about to leave

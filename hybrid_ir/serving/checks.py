@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from hybrid_ir.config import Serve
-from hybrid_ir.index import Manifest, ShardQuery, canonical
+from hybrid_ir.index import Filter, Manifest, OneOf, ShardQuery, canonical, keys_of, read_filter
 from hybrid_ir.languages import language_code
 from hybrid_ir.serving.api import MOST_FIELDS, MOST_KEYS, MOST_LANGUAGES, EmbeddingsRequest, SearchRequest
 from hybrid_ir.types import OUTER_SPACE, InputError, one_line
@@ -116,14 +116,25 @@ def shard_query(request: SearchRequest, manifest: Manifest, settings: Serve) -> 
     languages = None
     if request.languages is not None:
         languages = tuple(sorted({_language(tag, manifest) for tag in request.languages}))
-    for key in request.metadata or ():
+    return ShardQuery(k, languages, _filter_of(request, manifest), among)
+
+
+def _filter_of(request: SearchRequest, manifest: Manifest) -> Filter | None:
+    """`metadata` and `filter` as one filter. Raises RequestError for a wrong one, and for a key that no passage has."""
+    equal = tuple(OneOf(key, (canonical(value),)) for key, value in sorted((request.metadata or {}).items()))
+    where = Filter(must=equal) if equal else None
+    if request.filter is not None:
+        try:
+            asked = read_filter(request.filter)
+        except InputError as error:
+            raise RequestError(422, "invalid_filter", str(error), "filter") from None
+        where = asked if where is None else Filter(must=(*equal, asked))
+    for key in keys_of(where) if where is not None else ():
         if key not in manifest.metadata_keys:
             there = ", ".join(manifest.metadata_keys) or "none"
-            raise RequestError(
-                422, "unknown_metadata", f"no passage has metadata {key!r:.80}; keys: {there}", "metadata"
-            )
-    metadata = tuple(sorted((key, canonical(value)) for key, value in (request.metadata or {}).items()))
-    return ShardQuery(k, languages, metadata, among)
+            param = "metadata" if key in (request.metadata or ()) else "filter"
+            raise RequestError(422, "unknown_metadata", f"no passage has metadata {key!r:.80}; keys: {there}", param)
+    return where
 
 
 def check_fields(fields: Sequence[str], manifest: Manifest) -> None:
@@ -186,12 +197,17 @@ def role_of(request: EmbeddingsRequest, space: dict[str, Any], settings: Serve) 
     if role and request.input_type and role != request.input_type:
         message = f"model asks for {role} and input_type for {request.input_type}: leave one out"
         raise RequestError(422, "invalid_request", message, "input_type")
-    if request.dimensions is not None and request.dimensions != space["dimension"]:
+    shorter = space.get("shorter", [])
+    if request.dimensions is not None and request.dimensions not in (space["dimension"], *shorter):
+        known = " or ".join(map(str, (space["dimension"], *shorter)))
+        why = (
+            "the encoder was trained for these" if shorter else "the encoder does not say that it was trained for fewer"
+        )
         raise RequestError(
             422,
             "invalid_request",
-            f"dimensions must be {space['dimension']}, got {request.dimensions}; `hybrid-ir encoder shorten` makes an "
-            "encoder of fewer",
+            f"dimensions must be {known}, got {request.dimensions}: {why}; loss.dimensions trains for more, and "
+            "`hybrid-ir encoder shorten` makes an encoder of fewer",
             "dimensions",
         )
     return "query" if (role or request.input_type) == "query" else "document"

@@ -16,7 +16,7 @@ import numpy as np
 
 from hybrid_ir.config import Serve
 from hybrid_ir.index import Found, Hit, IndexedPassage, ShardQuery, Stored, is_flat, merge
-from hybrid_ir.serving.answers import keep_fields, ready_body, search_body, stats_body
+from hybrid_ir.serving.answers import first_values, keep_fields, ready_body, search_body, stats_body
 from hybrid_ir.serving.api import EmbeddingsRequest, SearchRequest
 from hybrid_ir.serving.batcher import Batcher, Observe, Started, needed_shards
 from hybrid_ir.serving.checks import RequestError, check_fields, check_texts, decoder_of, role_of, shard_query, texts_of
@@ -177,7 +177,8 @@ class SearchService:
         finally:
             serving.embedding -= len(texts)
         vectors, tokens, cut = zip(*parts, strict=True)
-        return Encoded(np.concatenate(vectors), np.concatenate(tokens), np.concatenate(cut)), space["id"]
+        wanted = first_values(np.concatenate(vectors), request.dimensions or space["dimension"])
+        return Encoded(wanted, np.concatenate(tokens), np.concatenate(cut)), space["id"]
 
     def ready(self) -> dict[str, Any]:
         """A `Ready` as plain data."""

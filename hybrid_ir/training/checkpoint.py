@@ -25,7 +25,14 @@ from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.batches import Batch
 from hybrid_ir.config import Experiment
-from hybrid_ir.encoders import PAPER_PREFIXES, Embedder, freeze_unused, load_encoder, save_encoder
+from hybrid_ir.encoders import (
+    PAPER_PREFIXES,
+    Embedder,
+    declare_dimensions,
+    freeze_unused,
+    load_encoder,
+    save_encoder,
+)
 from hybrid_ir.training.step import make_optimizer
 
 
@@ -45,6 +52,8 @@ class Progress:
     """Batches of each kind that were trained on."""
     pairs: dict[str, dict[str, int]] = field(default_factory=dict)
     """Kind -> "query-passage" -> rows that were trained on."""
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Kind -> source -> rows that were trained on, where sources have a part in the mix."""
     batches_hash: str = ""
     """Of every batch that was trained on, in order: its step, its kind, and the passages and questions of each row."""
     loss: float | None = None
@@ -65,6 +74,9 @@ class Progress:
         rows = self.pairs.setdefault(batch.kind, {})
         for pair, n in Counter("-".join(pair) for pair in batch.pairs).items():
             rows[pair] = rows.get(pair, 0) + n
+        for source, n in Counter(batch.sources).items():
+            rows = self.sources.setdefault(batch.kind, {})
+            rows[source] = rows.get(source, 0) + n
         said = f"{self.batches_hash}{batch.step}{batch.kind}{batch.pairs}".encode()
         ids = (np.ascontiguousarray(ids).tobytes() for ids in (batch.passage_ids_BLS, batch.query_ids_BM))
         self.batches_hash = hashlib.blake2b(b"".join((said, *ids)), digest_size=16).hexdigest()
@@ -106,6 +118,7 @@ def load_state(experiment: Experiment, model: str, checkpoint: Path | None, best
         precision=settings.precision,
         micro_batch_tokens=settings.micro_batch_tokens,
         flash=settings.flash_attention,
+        recompute=settings.gradient_checkpointing,
     )
     freeze_unused(embedder)
     optimizer = make_optimizer(embedder, settings.learning_rate, settings.weight_decay)
@@ -120,7 +133,7 @@ def load_state(experiment: Experiment, model: str, checkpoint: Path | None, best
 def load_model(experiment: Experiment, name: str, device: torch.device) -> SentenceTransformer:
     section = experiment.encoder
     torch.manual_seed(experiment.seed)  # weights that a hub model lacks (a new dense layer) are drawn from the seed
-    return load_encoder(
+    model = load_encoder(
         name,
         pooling=section.pooling,
         query_prefix=section.query_prefix,
@@ -130,6 +143,8 @@ def load_model(experiment: Experiment, name: str, device: torch.device) -> Sente
         dropout=section.dropout,
         device=str(device),
     )
+    declare_dimensions(model, experiment.loss.dimensions)
+    return model
 
 
 def read_progress(checkpoint: Path) -> Progress:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_ir.batches import Waited
 from hybrid_ir.config import Experiment
@@ -21,7 +20,7 @@ from hybrid_ir.encoders import save_encoder
 from hybrid_ir.training.checkpoint import State
 from hybrid_ir.training.decision import Decision, decide
 from hybrid_ir.training.figures import Figures
-from hybrid_ir.training.step import LossSettings, backward, learning_rate_at, update
+from hybrid_ir.training.step import LossSettings, across_ranks, backward, learning_rate_at, update
 from hybrid_ir.training.validation import validate
 from hybrid_ir.types import Collection
 
@@ -47,12 +46,7 @@ def train_steps(
     settings, progress, device = experiment.train, state.progress, state.model.device
     embedder = state.embedder
     if workers > 1:
-        embedder = DistributedDataParallel(
-            embedder,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            broadcast_buffers=False,  # an encoder's are the numbers of its positions
-        )
+        embedder = across_ranks(embedder, settings.gradient_exchange)
     state.embedder.train()
     loss_settings = LossSettings(**experiment.loss.model_dump())
     figures = Figures(workers, device)

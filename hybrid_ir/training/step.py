@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_ir.batches import Batch, slice_sizes
@@ -34,6 +35,21 @@ class LossSettings:
     negatives: str
     cached: bool
     dimensions: tuple[int, ...] = ()
+
+
+def across_ranks(embedder: Embedder, exchange: str) -> DistributedDataParallel:
+    """The embedder with one all-reduce of its gradient a step, of float32 or, for `exchange` bf16, of that."""
+    device = embedder.model.device
+    ranks = DistributedDataParallel(
+        embedder,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # an encoder's are the numbers of its positions
+    )
+    if exchange == "bf16":
+        # By its own name torch refuses it without NCCL, though gloo adds bf16 up as well.
+        ranks.register_comm_hook(None, lambda group, bucket: bf16_compress_hook(group, bucket))
+    return ranks
 
 
 def backward(
@@ -122,15 +138,23 @@ def _cached_backward(
     cache = vectors.grad
     assert cache is not None
 
-    # 3. Forward again with a graph. DDP reduces once, with the last micro-batch: ranks may differ in their number.
+    # 3. Forward again with a graph. DDP reduces once, with the last micro-batch: ranks may differ in their number. With
+    # it the vocabulary's matrix gets its gradient, which is large: no micro-batch's activations stand beside it.
     after = _random_state(device)
-    for n, (batch, state) in enumerate(zip(batches, states, strict=True)):
-        last = n == len(batches) - 1
-        no_sync = embedder.no_sync() if isinstance(embedder, DistributedDataParallel) and not last else nullcontext()
-        with no_sync:
-            _set_random_state(device, state)
-            part = embedder(tokens[batch], [np.arange(len(batch))])
-            (part * cache[to_device(batch, device)]).sum().backward()
+    without_reducing = embedder.no_sync if isinstance(embedder, DistributedDataParallel) else nullcontext
+    with module.one_look_up(tokens) as look_up:
+        if look_up is not None:
+            look_up.apart()
+        for n, (batch, state) in enumerate(zip(batches, states, strict=True)):
+            last = n == len(batches) - 1
+            rows, of_rows = look_up.joined() if look_up is not None and last else (None, None)
+            with nullcontext() if last else without_reducing():
+                _set_random_state(device, state)
+                starts = [embedder(tokens[batch], [np.arange(len(batch))])]
+                gradients = [cache[to_device(batch, device)]]
+                if rows is not None and of_rows is not None:
+                    starts, gradients = [*starts, rows], [*gradients, of_rows]
+                torch.autograd.backward(starts, gradients)
     _set_random_state(device, after)
     return loss.detach()
 

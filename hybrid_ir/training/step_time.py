@@ -33,7 +33,7 @@ def measured_step_s(
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     dtype = torch.bfloat16 if resolve_precision("auto", "cpu") == "bf16" else None
     texts = Tokens.of(list(np.random.default_rng(0).integers(5, vocabulary, (2 * batch, tokens))))
-    together = max(1, 8192 // tokens)  # micro-batches as training's
+    together = max(1, 4096 // tokens)  # micro-batches of about training's size
     times = []
     for _ in range(4):
         begun = time.perf_counter()

@@ -28,6 +28,7 @@ with atheris.instrument_imports(include=["hybrid_ir"]):
     from hybrid_ir.data.sources.records import read_records
     from hybrid_ir.data.sources.squad import read_squad
     from hybrid_ir.data.store import open_store
+    from hybrid_ir.index.filters.form import keys_of, read_filter
     from hybrid_ir.index.folder import read_manifest
     from hybrid_ir.index.passages import IndexedPassage, read_passages
     from hybrid_ir.languages import language_code
@@ -134,7 +135,12 @@ def index_manifest(data: bytes) -> None:
 
 
 def search_body(data: bytes) -> None:
-    assert parse(data, SearchRequest, Serve()).k >= 1
+    request = parse(data, SearchRequest, Serve())
+    assert request.k >= 1
+    if request.filter is not None:
+        where = read_filter(request.filter)
+        hash(where)
+        assert all(keys_of(where))
 
 
 def embeddings_body(data: bytes) -> None:
@@ -171,7 +177,14 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
     "passages": (passages, [PASSAGE]),
     "store_manifest": (store_manifest, [b'{"format": 1, "partitions": [], "eval": {}, "content_hash": ""}']),
     "index_manifest": (index_manifest, [b'{"format": 1, "shards": []}']),
-    "search_body": (search_body, [b'{"query": ["a"], "k": 3, "languages": ["en"], "metadata": {"year": 2001}}']),
+    "search_body": (
+        search_body,
+        [
+            b'{"query": ["a"], "k": 3, "languages": ["en"], "metadata": {"year": 2001}}',
+            b'{"query": "a", "filter": {"must": [{"key": "a", "range": {"gte": "2024-05-31"}}], "should": ['
+            b'{"must_not": [{"key": "b", "match": {"any": ["x", 1]}}]}, {"is_empty": {"key": "c"}}]}}',
+        ],
+    ),
     "embeddings_body": (embeddings_body, [b'{"input": ["a"], "model": "m", "encoding_format": "base64"}']),
 }  # fmt: skip
 

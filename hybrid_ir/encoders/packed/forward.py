@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybrid_ir.encoders.packed.attention import flash, has_flash
+from hybrid_ir.encoders.packed.attention import attention_of, has_flash
 from hybrid_ir.encoders.packed.dropout import Dropout
-from hybrid_ir.encoders.packed.layer import Layer, layer_on_cpu
+from hybrid_ir.encoders.packed.layer import Layer, pass_through
 from hybrid_ir.encoders.packed.linear import LayerWeights
-from hybrid_ir.encoders.packed.rectangles import Rectangles
 from hybrid_ir.encoders.tokens import Tokens
 from hybrid_ir.encoders.transfer import to_device
 
@@ -45,40 +44,23 @@ def can_pack(transformer: Any, dtype: torch.dtype | None) -> bool:
     return not any(module._forward_hooks or module._forward_pre_hooks for module in transformer.modules())
 
 
-def token_vectors(transformer: Any, weights: Sequence[LayerWeights], tokens: Tokens) -> Tensor:
+def token_vectors(
+    transformer: Any, weights: Sequence[LayerWeights], tokens: Tokens, *, recompute: bool = False
+) -> Tensor:
     """(len(tokens.flat), D) float32: the last layer's vector of each token, text after text.
 
     Matrix products are in the precision of `weights`; what is added up along the layers, and normalised, is in float32.
     Dropout is drawn when the transformer is in training, seeded by torch's generator. Texts must be sorted by length.
+    `recompute`: layers are computed once more on the way back, and keep nothing for it but their inputs.
     """
-    drop = Dropout(transformer.training)
     x = _embedded(transformer.embeddings, tokens)
     x = _normed(x, transformer.embeddings.LayerNorm)
+    drop = Dropout(transformer.training, x.device)
     x = drop.add(torch.zeros(()), x, transformer.embeddings.dropout.p)
-    layers = zip(transformer.encoder.layer, weights, strict=True)
-    if x.device.type == "cpu":
-        rectangles = Rectangles(tokens.lengths, transformer.config.num_attention_heads)
-        for layer, linear in layers:
-            x = layer_on_cpu(x, Layer.of(layer, linear), rectangles, drop)
-        return x
-    ends, longest = to_device(tokens.offsets.astype(np.int32), x.device), int(tokens.lengths.max())
-    for layer, linear in layers:
-        x = _layer_on_gpu(x, layer, linear, ends, longest, drop)
+    attention = attention_of(tokens, transformer.config.num_attention_heads, x.device)
+    for layer, linear in zip(transformer.encoder.layer, weights, strict=True):
+        x = pass_through(x, Layer.of(layer, linear), attention, drop, recompute=recompute)
     return x
-
-
-def _layer_on_gpu(x: Tensor, layer: Any, weights: LayerWeights, ends: Tensor, longest: int, drop: Dropout) -> Tensor:
-    attention, heads = layer.attention, layer.attention.self.num_attention_heads
-    p = attention.self.dropout.p if layer.training else 0.0
-    mixed = flash(weights.qkv(x), ends, longest, heads, p)
-    x = _added(x, weights.attention(mixed), attention.output, drop)
-    inner = layer.intermediate.intermediate_act_fn(weights.inner(x))
-    return _added(x, weights.outer(inner), layer.output, drop)
-
-
-def _added(x: Tensor, y: Tensor, output: Any, drop: Dropout) -> Tensor:
-    """What a block's end makes of its input and its last product."""
-    return _normed(drop.add(x, y, output.dropout.p), output.LayerNorm)
 
 
 def _normed(x: Tensor, norm: nn.LayerNorm) -> Tensor:
@@ -90,8 +72,25 @@ def _embedded(embeddings: Any, tokens: Tokens) -> Tensor:
     pieces, padding = embeddings.word_embeddings, embeddings.position_embeddings.padding_idx
     first = 0 if padding is None else padding + 1  # RoBERTa's and XLM-R's positions start behind the pad id
     lengths, device = tokens.lengths, pieces.weight.device
-    place = np.arange(len(tokens.flat)) - np.repeat(tokens.offsets[:-1], lengths)
+    place = to_device(np.arange(len(tokens.flat)) - np.repeat(tokens.offsets[:-1], lengths), device)
     words = pieces(to_device(tokens.flat.astype(np.int64), device))
     positions = embeddings.position_embeddings.weight[first : first + int(lengths.max(initial=0))]
     fixed = positions + embeddings.token_type_embeddings.weight[0]
-    return words + F.embedding(to_device(place, device), fixed)
+    return words + (F.embedding(place, fixed) if device.type == "cpu" else _FewRows.apply(fixed, place))
+
+
+class _FewRows(torch.autograd.Function):
+    """Rows of a small matrix, each looked up many times, on a GPU. The gradient of torch's own look-up counts how often
+    each row was asked for, and has the host wait for that; here it is a product."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.count = len(matrix)
+        return matrix.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (rows,) = ctx.saved_tensors
+        which = torch.arange(ctx.count, device=rows.device)[:, None] == rows
+        return which.to(grad.dtype) @ grad, None

@@ -40,7 +40,10 @@ class EmbeddingsRequest(Message):
         examples=["query"],
     )
     dimensions: StrictInt | None = Field(
-        default=None, description="Must be the encoder's own, if given.", examples=[None]
+        default=None,
+        description="The encoder's own, or fewer that it was trained for (`loss.dimensions`): so many first values, at "
+        "unit length. Null = its own. Any other is refused.",
+        examples=[None],
     )
 
 
@@ -82,7 +85,7 @@ class ModelInfo(Message):
     object: Literal["model"] = Field(default="model", description="The kind of this object, as OpenAI's.")
     created: int = Field(description="When the gateway started, in seconds since 1970.", examples=[1766275200])
     owned_by: str = Field(description="Always `hybrid-ir`.", examples=["hybrid-ir"])
-    dimension: int = Field(description="Numbers of a vector.", examples=[128])
+    dimension: int = Field(description="Numbers of a vector, if no fewer are asked for.", examples=[128])
     max_tokens: int = Field(description="A longer text is cut here.", examples=[64])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
@@ -49,6 +49,13 @@ class SearchRequest(Message):
     )
     metadata: Annotated[dict[StrictStr, MetadataValue], Field(min_length=1, max_length=MOST_KEYS)] | None = Field(
         default=None, description="Find passages whose metadata have exactly these values.", examples=[{"year": 2024}]
+    )
+    filter: dict[str, Any] | None = Field(
+        default=None,
+        description="Find passages whose metadata pass: all of `must`, none of `must_not`, and at least one of "
+        "`should`. Each is a list of conditions, `match` (`value`, `any` or `except`), `range` (`gt`, `gte`, `lt`, "
+        "`lte` of numbers or dates) or `is_empty`, or of filters again.",
+        examples=[{"must": [{"key": "year", "range": {"gte": 2020}}]}],
     )
     min_score: Annotated[StrictFloat, Field(ge=-1, le=1)] | None = Field(
         default=None,

@@ -1,0 +1,83 @@
+"""How passages are indexed, and how the service answers. No input. Out: two sections of an experiment."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hybrid_ir.config.section import Precision, Section
+
+
+class Index(Section):
+    codec: str | None = None
+    """faiss.index_factory string: Flat, or IVF with SQ8, PQ and so on. Null = Flat below 100,000 a shard, else SQ8."""
+    candidates: int = Field(default=4, ge=1, le=256)
+    """Passages that a lossy codec finds for each hit (of ten at least), to be scored exactly; a coarser needs more."""
+    shards: int | None = Field(default=None, ge=1, le=1024)
+    """Parts that are built and searched apart; null = one a million passages."""
+    sharding: Literal["language", "random"] = "language"
+    """language: a shard holds whole languages as far as sizes allow; random: every shard holds all of them."""
+    recall_target: float = Field(default=0.98, ge=0, le=1)
+    """Recall@10 of exact search that each language must reach; what is built below it is refused. 0 = no gate."""
+    recall_sample: int = Field(default=50, ge=1)
+    """Passages of each language that the gate searches for."""
+    precision: Precision = "auto"
+    """Of encoding; as train.precision."""
+    token_budget: int | None = Field(default=None, ge=64)
+    """Padded tokens of one encoding batch; null = as evaluate.token_budget."""
+    actors: int = Field(default=1, ge=1)
+    """Ray Data actors that encode, and tasks that write shards, at a time."""
+    cpus_per_actor: float = Field(default=1.0, gt=0)
+    """CPUs that Ray reserves for each of them."""
+    gpus_per_actor: float = Field(default=0.0, ge=0)
+    """GPUs that Ray reserves for each that encodes; 0 = encode on the CPU."""
+
+
+class Serve(Section):
+    host: str = "127.0.0.1"
+    """Interface to listen on; 0.0.0.0 = all. A public one needs API keys, or allow_public."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    """TCP port to listen on."""
+    placement: Literal["auto", "local", "distributed"] = "auto"
+    """local: encoder and shards in the gateway's process; distributed: a deployment each. auto: local where the shards
+    fit into a quarter of the memory of the node or container."""
+    gateways: int = Field(default=1, ge=1)
+    """Replicas of the gateway."""
+    replicas: int = Field(default=1, ge=1)
+    """Replicas of the encoder and of every shard (placement: distributed)."""
+    cpus_per_replica: float = Field(default=0.2, gt=0)
+    """CPUs that Ray reserves for a gateway, encoder or shard replica."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of torch and FAISS in a replica; null = the CPUs of the machine, or of its container, divided by the
+    gateways (local) or by two (distributed)."""
+    api_keys: tuple[str, ...] = ()
+    """Requests must carry one of these as `Authorization: Bearer KEY`; empty = no key asked for. Also read from
+    HYBRID_IR_API_KEYS (comma-separated), which keeps them out of files and process lists."""
+    allow_public: bool = False
+    """Serve a public interface without API keys; false = refuse to."""
+    max_k: int = Field(default=100, ge=1, le=10_000)
+    """Hits that a request may ask for, for each query."""
+    max_queries: int = Field(default=64, ge=1)
+    """Queries of one request."""
+    max_inputs: int = Field(default=2048, ge=1)
+    """Texts of one request for embeddings; 2048 is OpenAI's limit, which clients keep to."""
+    model_name: Annotated[str, Field(min_length=1)] | None = None
+    """A name that clients may give the encoder by, beside its space id; null = the space id alone."""
+    token_ids: str | None = None
+    """Of which tiktoken encoding the token ids are that clients send in place of texts (LangChain by default:
+    cl100k_base), so that they can be read back; null = refuse them. Needs the extra `tiktoken`."""
+    max_characters: int = Field(default=20_000, ge=1)
+    """Characters of one query or input; the encoder reads its first `max_tokens` tokens."""
+    max_body_bytes: int = Field(default=8_000_000, ge=1000)
+    """Bytes of a request's body; larger ones are refused with 413."""
+    max_queue: int = Field(default=256, ge=1)
+    """Queries that may wait in a gateway; beyond it requests get 429 with Retry-After."""
+    max_batch: int = Field(default=32, ge=1)
+    """Queries encoded and searched together, at most. A batch never waits to fill: it takes half of what has come."""
+    precision: Literal["fp32", "int8"] = "fp32"
+    """Of encoding queries. int8 is faster on a CPU; each start measures what it loses in each language."""
+    query_cache: int = Field(default=8192, ge=0)
+    """Queries, those asked last, whose vectors a gateway keeps. 8192 of 384 dimensions take 16 MB. 0 = none."""
+    deadline_ms: int = Field(default=10_000, ge=1)
+    """Milliseconds that a request may take if it names no deadline of its own, and the most it may name."""

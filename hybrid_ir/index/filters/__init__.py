@@ -1,0 +1,1 @@
+"""Which passages a search may find, by their metadata: what a filter says, and which rows pass it."""
