@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,8 @@ from hybrid_ir.encoders.embedding import encode
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.space import space_of
 from hybrid_ir.index.codec import default_codec, make_codec, stratified_sample
+from hybrid_ir.index.filters.form import Filter, OneOf
+from hybrid_ir.index.filters.rows import passing
 from hybrid_ir.index.folder import checksum_of, read_manifest
 from hybrid_ir.index.fragments import FRAGMENT_ROWS, Fragments, ingest
 from hybrid_ir.index.passages import IndexedPassage, PassageTable, canonical, read_passages, write_passages
@@ -39,6 +42,10 @@ def write_jsonl(path, rows):
 
 def as_record(p: IndexedPassage) -> dict:
     return {"doc_id": p.doc_id, "text": p.text, "language": p.language, "metadata": dict(p.metadata)}
+
+
+def rows_with(table: PassageTable, key: str, value: str) -> list[int]:
+    return table.where(partial(passing, Filter(must=(OneOf(key, (value,)),)))).tolist()
 
 
 # Reading passages
@@ -96,7 +103,7 @@ def test_metadata_are_what_json_holds_and_whole_numbers_are_one_value(tmp_path):
     write_passages(tmp_path / "p.arrow", good, ["year"])
     table = PassageTable(tmp_path / "p.arrow")
     for asked in (2001, 2001.0):  # what pandas makes of a column of years with a gap
-        assert table.where([("year", canonical(asked))]).tolist() == [0, 1]
+        assert rows_with(table, "year", canonical(asked)) == [0, 1]
     assert table[2].metadata == {}
     assert [table[n].metadata["year"] for n in (1, 3, 4, 5, 6)] == [2001, 2**63, -(2**63), 1e300, 0.5]
     # A pandas column of years, of which one is missing.
@@ -130,8 +137,8 @@ def test_passages_come_back_from_the_mapped_file_as_they_went_in(tmp_path):
     assert write_passages(tmp_path / "p.arrow", passages, ["n"]) == 9000
     table = PassageTable(tmp_path / "p.arrow")
     assert [table[n] for n in range(9000)] == passages
-    assert table.where([("n", "4097")]).tolist() == [4097]
-    assert table.where([("x", "1")]).tolist() == []
+    assert rows_with(table, "n", "4097") == [4097]
+    assert rows_with(table, "x", "1") == []
 
 
 def test_a_shard_has_the_bytes_of_its_passages_written_one_by_one(tmp_path):

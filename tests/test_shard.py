@@ -197,6 +197,19 @@ def test_a_small_language_is_found_whole_where_a_search_without_filter_visits_fe
     assert sorted(n for n, _ in found) == swahili
 
 
+def test_a_language_keeps_its_answer_however_many_filters_are_asked_for_besides(indices, monkeypatch):
+    """What was asked for last is kept, and FAISS points into it: nothing of a language may go while a part stays."""
+    monkeypatch.setattr(query_module, "EXACT_BELOW", 100)
+    shards = indices["IVF32,SQ8", 1, "language"]
+    german = [ShardQuery(10, ("de",))]
+    wanted = search(shards, VECTORS[:1], german)
+    for year in range(200):
+        search(shards, VECTORS[:1], [ShardQuery(10, ("de",), equal(year=year))])
+        # What was let go is written over.
+        others = [np.zeros(-(-COUNT // 8), np.uint8) for _ in range(50)]
+        assert search(shards, VECTORS[:1], german) == wanted, (year, len(others))
+
+
 def test_a_tie_wider_than_the_margin_is_cut_by_id():
     """100 equal vectors: BLAS may return any 20 of them; the answer is the first four."""
     vectors = np.tile(unit(np.ones((1, D))), (100, 1))

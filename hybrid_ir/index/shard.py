@@ -172,9 +172,13 @@ class Shard:
 
     def _parameters(self, nprobe: int, languages: tuple[str, ...] | None) -> Any:
         def make() -> Any:
-            parameters = faiss.SearchParametersIVF()
+            parameters: Any = faiss.SearchParametersIVF()
             parameters.nprobe = nprobe
-            parameters.sel = None if languages is None else self._selector(languages)
+            if languages is not None:
+                selector, bits = self._selector(languages)
+                parameters.sel = selector
+                # FAISS only points to the selector, and the selector to its bits: they live as long as what points.
+                parameters.kept = selector, bits
             return parameters
 
         return self._masks.get((nprobe, languages), make)
@@ -213,16 +217,15 @@ class Shard:
 
         return self._masks.get((languages, where), make)
 
-    def _selector(self, languages: tuple[str, ...]) -> Any:
+    def _selector(self, languages: tuple[str, ...]) -> tuple[Any, np.ndarray]:
         def make() -> tuple[Any, np.ndarray]:
             mask = np.zeros(-(-self.rows // 8) * 8, dtype=bool)
             for start, end in self._ranges(languages):
                 mask[start:end] = True
             bits = np.packbits(mask, bitorder="little")
-            # The selector points into `bits`, which must live as long.
             return faiss.IDSelectorBitmap(self.rows, faiss.swig_ptr(bits)), bits
 
-        return self._masks.get(languages, make)[0]
+        return self._masks.get(languages, make)
 
 
 def open_shard(
