@@ -185,7 +185,6 @@ def picture(files: list[Path], path: Path) -> None:
         for axes, file in zip(figure.subplots(1, len(files), squeeze=False)[0], files, strict=True):
             made = json.loads(file.read_text(encoding="utf-8"))
             title = f"{made['passages']:,} vectors of {made['dimension']} dimensions"
-            calm(axes, title, f"share of the right {K} that is not found", "microseconds a query, batches of 32")
             for result in made["codecs"]:
                 line = front(result["searches"])
                 name = result["codec"].partition(",")[2]
@@ -197,6 +196,7 @@ def picture(files: list[Path], path: Path) -> None:
                 (drawn,) = axes.plot(missing, times, dashes, color=colour, linewidth=1, label=label)
                 axes.scatter(missing, times, s=result["bytes_a_vector"] / 3, color=colour, alpha=0.55, linewidths=0)
                 handles.setdefault(name, drawn)
+            calm(axes, title, f"share of the right {K} that is not found", "microseconds a query, batches of 32")
             axes.invert_xaxis()
         lines = list(handles.values())
         names = [line.get_label() for line in lines]

@@ -67,17 +67,17 @@ def picture(made: dict[str, Any], path: Path) -> None:
     with drawing():
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         left, middle, right = figure.subplots(1, 3)
-        calm(left, "building", "passages", "seconds")
-        calm(middle, "searching", "passages", "microseconds a query, batches of 32")
-        for axes in (left, middle):
-            axes.tick_params(axis="x", rotation=30)
-        calm(right, f"{made['of']:,} passages cut into shards", "shards", "times what one shard takes")
         grown = curves(made["passages"], "passages")
         for axes, parts in ((left, PARTS[:2]), (middle, PARTS[2:])):
             for part in parts:
                 _line(axes, part, *grown[part])
         for part, (x, y) in curves(made["shards"], "shards").items():
             _line(right, part, x, [each / y[0] for each in y])
+        calm(left, "building", "passages", "seconds")
+        calm(middle, "searching", "passages", "microseconds a query, batches of 32")
+        for axes in (left, middle):
+            axes.tick_params(axis="x", rotation=30)
+        calm(right, f"{made['of']:,} passages cut into shards", "shards", "times what one shard takes")
         right.set_xticks([row["shards"] for row in made["shards"]], [str(row["shards"]) for row in made["shards"]])
         right.minorticks_off()
         for axes in (left, middle, right):

@@ -15,13 +15,17 @@ COLOURS = ("#0b5cad", "#c2570c", "#1c7c54", "#8c3fa8", "#9a7400", "#5c6670")
 
 
 def calm(axes: Any, title: str, x: str, y: str) -> None:
-    """Both axes in powers, with plain numbers at 1, 2 and 5 of each; light guides, no frame."""
+    """Both axes in powers, with plain numbers at 1, 2 and 5 of each, or at 1 alone of many; light guides, no frame.
+
+    It is called when what is drawn is there.
+    """
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = sorted(axis.get_view_interval())
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
         axis.set_minor_formatter(NullFormatter())
     quiet(axes)
