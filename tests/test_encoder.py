@@ -447,6 +447,7 @@ def test_a_name_that_is_not_a_model_is_refused(name: str, monkeypatch: pytest.Mo
     with pytest.raises(InputError, match="is not a model") as caught:
         load_encoder(name)
     assert repr(name) in str(caught.value)
+    assert ("there is no such folder" in str(caught.value)) == name.startswith(("/", "."))
 
 
 @pytest.mark.parametrize(("maker", "module"), [("xlm_roberta", "."), ("labse", "2_Dense")])

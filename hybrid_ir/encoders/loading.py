@@ -62,6 +62,8 @@ def load_encoder(
         name, _, revision = name.partition("@")
     if Path(name).exists() and not any((Path(name) / f).is_file() for f in ("modules.json", "config.json")):
         raise InputError(f"{name!r} is not a model: it has neither modules.json nor config.json")
+    if not Path(name).exists() and name.startswith(("/", "./", "../", "~")):  # no name on the hub begins so
+        raise InputError(f"{name!r} is not a model: there is no such folder")
     if pickled := _pickled(Path(name)):
         raise InputError(
             f"{pickled} is a pickle, which may run anything when it is read, and no safetensors file is beside it; "
