@@ -14,6 +14,10 @@ from transformers import (
     ModernBertConfig,
     ModernBertModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2Model,
+    Qwen3Config,
+    Qwen3Model,
     XLMRobertaConfig,
     XLMRobertaModel,
 )
@@ -178,4 +182,82 @@ def make_modernbert(folder: Path, hidden: int = 32) -> Path:
             rope_parameters={kind: {"rope_type": "default", "rope_theta": x} for kind, x in angles.items()},
         )
     ).save_pretrained(folder)
+    return folder
+
+
+def make_decoder(folder: Path, kind: str = "qwen3", hidden: int = 32, layers: int = 2) -> Path:
+    """A plain folder of Qwen's architecture, whose tokenizer pads on the left and ends each text with a token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS * 4, trainer)
+    tokenizer.post_processor = processors.Sequence([
+        processors.ByteLevel(trim_offsets=False),
+        processors.TemplateProcessing(
+            single="$A <|endoftext|>", pair="$A <|endoftext|> $B <|endoftext|>", special_tokens=[("<|endoftext|>", 0)]
+        ),
+    ])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left", model_max_length=4096,
+    ).save_pretrained(folder)  # fmt: skip
+    torch.manual_seed(5)
+    config, model = {"qwen2": (Qwen2Config, Qwen2Model), "qwen3": (Qwen3Config, Qwen3Model)}[kind]
+    model(
+        config(
+            vocab_size=tokenizer.get_vocab_size() + 5,  # rows of no piece, as Qwen's has
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=hidden // 4,
+            intermediate_size=2 * hidden,
+            max_position_embeddings=256,
+            bos_token_id=0,
+            eos_token_id=0,
+            initializer_range=0.3,  # 0.02 leaves so small a model near to linear in its last token
+            rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+        )
+    ).save_pretrained(folder)
+    return folder
+
+
+def make_qwen_embedding(folder: Path, kind: str = "qwen3", layers: int = 2) -> Path:
+    """Qwen3-Embedding's own files: a decoder, pooling of the last token, normalising, a prompt for queries alone."""
+    hidden = 32
+    make_decoder(folder, kind, hidden, layers)
+    kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds)
+    ]
+    prompt = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+    files = {
+        "modules.json": modules,
+        "config_sentence_transformers.json": {
+            "prompts": {"query": prompt, "document": ""},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": hidden,
+            "pooling_mode_cls_token": False,
+            "pooling_mode_mean_tokens": False,
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+            "pooling_mode_weightedmean_tokens": False,
+            "pooling_mode_lasttoken": True,
+            "include_prompt": True,
+        },
+    }
+    (folder / "2_Normalize").mkdir()
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
     return folder

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from checkpoints import make_bert, make_xlm_roberta
+from checkpoints import TEXTS, make_bert, make_modernbert, make_qwen_embedding, make_xlm_roberta
 from transformers import BertConfig, BertModel
 
-from hybrid_ir.encoders import keep_layers, load_encoder
+from hybrid_ir.encoders import encode, keep_layers, load_encoder, save_encoder
 from hybrid_ir.types import InputError
 
 
@@ -33,6 +34,19 @@ def test_layers_that_stay_are_evenly_spaced_with_the_first_and_the_last(tmp_path
     loaded = load_encoder(str(tmp_path / "less"))[0].model
     assert [layer.output.dense.bias[0].item() for layer in loaded.encoder.layer] == list(stay)
     assert loaded.config.num_hidden_layers == keep
+
+
+@pytest.mark.parametrize("make", [make_modernbert, make_qwen_embedding])
+def test_layers_of_several_kinds_keep_their_kind_in_the_folder(tmp_path: Path, make):
+    """ModernBERT's attend to the whole text and near by in turn; both it and Qwen say of each layer which it is."""
+    model = load_encoder(str(make(tmp_path / "whole")), max_tokens=60)
+    kinds = model[0].config.layer_types
+    keep_layers(model, 1 + len(kinds) // 2)
+    kept = [0, 2, 3] if len(kinds) == 4 else [0, 1]
+    save_encoder(model, tmp_path / "less")
+    loaded = load_encoder(str(tmp_path / "less"))
+    assert loaded[0].config.layer_types == [kinds[n] for n in kept]
+    np.testing.assert_array_equal(*(encode(each, TEXTS, role="query", precision="fp32") for each in (model, loaded)))
 
 
 def test_more_layers_than_there_are_is_refused(tmp_path: Path):

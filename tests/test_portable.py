@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import TEXTS, make_bert, make_labse, make_modernbert, make_preset, make_xlm_roberta
+from checkpoints import (
+    TEXTS,
+    make_bert,
+    make_labse,
+    make_modernbert,
+    make_preset,
+    make_qwen_embedding,
+    make_xlm_roberta,
+)
 from other_servers import text_embeddings_inference, vllm
 from pydantic import ValidationError
 from sentence_transformers import SentenceTransformer
@@ -30,6 +38,7 @@ MAKERS = {
     "max": (make_bert, "max"),
     "labse": (make_labse, "cls"),
     "modernbert": (make_modernbert, "mean"),
+    "qwen": (make_qwen_embedding, "mean"),
 }
 
 
@@ -79,6 +88,7 @@ def test_a_folder_of_the_library_alone_has_the_same_space(models, tmp_path):
         ("bert", "cls", ()),
         ("labse", "cls", ("2_Dense",)),
         ("modernbert", "mean", ()),
+        ("qwen", "last", ()),
     ],
 )
 def test_other_servers_pool_normalise_and_cut_as_we_do(saved, name, pooling, dense):

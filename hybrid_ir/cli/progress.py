@@ -89,7 +89,8 @@ class TrainingProgress:
             clipped = f" (of {asked} that were asked for: it has positions for no more)" if asked > tokens else ""
             self._console.print(
                 f"encoder {encoder['name']}: queries behind {encoder['query_prefix']!r}, passages behind "
-                f"{encoder['passage_prefix']!r}, texts up to {tokens} tokens{clipped}"
+                f"{encoder['passage_prefix']!r}, texts up to {tokens} tokens{clipped}, "
+                f"pooling by {encoder['pooling']}"
             )
             if before := encoder["vocabulary_before"]:
                 self._console.print(f"its vocabulary is cut to {encoder['vocabulary']:,} of {before:,} pieces")

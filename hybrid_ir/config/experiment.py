@@ -37,8 +37,9 @@ class EncoderSection(Section):
     name: str = setting("tiny", on_resume="keep")
     """A preset made from scratch (tiny, mini), a folder, multilingual-e5-small (from the package index), or a Hugging
     Face name (FacebookAI/xlm-roberta-base), which may name its revision: OWNER/NAME@COMMIT."""
-    pooling: Literal["mean", "cls", "max"] = setting("mean", on_resume="keep")
-    """Pooling of a model that brings none of its own; one that does (LaBSE, E5) keeps it."""
+    pooling: Literal["mean", "cls", "max", "lasttoken"] = setting("mean", on_resume="keep")
+    """Pooling of a model that brings none of its own; one that does (LaBSE, E5, Qwen3-Embedding) keeps it. A decoder
+    wants lasttoken: only its last token has seen the whole text."""
     query_prefix: str | None = setting(None, on_resume="keep")
     """Put before each query; "" = nothing; null = what the model itself asks for, and "Query: " for one that says
     nothing of prefixes."""

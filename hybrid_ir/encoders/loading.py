@@ -38,7 +38,7 @@ _IN_THE_CARD = {
 def load_encoder(
     name: str,
     *,
-    pooling: Literal["mean", "cls", "max"] = "mean",
+    pooling: Literal["mean", "cls", "max", "lasttoken"] = "mean",
     query_prefix: str | None = None,
     passage_prefix: str | None = None,
     without_prefixes: Mapping[str, str] | None = None,

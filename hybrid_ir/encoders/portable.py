@@ -8,7 +8,7 @@ modules.json                sentence_transformers.models.Pooling, and not the mo
 1_Pooling/config.json       word_embedding_dimension, and the pooling_mode_* booleans beside pooling_mode
 2_Dense/config.json         the four keys that every version has
 sentence_bert_config.json   max_seq_length and do_lower_case
-config.json                 the angles of rotary positions under transformers 4's names too
+config.json                 the angles of rotary positions under transformers 4's names too, and no pad_token_id of null
 tokenizer_config.json       PreTrainedTokenizerFast, and not transformers 5's TokenizersBackend
 
 Old versions refuse a key that they do not know. So a new key is written only where its value is not the default: the
@@ -68,6 +68,9 @@ def save_encoder(model: SentenceTransformer, folder: str | Path) -> None:
             _write(place / "config.json", _dense_config(module))
     _write(folder / "modules.json", modules)
     config = _with_old_rotation(_read(folder / "config.json"))
+    # A decoder's own default, which text-embeddings-inference takes for no number, and refuses.
+    if config.get("pad_token_id", 0) is None and getattr(type(model[0].config), "pad_token_id", 0) is None:
+        del config["pad_token_id"]
     _write(folder / "config.json", dict(sorted(config.items())))
     rename_tokenizer(model.tokenizer, folder)
 

@@ -60,7 +60,10 @@ class Tokens:
         return np.diff(self.offsets)
 
     def padded(self, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """(texts, longest) int64: ids with `pad_id` behind shorter texts, and a mask that is 1 where a token is."""
+        """(texts, longest) int64: ids with `pad_id` behind shorter texts, and a mask that is 1 where a token is.
+
+        Also for decoders, whose tokenizers pad before them. No token of a decoder sees what is behind it, so that a
+        text's positions and its vector are the same in any company."""
         lengths = self.lengths
         mask = np.arange(lengths.max()) < lengths[:, None]
         ids = np.full(mask.shape, pad_id, dtype=np.int64)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store
@@ -97,12 +98,21 @@ def describe_encoder(experiment: Experiment, model: SentenceTransformer) -> dict
         "revision": getattr(transformer.config, "_commit_hash", None),
         "query_prefix": reader.prefixes["query"],
         "passage_prefix": reader.prefixes["document"],
+        "pooling": _pooling_of(model),
         "max_tokens": reader.max_tokens,
         "max_tokens_asked": section.max_tokens,
         "dropout": dropout,
         "vocabulary": len(model.tokenizer),
         "vocabulary_before": getattr(transformer.config, "vocabulary_before", None),
     }
+
+
+def _pooling_of(model: SentenceTransformer) -> str:
+    """What makes a text's vector of its tokens': mean, cls, max, lasttoken, or several of these."""
+    pooling = next((module for module in model if isinstance(module, Pooling)), None)
+    if pooling is None:
+        return "its own"
+    return pooling.pooling_mode if isinstance(pooling.pooling_mode, str) else " and ".join(pooling.pooling_mode)
 
 
 def _sample_texts(store: Store, limit: int) -> Iterator[str]:

@@ -34,3 +34,5 @@ def keep_layers(model: SentenceTransformer, layers: int) -> None:
     (parent, name), kept = lists[0], np.linspace(0, there - 1, layers).round().astype(int)
     setattr(parent, name, nn.ModuleList(getattr(parent, name)[n] for n in kept))
     config.num_hidden_layers = layers
+    if types := getattr(config, "layer_types", None):  # which layers attend near by and which to the whole text
+        config.layer_types = [types[n] for n in kept]
