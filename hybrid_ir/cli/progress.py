@@ -94,6 +94,8 @@ class TrainingProgress:
             )
             if before := encoder["vocabulary_before"]:
                 self._console.print(f"its vocabulary is cut to {encoder['vocabulary']:,} of {before:,} pieces")
+            if lora := encoder["lora"]:
+                self._console.print(f"LoRA trains {lora['trained']:,} values beside the encoder's {lora['of']:,}")
         elif "loss" in row:
             batches = sum(row["kinds"].values())
             mix = " ".join(f"{kind} {n / batches:.0%}" for kind, n in row["kinds"].items())

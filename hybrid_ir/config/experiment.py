@@ -33,6 +33,24 @@ class Prepare(Section):
         return self
 
 
+class Lora(Section):
+    rank: int | None = setting(None, on_resume="keep", ge=1)
+    """Train a change of this rank of each weight (LoRA, arXiv 2106.09685), and no weight itself: 16 is usual, at some
+    ten times the learning rate. Needs the extra `lora`. Null = train all weights."""
+    alpha: float = setting(32.0, on_resume="keep", gt=0)
+    """The change is multiplied by alpha / rank."""
+    dropout: float = setting(0.0, on_resume="keep", ge=0, lt=1)
+    """Share of values dropped before the change; 0 = none. With it texts are padded on a CPU too, which is slower."""
+    targets: tuple[str, ...] | None = setting(None, on_resume="keep")
+    """Linear layers that are changed, by their names or what these end in ([query, value]); null = all of them."""
+
+    @model_validator(mode="after")
+    def _some_targets(self) -> Lora:
+        if self.targets == ():
+            raise ValueError("targets is empty: name at least one layer, or set it to null for all of them")
+        return self
+
+
 class EncoderSection(Section):
     name: str = setting("tiny", on_resume="keep")
     """A preset made from scratch (tiny, mini), a folder, multilingual-e5-small (from the package index), or a Hugging
@@ -57,6 +75,8 @@ class EncoderSection(Section):
     trim_vocabulary: bool = setting(False, on_resume="keep")
     """Keep of a pretrained encoder's vocabulary what the store's texts use, and all single characters: the same vectors
     for such texts, from a smaller encoder; false = keep all of it."""
+    lora: Lora = Lora()
+    """Train a low-rank change of the encoder in place of its weights."""
 
 
 class Loss(Section):

@@ -7,6 +7,12 @@ from .derived.language_means import (
     learn_correction as learn_correction,
 )
 from .derived.layers import keep_layers as keep_layers
+from .derived.lora import (
+    ADAPTER as ADAPTER,
+    add_lora as add_lora,
+    check_peft as check_peft,
+    load_adapter as load_adapter,
+)
 from .derived.vocabulary import Trimmed as Trimmed, trim_vocabulary as trim_vocabulary
 from .embedding import (
     Embedder as Embedder,

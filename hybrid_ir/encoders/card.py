@@ -52,6 +52,8 @@ def model_card(
             f"\nThe vocabulary is cut from {before:,} to {encoder['vocabulary']:,} pieces: those that the store's "
             "texts use,\nand all single characters. A word of other pieces is read as more and smaller ones.\n"
         )
+    rank, alpha = settings["encoder"]["lora"]["rank"], settings["encoder"]["lora"]["alpha"]
+    lora = f" Trained by LoRA of rank {rank} and alpha {alpha:g}; `adapter/` has that alone, for PEFT." if rank else ""
     revision = f" (revision {encoder['revision']})" if encoder["revision"] else ""
     return f"""---
 {yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}
@@ -94,7 +96,7 @@ Every language pair's share is in the run's `ledger.json`.
 learning rate \
 {train["learning_rate"]:g}, {train["warmup_steps"]} warm-up steps, weight decay {train["weight_decay"]:g}, \
 InfoNCE at temperature {loss["temperature"]:g} with {loss["negatives"]} negatives, seed {settings["seed"]}, \
-texts cut to {encoder["max_tokens"]} tokens.
+texts cut to {encoder["max_tokens"]} tokens.{lora}
 
 ## Measures on the store's validation split
 

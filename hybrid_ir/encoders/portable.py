@@ -27,6 +27,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
+from hybrid_ir.encoders.derived.lora import ADAPTER, has_lora, merged, save_adapter
 from hybrid_ir.storage import replace_folder, written
 from hybrid_ir.types import InputError
 
@@ -49,8 +50,20 @@ _TRANSFORMER_DEFAULTS = {
 
 
 def save_encoder(model: SentenceTransformer, folder: str | Path) -> None:
-    """Write the model to `folder`, which need not exist. It holds no card: whoever has the measures writes one."""
+    """Write the model to `folder`, which need not exist. It holds no card: whoever has the measures writes one.
+
+    A model with LoRA's adapter is written with that folded in, and beside it the adapter, in `adapter/`.
+    """
     folder = Path(folder)
+    if has_lora(model):
+        with merged(model):
+            _save(model, folder)
+        save_adapter(model, folder / ADAPTER)
+    else:
+        _save(model, folder)
+
+
+def _save(model: SentenceTransformer, folder: Path) -> None:
     if (backend := getattr(model.tokenizer, "backend_tokenizer", None)) is not None:
         # Left by the last call that padded or cut; a reader of tokenizer.json alone would go on padding and cutting.
         backend.no_padding()

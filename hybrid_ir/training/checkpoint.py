@@ -1,6 +1,6 @@
 """Checkpoints to resume from. In: such a folder, or an encoder to start from. Out: a State, and the folder again.
 
-encoder/                the weights, a sentence-transformers folder
+encoder/                the weights, a sentence-transformers folder; under LoRA, what its `adapter/` makes of the base
 best/                   the encoder of the best inline validation, once there was one
 optimizer.safetensors   AdamW's state: number of the parameter and name of the value, as in 0.exp_avg
 progress.json           Progress
@@ -26,14 +26,19 @@ from sentence_transformers import SentenceTransformer
 from hybrid_ir.batches import Batch
 from hybrid_ir.config import Experiment
 from hybrid_ir.encoders import (
+    ADAPTER,
     PAPER_PREFIXES,
     Embedder,
+    add_lora,
     declare_dimensions,
     freeze_unused,
+    load_adapter,
     load_encoder,
     save_encoder,
+    space_of,
 )
 from hybrid_ir.training.step import make_optimizer
+from hybrid_ir.types import InputError
 
 
 @dataclass
@@ -64,6 +69,8 @@ class Progress:
     """Seconds that steps waited for input; the first batch of each start is counted apart, in `startup_s`."""
     startup_s: float = 0.0
     peak_memory_mb: float = 0.0
+    base: str = ""
+    """Space id of the encoder that LoRA's adapter is of; empty = all weights are trained."""
     precision: str = ""
     """bf16 or fp32: what `auto` meant where it was trained, which the driver's machine cannot tell."""
 
@@ -112,7 +119,11 @@ class State:
 def load_state(experiment: Experiment, model: str, checkpoint: Path | None, best: Path, device: torch.device) -> State:
     """The state of a checkpoint, or without one of the encoder named `model`. The best encoder goes into `best`."""
     settings = experiment.train
-    loaded = load_model(experiment, str(checkpoint / "encoder") if checkpoint else model, device)
+    base = ""
+    if experiment.encoder.lora.rank is None:
+        loaded = load_model(experiment, str(checkpoint / "encoder") if checkpoint else model, device)
+    else:
+        loaded, base = _with_adapter(experiment, model, checkpoint, device)
     embedder = Embedder(
         loaded,
         precision=settings.precision,
@@ -123,11 +134,42 @@ def load_state(experiment: Experiment, model: str, checkpoint: Path | None, best
     freeze_unused(embedder)
     optimizer = make_optimizer(embedder, settings.learning_rate, settings.weight_decay)
     if checkpoint is None:
-        return State(loaded, embedder, optimizer, Progress(precision=embedder.precision), best)
+        return State(loaded, embedder, optimizer, Progress(base=base, precision=embedder.precision), best)
     _load_optimizer(optimizer, checkpoint / "optimizer.safetensors", device)
     if (checkpoint / "best").is_dir():
         shutil.copytree(checkpoint / "best", best, dirs_exist_ok=True)
     return State(loaded, embedder, optimizer, read_progress(checkpoint), best)
+
+
+def _with_adapter(
+    experiment: Experiment, name: str, checkpoint: Path | None, device: torch.device
+) -> tuple[SentenceTransformer, str]:
+    """The encoder that the training began with, with its adapter as it is now; and that encoder's space id.
+
+    What a checkpoint's encoder has folded in cannot be taken out again to the bit, so the base is loaded as it was.
+    Raises InputError where it is another one now.
+    """
+    model = load_model(experiment, name, device)
+    base = space_of(model)["id"]
+    if checkpoint is not None and (then := read_progress(checkpoint).base) != base:
+        raise InputError(
+            f"{name} is another encoder now (space {base}) than the one whose adapter this run trains (space "
+            f"{then}); put that one back, or choose another out=FOLDER"
+        )
+    apply_lora(experiment, model, name)
+    if checkpoint is not None:
+        load_adapter(model, checkpoint / "encoder" / ADAPTER)
+    return model, base
+
+
+def apply_lora(experiment: Experiment, model: SentenceTransformer, name: str) -> list[str]:
+    """Give the model, loaded from `name`, the adapter that `encoder.lora` asks for; the layers that it is in."""
+    lora = experiment.encoder.lora
+    assert lora.rank is not None
+    torch.manual_seed(experiment.seed)
+    return add_lora(
+        model, base=name, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets
+    )
 
 
 def load_model(experiment: Experiment, name: str, device: torch.device) -> SentenceTransformer:

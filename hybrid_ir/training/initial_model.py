@@ -26,7 +26,7 @@ from hybrid_ir.encoders import (
     trim_vocabulary,
 )
 from hybrid_ir.storage import absolute, is_uri
-from hybrid_ir.training.checkpoint import load_model
+from hybrid_ir.training.checkpoint import apply_lora, load_model
 from hybrid_ir.types import InputError
 
 TOKENIZER_TEXTS = 200_000
@@ -77,8 +77,14 @@ def initial_model(experiment: Experiment, store: Store, run: Path, put_back: Cal
 def describe_encoder(experiment: Experiment, model: SentenceTransformer) -> dict[str, Any]:
     """What was chosen where a setting of `encoder` is null, for the manifest, the card and the console.
 
-    Raises InputError for an encoder that the training cannot use.
+    Where `encoder.lora` asks for one, the model gets its adapter. Raises InputError for an encoder that the training
+    cannot use.
     """
+    lora = None
+    if experiment.encoder.lora.rank is not None:
+        whole = sum(p.numel() for p in model.parameters())
+        lora = {"targets": apply_lora(experiment, model, experiment.encoder.name), "of": whole}
+        lora["trained"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     section, reader, dropout = experiment.encoder, TextReader.of(model), dropout_of(model)
     if experiment.batch.positives == "same_text" and not dropout:
         raise InputError(
@@ -104,6 +110,7 @@ def describe_encoder(experiment: Experiment, model: SentenceTransformer) -> dict
         "dropout": dropout,
         "vocabulary": len(model.tokenizer),
         "vocabulary_before": getattr(transformer.config, "vocabulary_before", None),
+        "lora": lora,
     }
 
 

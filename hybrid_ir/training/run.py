@@ -5,7 +5,8 @@
     RUN/log.jsonl        a row every half second or so, a row a validation
     RUN/tensorboard/     the same rows for TensorBoard; other trackers have places of their own
     RUN/ray/             Ray Train's own storage: the resumable checkpoints, until the run is complete
-    RUN/checkpoint/      the encoder that is kept, a sentence-transformers folder with a model card
+    RUN/checkpoint/      the encoder that is kept, a sentence-transformers folder with a model card; under LoRA, with
+                         `adapter/` in it
     RUN/ledger.json      asked and realised share of every kind and language pair
     RUN/metrics.json     validation measures of the kept encoder, loss, speed
 
@@ -29,7 +30,7 @@ import hybrid_ir
 from hybrid_ir.batches import Plan, lexicon_for, plan_for, uneven_epochs
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store, open_store
-from hybrid_ir.encoders import TextReader
+from hybrid_ir.encoders import TextReader, check_peft
 from hybrid_ir.storage import fetch, write_json, written_in_steps
 from hybrid_ir.training.checkpoint import load_model
 from hybrid_ir.training.initial_model import describe_encoder, initial_model
@@ -54,6 +55,8 @@ def train(experiment: Experiment, resources: dict[str, float], report: Report = 
     plan = plan_for(store, experiment)
     lexicon_for(experiment, store, plan)
     check_trackers(experiment.train.trackers)
+    if experiment.encoder.lora.rank is not None:
+        check_peft()
     check_resources(experiment, resources)
     check_validation(experiment, store)
     with answering(experiment.out):

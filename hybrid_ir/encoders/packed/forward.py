@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybrid_ir.encoders.packed.adapted import is_linear
 from hybrid_ir.encoders.packed.attention import attention_of, has_flash
 from hybrid_ir.encoders.packed.dropout import Dropout
 from hybrid_ir.encoders.packed.layer import Layer, pass_through
@@ -21,8 +22,8 @@ _FAMILY = ("BertModel", "RobertaModel", "XLMRobertaModel")
 
 
 def can_pack(transformer: Any, dtype: torch.dtype | None) -> bool:
-    """Whether `token_vectors` knows this Hugging Face model's layers, untouched by hooks or adapters, and has attention
-    for the device that it is on, with weights in `dtype` (None = their own)."""
+    """Whether `token_vectors` knows this Hugging Face model's layers, untouched by hooks and by adapters but LoRA's, and
+    has attention for the device that it is on, with weights in `dtype` (None = their own)."""
     if type(transformer).__name__ not in _FAMILY or transformer._compiled_call_impl is not None:
         return False
     if transformer.config.is_decoder or getattr(transformer.config, "add_cross_attention", False):
@@ -38,9 +39,11 @@ def can_pack(transformer: Any, dtype: torch.dtype | None) -> bool:
         linear += [attention.query, attention.key, attention.value]
         linear += [layer.attention.output.dense, layer.intermediate.dense, layer.output.dense]
         norms += [layer.attention.output.LayerNorm, layer.output.LayerNorm]
-    for modules, plain in ((tables, nn.Embedding), (linear, nn.Linear), (norms, nn.LayerNorm)):
+    for modules, plain in ((tables, nn.Embedding), (norms, nn.LayerNorm)):
         if any(type(module) is not plain for module in modules):
             return False
+    if not all(map(is_linear, linear)):
+        return False
     return not any(module._forward_hooks or module._forward_pre_hooks for module in transformer.modules())
 
 

@@ -121,7 +121,7 @@ class _Differentiable(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, layer: Layer, attention: Attention, drop: Dropout, recompute: bool, *parameters: Tensor
     ) -> Tensor:
-        ctx.given = layer, attention, drop, parameters[0].dtype
+        ctx.given = layer, attention, drop, parameters[-1].dtype
         ctx.before = (x, drop.stand()) if recompute else None
         y, ctx.passed = _forward(x, layer, attention, drop, differentiable=not recompute)
         return y
@@ -139,16 +139,16 @@ class _Differentiable(torch.autograd.Function):
 
         grad, of_second = _norm_back(grad, passed.second, layer.norms[1])
         low = _dropped_back(grad, passed.second, chances[2], outer)
-        of_outer = _product_back(low, passed.activated.detach(), outer, kept_in)
+        of_outer = outer.gradients(low, passed.activated.detach(), kept_in)
         (low,) = torch.autograd.grad(passed.activated, passed.inner, low @ outer.matrix)
-        of_inner = _product_back(low, passed.normed, inner, kept_in)
+        of_inner = inner.gradients(low, passed.normed, kept_in)
         grad.add_(low @ inner.matrix)
 
         grad, of_first = _norm_back(grad, passed.first, layer.norms[0])
         low = _dropped_back(grad, passed.first, chances[1], mixing)
-        of_mixing = _product_back(low, passed.mixed, mixing, kept_in)
+        of_mixing = mixing.gradients(low, passed.mixed, kept_in)
         low = attention.back(low @ mixing.matrix, chances[0], passed.attended)
-        of_qkv = _product_back(low, passed.x, qkv, kept_in)
+        of_qkv = qkv.gradients(low, passed.x, kept_in)
         grad.add_(low @ qkv.matrix)
         return (grad, None, None, None, None, *of_qkv, *of_mixing, *of_inner, *of_outer, *of_first, *of_second)
 
@@ -167,10 +167,3 @@ def _dropped_back(grad: Tensor, normed: _Normed, p: float, product: Joined) -> T
         return grad.to(product.matrix.dtype)
     low = torch.empty_like(grad, dtype=product.matrix.dtype)
     return torch.mul(grad, scale_of(p), out=low).mul_(normed.not_dropped)
-
-
-def _product_back(grad: Tensor, x: Tensor, product: Joined, kept_in: torch.dtype) -> tuple[Tensor, ...]:
-    """The gradients at a product's parameters, in their precision: matrices first, then biases."""
-    of_matrix = (grad.T @ x).to(kept_in)
-    of_bias = (grad.new_ones(1, len(grad)) @ grad)[0].to(kept_in)
-    return *of_matrix.split(product.sizes), *of_bias.split(product.sizes)

@@ -7,50 +7,59 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybrid_ir.encoders.packed.adapted import adapter_of, weight_of
+
 _LEAST = 1e-12  # of a scale: a row of zeros has none
 
 
-class _Linear(torch.autograd.Function):
-    """x W^T + b for matrices of parameters one above another, in the precision of `matrix`. Gradients are in that of
-    the parameters, so that several micro-batches add up in it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: Tensor, bias: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(x, matrix)
-        ctx.sizes = [len(p) for p in parameters[: len(parameters) // 2]]
-        ctx.kept_in = parameters[0].dtype
-        return F.linear(x, matrix, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, matrix = ctx.saved_tensors
-        of_matrix = (grad.T @ x).to(ctx.kept_in).split(ctx.sizes)
-        of_bias = grad.sum(0, dtype=ctx.kept_in).split(ctx.sizes)
-        return grad @ matrix, None, None, *of_matrix, *of_bias
-
-
 class Joined:
-    """Linear layers that read the same input, as one, with their weights in the precision they are used in."""
+    """Linear layers that read the same input, as one, with their weights in the precision they are used in.
 
-    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype | None) -> None:
-        self.parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]
-        self.sizes = [len(layer.weight) for layer in layers]
+    Where layers carry adapters, these are folded into the weights, and are what is trained: their gradients are made of
+    products of low rank, and the weights' own, a third of a step, are not computed.
+    """
+
+    def __init__(self, layers: Sequence[Any], dtype: torch.dtype | None) -> None:
+        sizes = [len(layer.weight) for layer in layers]
+        ends = np.cumsum([0, *sizes]).tolist()
+        own = [layer.weight for layer in layers] + [layer.bias for layer in layers]
         with torch.no_grad():
-            matrix, bias = _stacked([x.weight for x in layers]), _stacked([x.bias for x in layers])
+            matrix, bias = _stacked([weight_of(x) for x in layers]), _stacked([x.bias for x in layers])
             self.matrix, self.bias = matrix.to(dtype or matrix.dtype), bias.to(dtype or bias.dtype)
         self.reads = self.matrix.dtype
+        adapted = [(adapter_of(x), slice(*part)) for x, part in zip(layers, pairwise(ends), strict=True)]
+        self._adapters = [(adapter, part) for adapter, part in adapted if adapter is not None]
+        self._sizes = sizes if any(p.requires_grad for p in own) else []
+        """Rows of each layer's own weights; empty = these stand still."""
+        trained = [p for adapter, _ in self._adapters for p in (adapter.a, adapter.b)]
+        self.parameters: list[nn.Parameter] = (own if self._sizes else []) + trained
+        """What has a gradient, in the order of `gradients`."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = x.to(self.matrix.dtype)
-        if torch.is_grad_enabled():
-            return _Linear.apply(x, self.matrix, self.bias, *self.parameters)
-        return F.linear(x, self.matrix, self.bias)
+        """x W^T + b, without a graph: `gradients` is the way back."""
+        return F.linear(x.to(self.matrix.dtype), self.matrix, self.bias)
+
+    def gradients(self, grad: Tensor, x: Tensor, kept_in: torch.dtype) -> list[Tensor]:
+        """Those at `parameters`, in `kept_in`, so that micro-batches add up in it. `grad` is that at the product."""
+        found: list[Tensor] = []
+        if self._sizes:
+            of_matrix = (grad.T @ x).to(kept_in)
+            of_bias = (grad.new_ones(1, len(grad)) @ grad)[0].to(kept_in)
+            found += [*of_matrix.split(self._sizes), *of_bias.split(self._sizes)]
+        for adapter, part in self._adapters:
+            own = grad[:, part]
+            a, b = adapter.a.detach().to(grad.dtype), adapter.b.detach().to(grad.dtype)
+            found.append(((own @ b).T @ x).to(kept_in).mul_(adapter.scale))
+            found.append((own.T @ (x @ a.T)).to(kept_in).mul_(adapter.scale))
+        return found
 
 
 def _stacked(parameters: Sequence[Tensor]) -> Tensor:
@@ -68,9 +77,9 @@ class Joined8:
 
     reads = torch.float32
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+    def __init__(self, layers: Sequence[Any]) -> None:
         with torch.no_grad():
-            matrix = _stacked([x.weight for x in layers]).float()
+            matrix = _stacked([weight_of(x) for x in layers]).float()
             self._bias = _stacked([x.bias for x in layers]).float()
             self._scale = matrix.abs().amax(1).div_(127).clamp_(min=_LEAST)
             # (inputs, outputs), one after the other: the other order takes ten times as long for a few tokens.
