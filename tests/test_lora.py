@@ -108,7 +108,7 @@ def test_by_default_all_linear_layers_within_the_transformers_layers_are_changed
 @pytest.mark.parametrize("name", list(MAKERS))
 @pytest.mark.parametrize("changed", ["recompute", "micro-batches", "cached"])
 def test_memory_is_saved_without_a_change_of_the_gradient(folders, tmp_path, name, changed):
-    make_store(tmp_path / "store", n=40)
+    make_store(tmp_path / "store", n=80)
     asked = experiment(tmp_path / "store", tmp_path / "run", f"encoder.name={folders[name]}", "encoder.dropout=0.0")
     store, found = open_store(asked.store), []
     for small in (False, True):
@@ -136,7 +136,7 @@ def test_8_bits_have_the_adapter_in_them(folders):
     model = adapted(folders["bert"])
     exact, eighth = vectors(model), encode(model, TEXTS, role="query", precision="int8")
     assert (exact * eighth).sum(axis=1).min() > 0.99
-    assert (exact * vectors(load_encoder(str(folders["bert"])))).sum(axis=1).max() < 0.97
+    assert (exact * vectors(load_encoder(str(folders["bert"])))).sum(axis=1).max() < 0.985
 
 
 # What is saved
