@@ -21,6 +21,7 @@ from .embedding import (
     freeze_unused as freeze_unused,
     resolve_precision as resolve_precision,
 )
+from .foreign_code import carried_code as carried_code, hash_of as hash_of
 from .loading import (
     PAPER_PREFIXES as PAPER_PREFIXES,
     dropout_of as dropout_of,

@@ -46,6 +46,7 @@ def model_card(
     table = "\n".join(f"| {key} | {value:.4f} |" for key, value in measures.items()) or "| none | no validation split |"
     train, loss = settings["train"], settings["loss"]
     query, passage = encoder["query_prefix"], encoder["passage_prefix"]
+    trust = ", trust_remote_code=True" if encoder.get("code") else ""
     cut = ""
     if before := encoder.get("vocabulary_before"):
         cut = (
@@ -68,7 +69,7 @@ hybrid batch training (arXiv 2408.10536): each batch is monolingual, cross-lingu
 ```python
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("PATH")
+model = SentenceTransformer("PATH"{trust})
 queries = model.encode_query(["..."])       # prefix {query!r}
 passages = model.encode_document(["..."])   # prefix {passage!r}
 scores = queries @ passages.T               # vectors are unit length

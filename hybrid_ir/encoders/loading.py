@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from sentence_transformers.util import is_sentence_transformer_model, load_file_path
 from torch import nn
 
-from hybrid_ir.encoders.foreign_code import code_of_its_own
+from hybrid_ir.encoders.foreign_code import TRUSTED, carry_code, code_of_its_own, hash_of, own_code
 from hybrid_ir.encoders.presets import PRESETS
 from hybrid_ir.encoders.restored import RESTORED, restored_encoder
 from hybrid_ir.machine import usable_cpus
@@ -51,8 +52,8 @@ def load_encoder(
 
     `pooling` serves models that bring none. Prefixes, length and dropout are the model's own where None is given;
     `without_prefixes`, by role, are those of a model that says nothing of prefixes. The length is at most what the
-    model has positions for. Code that a model brings is never run. Raises InputError when `name` is not a model that
-    can be loaded without such code.
+    model has positions for. Code that a model brings is run only where HYBRID_IR_TRUSTED_CODE has its hash. Raises
+    InputError when `name` is not a model that can be loaded without other code.
     """
     # torch takes all CPUs of the machine, and time on them may be limited: more threads than that wait for each other.
     torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
@@ -72,11 +73,16 @@ def load_encoder(
     try:
         if foreign := code_of_its_own(name, revision):
             raise InputError(f"{name!r} cannot be used: {foreign}")
+        code = own_code(name)  # trusted by its hash, or else it would have been refused
+        if code is not None:
+            said = f"running the Python code that came with {name} (SHA-256 {hash_of(code)}), as {TRUSTED} asks"
+            print(said, file=sys.stderr, flush=True)
+        trusted = code is not None
         if is_sentence_transformer_model(name, revision=revision):
-            model = SentenceTransformer(name, device=device, revision=revision, trust_remote_code=False)
+            model = SentenceTransformer(name, device=device, revision=revision, trust_remote_code=trusted)
         else:
             # Said, because transformers would ask at the terminal where nothing is said, and run the code at a "y".
-            source = {"revision": revision, "trust_remote_code": False}
+            source = {"revision": revision, "trust_remote_code": trusted}
             transformer = Transformer(name, model_kwargs=source, processor_kwargs=source, config_kwargs=source)
             modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
             model = SentenceTransformer(modules=modules, device=device)
@@ -92,6 +98,8 @@ def load_encoder(
     fault = _fault(model)
     if fault:
         raise InputError(f"{name!r} cannot be used: {fault}")
+    if code is not None:
+        carry_code(model, code)
     model.float()  # some are stored in half precision, which AdamW's small steps would not change
     if not isinstance(model[-1], Normalize):
         model.append(Normalize())

@@ -28,6 +28,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
 from hybrid_ir.encoders.derived.lora import ADAPTER, has_lora, merged, save_adapter
+from hybrid_ir.encoders.foreign_code import carried_code
 from hybrid_ir.storage import replace_folder, written
 from hybrid_ir.types import InputError
 
@@ -86,6 +87,12 @@ def _save(model: SentenceTransformer, folder: Path) -> None:
         del config["pad_token_id"]
     _write(folder / "config.json", dict(sorted(config.items())))
     rename_tokenizer(model.tokenizer, folder)
+    if code := carried_code(model):
+        for path in folder.rglob("*.py"):  # of those that are imported transformers writes copies, in one folder
+            path.unlink()
+        for path, content in code.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
 
 
 def write_encoder(model: SentenceTransformer, out: str, said: str) -> None:

@@ -1,8 +1,9 @@
 """Publishing an encoder. In: a checkpoint folder. Out: a repository of the Hugging Face Hub that holds the same files.
 
-What is sent are the encoder's own files, which `files_to_push` names, and the model card. Nothing else that lies in the
-folder is sent, and no pickle. What the repository held before and the folder does not is removed in the same commit: a
-file of other weights could be what a reader takes. The repository's history keeps it.
+What is sent are the encoder's own files, which `files_to_push` names, and the model card. Code of a model's own
+is among them, where it was trusted. Nothing else that lies in the folder is sent, and no pickle. What the repository
+held before and the folder does not is removed in the same commit: a file of other weights could be what a reader takes.
+The repository's history keeps it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from hybrid_ir.encoders.foreign_code import carried_code
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.types import InputError, one_line
 
@@ -33,9 +35,10 @@ def files_to_push(folder: str | Path) -> list[str]:
         )
     if not (folder / CARD).is_file():
         raise InputError(f"{folder} has no model card ({CARD}); a finished training writes one, or write one yourself")
-    load_encoder(str(folder))
+    code = carried_code(load_encoder(str(folder)))
     places = [folder / entry["path"] for entry in json.loads((folder / "modules.json").read_text(encoding="utf-8"))]
     found = {file for place in places for pattern in _SENT for file in place.glob(pattern) if file.is_file()}
+    found.update(folder / path for path in code)
     return sorted(str(file.relative_to(folder)) for file in {*found, folder / CARD})
 
 
@@ -72,7 +75,7 @@ def push_encoder(folder: str | Path, repository: str, *, private: bool = False, 
                 place.symlink_to((Path(folder) / name).resolve())
             card = Path(scratch) / CARD
             text = card.read_text(encoding="utf-8").replace(
-                'SentenceTransformer("PATH")', f'SentenceTransformer("{repository}")'
+                'SentenceTransformer("PATH"', f'SentenceTransformer("{repository}"'
             )
             card.unlink()
             card.write_text(text, encoding="utf-8")

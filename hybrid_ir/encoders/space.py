@@ -1,8 +1,8 @@
 """The space id: which encoder made a vector. In: an encoder, an index's record of its own. Out: the id, or a refusal.
 
 Vectors of two spaces must never be compared, and nothing else would notice. The id is a hash of everything that moves a
-vector: weights, architecture, tokenizer, pooling and the modules after it, prefixes, longest text, dimension. A folder
-and its copy have one id; a name or a path is no part of it.
+vector: weights, architecture, tokenizer, pooling and the modules after it, prefixes, longest text, dimension, and the
+code of a model that has its own. A folder and its copy have one id; a name or a path is no part of it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.encoders.derived.dimensions import declared_dimensions
 from hybrid_ir.encoders.embedding import encode
+from hybrid_ir.encoders.foreign_code import carried_code, hash_of
 from hybrid_ir.types import InputError
 
 # One text a script or so, as queries and as passages: stored with an index, encoded again at every start.
@@ -59,6 +60,8 @@ def space_of(model: SentenceTransformer) -> dict[str, Any]:
         "max_tokens": str(model.max_seq_length),
         "dimension": str(model.get_embedding_dimension()),
     }
+    if code := carried_code(model):
+        parts["code"] = hash_of(code)
     shorter = declared_dimensions(model)
     return {
         "id": _hash(parts)[:16],
@@ -72,7 +75,8 @@ def space_of(model: SentenceTransformer) -> dict[str, Any]:
 
 def difference(expected: dict[str, Any], found: dict[str, Any]) -> str:
     """Names of the parts in which two spaces differ; empty when they are one."""
-    return ", ".join(name for name in expected["parts"] if expected["parts"][name] != found["parts"].get(name))
+    a, b = expected["parts"], found["parts"]
+    return ", ".join(name for name in {**a, **b} if a.get(name) != b.get(name))
 
 
 def probe_vectors(model: SentenceTransformer, precision: str = "auto") -> np.ndarray:

@@ -19,8 +19,10 @@ from hybrid_ir.encoders import (
     PRESET_TOKENS,
     PRESETS,
     TextReader,
+    carried_code,
     create_encoder,
     dropout_of,
+    hash_of,
     keep_layers,
     save_encoder,
     trim_vocabulary,
@@ -111,6 +113,7 @@ def describe_encoder(experiment: Experiment, model: SentenceTransformer) -> dict
         "vocabulary": len(model.tokenizer),
         "vocabulary_before": getattr(transformer.config, "vocabulary_before", None),
         "lora": lora,
+        "code": hash_of(code) if (code := carried_code(model)) else None,
     }
 
 

@@ -26,6 +26,8 @@ def can_pack(transformer: Any, dtype: torch.dtype | None) -> bool:
     has attention for the device that it is on, with weights in `dtype` (None = their own)."""
     if type(transformer).__name__ not in _FAMILY or transformer._compiled_call_impl is not None:
         return False
+    if not type(transformer).__module__.startswith("transformers.models."):  # a model's own code may use these names
+        return False
     if transformer.config.is_decoder or getattr(transformer.config, "add_cross_attention", False):
         return False
     config, device = transformer.config, transformer.device
