@@ -197,12 +197,16 @@ def make_decoder(folder: Path, kind: str = "qwen3", hidden: int = 32, layers: in
         vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(TEXTS * 4, trainer)
-    tokenizer.post_processor = processors.Sequence([
-        processors.ByteLevel(trim_offsets=False),
-        processors.TemplateProcessing(
-            single="$A <|endoftext|>", pair="$A <|endoftext|> $B <|endoftext|>", special_tokens=[("<|endoftext|>", 0)]
-        ),
-    ])
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single="$A <|endoftext|>",
+                pair="$A <|endoftext|> $B <|endoftext|>",
+                special_tokens=[("<|endoftext|>", 0)],
+            ),
+        ]
+    )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left", model_max_length=4096,

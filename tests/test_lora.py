@@ -221,9 +221,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_bits(folders, tmp_path, 
 
 def test_a_run_does_not_go_on_from_another_base(folders, tmp_path):
     make_store(tmp_path / "store", n=60)
-    asked = experiment(
-        tmp_path / "store", tmp_path / "run", f"encoder.name={folders['bert']}", "encoder.lora.rank=4"
-    )
+    asked = experiment(tmp_path / "store", tmp_path / "run", f"encoder.name={folders['bert']}", "encoder.lora.rank=4")
     stopped = trained(asked, folders["bert"], None, 1, tmp_path / "stopped")
     other = make_bert(tmp_path / "other")
     weights = AutoModel.from_pretrained(other)
@@ -231,9 +229,7 @@ def test_a_run_does_not_go_on_from_another_base(folders, tmp_path):
     weights.save_pretrained(other)
     with pytest.raises(InputError, match=r"other is another encoder now \(space \w+\) than the one whose adapter this"):
         load_state(asked, str(other), stopped, tmp_path / "best-stopped", CPU)
-    more = experiment(
-        tmp_path / "store", tmp_path / "run", f"encoder.name={folders['bert']}", "encoder.lora.rank=5"
-    )
+    more = experiment(tmp_path / "store", tmp_path / "run", f"encoder.name={folders['bert']}", "encoder.lora.rank=5")
     with pytest.raises(InputError, match="is an adapter of other layers or of another rank"):
         load_state(more, str(folders["bert"]), stopped, tmp_path / "best-stopped", CPU)
 
@@ -252,7 +248,9 @@ def test_a_target_that_is_no_layer_is_refused_with_those_that_are(folders):
 
 def test_without_peft_it_is_said_what_to_install(folders, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(InputError, match=r"needs the package peft, which is not installed; run: pip install hybrid-ir"):
+    with pytest.raises(
+        InputError, match=r"needs the package peft, which is not installed; run: pip install 'hybrid-ir"
+    ):
         add_lora(load_encoder(str(folders["bert"])), base="a", rank=2, alpha=4.0)
 
 

@@ -71,7 +71,7 @@ def vectors(model) -> np.ndarray:
 
 def test_the_refusal_names_the_hash_and_with_it_the_code_runs_and_says_so(folder, monkeypatch, capsys):
     monkeypatch.delenv(TRUSTED, raising=False)
-    with pytest.raises(InputError, match=r"auto_map: 'own\.OwnConfig'.*or read its code, and if you trust it set") as no:
+    with pytest.raises(InputError, match=r"auto_map: 'own\.OwnConfig'.*or read its code, and if you trust it") as no:
         load_encoder(str(folder))
     said = str(no.value).rpartition(f"{TRUSTED}=")[2]
     monkeypatch.setenv(TRUSTED, said)
@@ -166,4 +166,3 @@ def test_a_training_reaches_its_workers_with_the_consent_and_publishes_the_code(
     assert (tmp_path / "run" / "checkpoint" / "sign.py").read_text() == "SIGN = -1.0\n"
     assert "trust_remote_code=True" in (tmp_path / "run" / "checkpoint" / "README.md").read_text()
     assert vectors(load_encoder(str(tmp_path / "run" / "checkpoint"))).max() <= 0
-

@@ -167,9 +167,7 @@ def apply_lora(experiment: Experiment, model: SentenceTransformer, name: str) ->
     lora = experiment.encoder.lora
     assert lora.rank is not None
     torch.manual_seed(experiment.seed)
-    return add_lora(
-        model, base=name, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets
-    )
+    return add_lora(model, base=name, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
 
 
 def load_model(experiment: Experiment, name: str, device: torch.device) -> SentenceTransformer:

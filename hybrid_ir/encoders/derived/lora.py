@@ -1,4 +1,4 @@
-"""An encoder with a low-rank adapter (LoRA, arXiv 2106.09685). In: an encoder. Out: the same, of which little is trained.
+"""An encoder with a low-rank adapter (LoRA, arXiv 2106.09685). In: an encoder. Out: the same, little of it trained.
 
 PEFT puts the adapter into the transformer's linear layers. All other weights stand still. What is saved is the encoder
 with the adapter folded in, which everything opens, and beside it the adapter alone, in PEFT's own format:
@@ -34,7 +34,9 @@ _OF_PEFT = "base_model.model."  # before the name of a layer, as PEFT's own mode
 def check_peft() -> None:
     """Raises InputError where PEFT is not installed."""
     if importlib.util.find_spec("peft") is None:
-        raise InputError("encoder.lora needs the package peft, which is not installed; run: pip install hybrid-ir[lora]")
+        raise InputError(
+            "encoder.lora needs the package peft, which is not installed; run: pip install 'hybrid-ir[lora]'"
+        )
 
 
 def add_lora(

@@ -22,8 +22,8 @@ _FAMILY = ("BertModel", "RobertaModel", "XLMRobertaModel")
 
 
 def can_pack(transformer: Any, dtype: torch.dtype | None) -> bool:
-    """Whether `token_vectors` knows this Hugging Face model's layers, untouched by hooks and by adapters but LoRA's, and
-    has attention for the device that it is on, with weights in `dtype` (None = their own)."""
+    """Whether `token_vectors` knows this Hugging Face model's layers, untouched by hooks, and by adapters but
+    LoRA's, and has attention for the device that it is on, with weights in `dtype` (None = their own)."""
     if type(transformer).__name__ not in _FAMILY or transformer._compiled_call_impl is not None:
         return False
     if not type(transformer).__module__.startswith("transformers.models."):  # a model's own code may use these names
