@@ -51,7 +51,9 @@ def did_you_mean(name: str, known: Sequence[str], elsewhere: Sequence[str] = (),
     """The known dotted path whose last part is most like `name`, or one elsewhere, or else all that are known."""
     for paths in (known, elsewhere):
         # Of two of one name it is the one less deep, or the first: `alpha` is the batch's, and not LoRA's.
-        by_name = {path.rpartition(".")[2]: path for path in sorted(paths[::-1], key=lambda path: -path.count("."))}
+        by_name: dict[str, str] = {}
+        for path in sorted(paths, key=lambda path: path.count(".")):
+            by_name.setdefault(path.rpartition(".")[2], path)
         for near in difflib.get_close_matches(name, by_name, n=1, cutoff=0.6):
             return f"did you mean {by_name[near]!r}?"
     return f"{listed}: {', '.join(known)}"
