@@ -122,7 +122,10 @@ def config_page() -> str:
         section_table(Experiment, "", leave=sections),
     ]
     for name, section in sections.items():
-        parts += [f"## {name}", section_table(section, f"{name}.")]
+        within = {key: f.annotation for key, f in section.model_fields.items() if is_section(f.annotation)}
+        parts += [f"## {name}", section_table(section, f"{name}.", leave=within)]
+        for key, inner in within.items():
+            parts += [f"### {name}.{key}", section_table(inner, f"{name}.{key}.")]
     parts += ["## Sources", "An entry of `prepare.sources`. `kind` says which of these it is."]
     for kind, source in SOURCES.items():
         parts += [f"### {kind}", plain(source.__doc__), section_table(source, "", leave=("kind",))]
