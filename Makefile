@@ -38,8 +38,9 @@ endif
 test-long: $(VENV)/dev ## the tests that take minutes each: the quickstart's ten questions, and a soak of the service
 	$(BIN)/python -m pytest -m long
 
-bench: $(VENV)/dev ## speed beside what one would use instead, in under 20 minutes; XQUAD=folder of XQuAD-R
-	$(BIN)/python benchmarks/speed.py --xquad $(XQUAD) --out runs/speed
+ROUNDS ?= 1
+bench: $(VENV)/dev ## speed beside what one would use instead; XQUAD=folder of XQuAD-R ROUNDS=1 (needs wrk)
+	$(BIN)/python benchmarks/speed.py --xquad $(XQUAD) --rounds $(ROUNDS) --out runs/speed
 
 # In a folder of its own: what breaks a parser is left there as crash-*.
 RUNS ?= 100000

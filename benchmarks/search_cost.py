@@ -13,12 +13,13 @@ ours has ten times as many shards. Vectors are those of `index_size.py`: made up
 vectors that the index does not hold, and none is asked again, for an index keeps the nearest lists of the last batches.
 Every figure is the median of all rounds, in microseconds for a whole batch; in a round each side answers the
 same batches in turn. `--threads` are FAISS's, and ours. What is built stays in `--folder`, if one is given, for the
-next run.
+next run. With --json the last line has the figures: kind -> batch size -> side -> microseconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["flat", "ivf", "scan"], choices=["flat", "ivf", "scan"])
     parser.add_argument("--times", type=int, default=1, help="of the index as one larger")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--json", action="store_true", help="the figures in a last line")
     args = parser.parse_args()
     if args.folder:
         args.folder.mkdir(parents=True, exist_ok=True)
@@ -193,11 +195,15 @@ def main() -> None:
         made = sides(args.folder or Path(name), args)
         faiss.omp_set_num_threads(args.threads)  # training takes them all
         print(f"{args.passages:,} passages, k={K}, nprobe={args.nprobe}, threads={args.threads}; microseconds a batch")
+        figures: dict[str, dict[int, dict[str, float]]] = {}
         for kind, searches in made.items():
+            figures[kind] = {}
             print(f"\n| {kind}: queries | {' | '.join(searches)} |\n|---|{'---|' * len(searches)}")
             for size in (1, 32):
-                found = medians(searches, size, args.rounds)
+                found = figures[kind][size] = medians(searches, size, args.rounds)
                 print(f"| {size} | {' | '.join(f'{found[c]:.0f}' for c in searches)} |", flush=True)
+    if args.json:
+        print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Requests a second and latency beside a single-process FastAPI server: same encoder, passages and load; servers in
 turn.
 
-python benchmarks/serve.py --xquad DIR --peer PEERS/serve_peer.py      (needs wrk: apt-get install wrk)
-python benchmarks/serve.py --xquad DIR --peer PEERS/serve_peer.py --encoder whole --precisions fp32 int8
+python benchmarks/serve.py --xquad DIR --rounds 2                     (needs wrk: apt-get install wrk)
+python benchmarks/serve.py --xquad DIR --encoder whole --precisions fp32 int8
 
 Of a larger encoder the peer takes minutes to encode its passages at each start: --peer-passages gives it fewer, which
 is in its favour.
@@ -12,7 +12,7 @@ is what a cache of queries can do; that is another table, and never mixed with t
 
 With --parts a second table says where a request's time goes, from socket to socket, as means at 32 connections and at
 one: what the answers' `timings_ms` say, and the rest, which is HTTP, Serve and the loop of events. wrk reads every
-answer for it, in a load of its own.
+answer for it, in a load of its own. With --json the last line has the medians of each server.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from pairs import make_inputs
 
 from hybrid_ir.data.sources.lareqa import lareqa_collection
 
+PEERS = Path(__file__).parent / "peers.py"
 CLI = [sys.executable, "-m", "hybrid_ir.cli"]
 # Bodies in their order, beginning with the one whose number is given. A body lacks its end, `"}`: when all have been
 # sent, they are sent again with a number behind the query, which makes each a query that nobody has asked.
@@ -147,7 +148,6 @@ def measure(command: list[str], url: str, script: Path, seconds: int, reading: P
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--xquad", type=Path, required=True, help="folder of XQuAD-R")
-    parser.add_argument("--peer", required=True, help="serve_peer.py")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--shards", type=int, default=2)
@@ -158,6 +158,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "int8"], default=["fp32"], help="serve.precision")
     parser.add_argument("--peer-passages", type=int, help="how many of the passages the peer has; all by default")
     parser.add_argument("--parts", action="store_true", help="a second table: where a request's time goes")
+    parser.add_argument("--json", action="store_true", help="the figures in a last line")
     parser.add_argument("--keep", type=Path, help="folder to keep the index in, and to find it in")
     args = parser.parse_args()
     if shutil.which("wrk") is None:
@@ -186,16 +187,7 @@ def main() -> None:
         serve = [*CLI, "serve", "--index", str(root / "index"), "serve.port=8901"]
         encoder = str(root / "index" / "encoder")
         servers = {
-            "peer": [
-                sys.executable,
-                args.peer,
-                "--model",
-                encoder,
-                "--passages",
-                str(root / "passages.parquet"),
-                "--port",
-                "8900",
-            ],
+            "peer": [sys.executable, str(PEERS), "serve", encoder, str(root / "passages.parquet"), "--port", "8900"],
         }
         for precision in args.precisions:
             for placement in ("local", "distributed"):
@@ -220,6 +212,8 @@ def main() -> None:
         )
     if args.parts:
         print_parts(results)
+    if args.json:
+        print(json.dumps(middle))
 
 
 def print_parts(results: dict[str, list[dict[str, float]]]) -> None:

@@ -1,16 +1,18 @@
 """Speed in one page: each figure, what one would use instead, what the machine allows, and where the rest goes.
 
     python benchmarks/speed.py --xquad XQUAD_R --out runs/speed            (`make bench XQUAD=XQUAD_R`)
-    python benchmarks/speed.py --page runs/speed/speed.json docs/speed.md
+    python benchmarks/speed.py --xquad XQUAD_R --only search start
 
 Ours and the peer run in turn, and figures are medians. The floor of a step, and of encoding, is its matrix products at
-the rate that this machine reaches on them while nothing else runs. Writes speed.json, speed.md and speed.png.
+the rate that this machine reaches on them while nothing else runs. A search over HTTP needs `wrk`. Writes speed.json,
+speed.md and speed.png; what --only leaves out stays as speed.json has it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -20,18 +22,15 @@ from typing import Any
 
 import torch
 from pairs import Killed, make_inputs, run_json
+from speed_page import draw, page
 
 from hybrid_ir.encoders.embedding import resolve_precision
 from hybrid_ir.encoders.quiet import quiet_libraries
 from hybrid_ir.machine import KEEPING_MEMORY
 
 HERE = Path(__file__).parent
+PARTS = ("encoders", "search", "http", "start")
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-ENCODERS = {
-    "mini": "mini, 7 million parameters",
-    "cut": "multilingual-e5-small, vocabulary cut to the texts",
-    "whole": "multilingual-e5-small, whole",
-}
 SHARES = {  # operator of torch's profiler -> what it is for
     "matrix products": ("aten::mm", "aten::addmm"),
     "attention": ("aten::baddbmm", "aten::_softmax", "aten::_softmax_backward_data"),
@@ -210,93 +209,32 @@ def profile(model_folder: str, pairs: str, threads: int) -> None:
     print(json.dumps(shares | {"the rest": 1 - sum(shares.values())}))
 
 
-def page(made: dict[str, Any]) -> str:
-    """The documentation's page."""
-    about, lines = made["machine"], []
-    features = ", ".join(name.replace("_", "-") for name in about["features"])
-    lines += [
-        "# Speed",
-        "",
-        "```bash",
-        "make bench XQUAD=XQUAD_R",
-        "```",
-        "",
-        "This page is what that measured. Ours and the peer ran in turn,",
-        f"in processes of their own. Figures are medians of as many rounds as were run, which is {made['rounds']}.",
-        "",
-        f"The machine is an {about['processor']} with {features}, and {about['threads']} threads were used.",
-        "",
-        f"- Its matrix products reach {about['gflops']['bf16']:.0f} GFLOP/s in bf16",
-        f"  and {about['gflops']['fp32']:.0f} in fp32, in the shape of multilingual-e5-small's feed-forward.",
-        f"- Copies reach {about['gb_per_s']:.0f} GB/s.",
-        f"- torch is {about['torch']}, and `precision: auto` is {about['precision']}.",
-        "",
-        "![Ours over each peer, as bars](speed.png)",
-        "",
-    ]
-    for what, title, unit in (("training", "Training", "pairs a second"), ("encoding", "Encoding", "texts a second")):
-        rows = [each for each in made["rows"] if each["what"] == what]
-        names = list(dict.fromkeys(name for each in rows for name in each["a_second"]))
-        lines += [f"## {title}", "", *WORDS[what], ""]
-        lines += [f"| encoder | {' | '.join(names)} | {' | '.join(f'ours over {n}' for n in names[1:])} |"]
-        lines += ["|" + "---|" * (2 * len(names))]
-        for each in rows:
-            speeds = [f"{each['a_second'][n]:.1f}" if n in each["a_second"] else "" for n in names]
-            ratios = [f"{each['ours_over'][n]:.2f}x" if n in each["ours_over"] else "" for n in names[1:]]
-            lines += [f"| {ENCODERS[each['encoder']]} | {' | '.join(speeds)} | {' | '.join(ratios)} |"]
-        lines += ["", f"Figures are {unit}.", ""]
-        if what == "training":
-            lines += _floors(rows)
-    return "\n".join(lines).rstrip() + "\n"
+def searching(given: argparse.Namespace) -> dict[str, Any]:
+    """Threads -> batch size -> whose -> microseconds, of an IVF over made-up vectors."""
+    found = {}
+    for threads in range(1, given.threads + 1):
+        command = [sys.executable, str(HERE / "search_cost.py"), "--kinds", "ivf", "--shards", "1", "--json"]
+        command += ["--passages", str(given.passages), "--threads", str(threads), "--folder", str(given.out / "search")]
+        (found[str(threads)],) = run_json(command).values()
+        print(f"search, {threads} threads: {found[str(threads)]}", file=sys.stderr, flush=True)
+    return {"passages": given.passages, "threads": found}
 
 
-WORDS = {
-    "training": [
-        "A step is 64 pairs of XQuAD-R, tokenising, clipping and AdamW included, dropout as the encoder has it. The",
-        "peer is sentence-transformers' trainer as it comes, and the same with `bf16=True`.",
-    ],
-    "encoding": [
-        "Sentences of XQuAD-R. The peer is `SentenceTransformer.encode` as it comes, and the same with its weights in",
-        "bf16.",
-    ],
-}
+def over_http(index: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """Server -> requests/s and latencies, of the index that is kept in `index`."""
+    command = [sys.executable, str(HERE / "serve.py"), "--xquad", str(given.xquad), "--encoder", "cut"]
+    command += ["--precisions", "fp32", "int8", "--peer-passages", "2000", "--keep", str(index)]
+    found = run_json([*command, "--rounds", str(given.rounds), "--seconds", "6", "--json"])
+    print(f"search over HTTP: {found}", file=sys.stderr, flush=True)
+    return found
 
 
-def _floors(rows: list[dict[str, Any]]) -> list[str]:
-    """What a step costs at the least, and what it spends its time on."""
-    lines = ["| encoder | matrix products alone (s a step) | share of that rate reached | peak memory (MB) |"]
-    lines += ["|---|---|---|---|"]
-    for each in rows:
-        peaks = ", ".join(f"{name} {peak:.0f}" for name, peak in each["peak_mb"].items())
-        lines += [f"| {ENCODERS[each['encoder']]} | {each['floor_s']:.2f} | {each['share_of_rate']:.0%} | {peaks} |"]
-    parts = list(rows[0]["where"])
-    lines += ["", "Where a step's time goes, by torch's profiler:", ""]
-    lines += [f"| encoder | {' | '.join(parts)} |", "|" + "---|" * (1 + len(parts))]
-    for each in rows:
-        shares = " | ".join(f"{each['where'][part]:.0%}" for part in parts)
-        lines += [f"| {ENCODERS[each['encoder']]} | {shares} |"]
-    return [*lines, ""]
-
-
-def draw(made: dict[str, Any], path: Path) -> None:
-    """Ours over each peer, as bars."""
-    import matplotlib.pyplot as plt
-
-    bars = [
-        (f"{each['what']} {each['encoder']}\nover {name}", ratio)
-        for each in made["rows"]
-        for name, ratio in each["ours_over"].items()
-        if name.startswith("peer")
-    ]
-    figure, axes = plt.subplots(figsize=(7, 0.42 * len(bars) + 1))
-    names, ratios = zip(*reversed(bars), strict=True)
-    drawn = axes.barh(names, ratios, color="#3b6ea5")
-    axes.bar_label(drawn, [f"{ratio:.1f}x" for ratio in ratios], padding=3)
-    axes.axvline(1, color="#888888", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("times as fast as the peer")
-    axes.tick_params(labelsize=8)
-    figure.savefig(path, dpi=140, bbox_inches="tight")
+def start_up(index: Path, given: argparse.Namespace) -> dict[str, float]:
+    """Command -> seconds until it has done something."""
+    command = [sys.executable, str(HERE / "start_up.py"), "--rounds", str(given.rounds)]
+    found = run_json([*command, "--encoder", str(index / "index" / "encoder"), "--index", str(index / "index")])
+    print(f"start-up: {found}", file=sys.stderr, flush=True)
+    return found
 
 
 def main() -> None:
@@ -306,32 +244,49 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--encoders", default="mini,cut,whole")
-    parser.add_argument(
-        "--page", nargs=2, type=Path, metavar=("JSON", "PAGE"), help="write a page of what was measured"
-    )
+    parser.add_argument("--passages", type=int, default=200_000, help="of the index that is searched beside FAISS")
+    parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS, help="measure these alone")
     parser.add_argument("--profile", nargs=2, metavar=("MODEL", "PAIRS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.profile:
         return profile(*given.profile, given.threads)
-    if given.page:
-        made = json.loads(given.page[0].read_text(encoding="utf-8"))
-        given.page[1].write_text(page(made), encoding="utf-8")
-        return draw(made, given.page[1].with_suffix(".png"))
     if given.xquad is None:
         parser.error("--xquad must name the folder of XQuAD-R")
+    if "http" in given.only and shutil.which("wrk") is None:
+        parser.error("a search over HTTP needs wrk: install it (apt-get install wrk), or have --only leave out http")
     quiet_libraries()
     given.out.mkdir(parents=True, exist_ok=True)
+    report = given.out / "speed.json"
+    made: dict[str, Any] = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
     about = machine(given.threads)
-    made: dict[str, Any] = {"machine": about, "rounds": given.rounds, "rows": []}
-    with tempfile.TemporaryDirectory() as folder:
-        for encoder in given.encoders.split(","):
-            model, pairs, texts = make_inputs(given.xquad, Path(folder), encoder=encoder)
-            rate = about["gflops"][about["precision"]]
-            made["rows"] += [training(encoder, model, pairs, given, rate), encoding(encoder, model, texts, given)]
-            (given.out / "speed.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+    made |= {"machine": about, "rounds": given.rounds}
+    begun = time.perf_counter()
+
+    def keep(**parts: Any) -> None:
+        made.update(parts)
+        report.write_text(json.dumps(made, indent=1), encoding="utf-8")
+
+    if "encoders" in given.only:
+        rows: list[dict[str, Any]] = []
+        with tempfile.TemporaryDirectory() as folder:
+            for encoder in given.encoders.split(","):
+                model, pairs, texts = make_inputs(given.xquad, Path(folder), encoder=encoder)
+                rate = about["gflops"][about["precision"]]
+                rows += [training(encoder, model, pairs, given, rate), encoding(encoder, model, texts, given)]
+                keep(rows=rows)
+    if "search" in given.only:
+        keep(search=searching(given))
+    index = given.out / "served"
+    if "http" in given.only:
+        keep(http=over_http(index, given))
+    if "start" in given.only:
+        if not index.is_dir():
+            parser.error("start-up is measured with the index of http: measure that first")
+        keep(start=start_up(index, given))
     (given.out / "speed.md").write_text(page(made), encoding="utf-8")
     draw(made, given.out / "speed.png")
     print(page(made))
+    print(f"measured in {(time.perf_counter() - begun) / 60:.0f} minutes", file=sys.stderr)
 
 
 if __name__ == "__main__":

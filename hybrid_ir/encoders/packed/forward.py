@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from hybrid_ir.encoders.packed.adapted import is_linear
 from hybrid_ir.encoders.packed.attention import attention_of, has_flash
 from hybrid_ir.encoders.packed.dropout import Dropout
+from hybrid_ir.encoders.packed.halves import in_halves, middle_of
 from hybrid_ir.encoders.packed.layer import Layer, pass_through
 from hybrid_ir.encoders.packed.linear import LayerWeights
 from hybrid_ir.encoders.tokens import Tokens
@@ -62,9 +64,20 @@ def token_vectors(
     x = _normed(x, transformer.embeddings.LayerNorm)
     drop = Dropout(transformer.training, x.device)
     x = drop.add(torch.zeros(()), x, transformer.embeddings.dropout.p)
-    attention = attention_of(tokens, transformer.config.num_attention_heads, x.device)
-    for layer, linear in zip(transformer.encoder.layer, weights, strict=True):
-        x = pass_through(x, Layer.of(layer, linear), attention, drop, recompute=recompute)
+    layers = [Layer.of(*pair) for pair in zip(transformer.encoder.layer, weights, strict=True)]
+    through = partial(_through, layers, transformer.config.num_attention_heads, recompute)
+    middle = middle_of(tokens.lengths, x.device)
+    if middle is None:
+        return through(tokens, drop, x)
+    parts = (tokens[:middle], tokens[middle:])
+    halves = [partial(through, part, Dropout(transformer.training, x.device)) for part in parts]
+    return in_halves(x, len(parts[0].flat), halves, [p for layer in layers for p in layer.parameters])
+
+
+def _through(layers: Sequence[Layer], heads: int, recompute: bool, tokens: Tokens, drop: Dropout, x: Tensor) -> Tensor:
+    attention = attention_of(tokens, heads, x.device)
+    for layer in layers:
+        x = pass_through(x, layer, attention, drop, recompute=recompute)
     return x
 
 
