@@ -1,4 +1,9 @@
-from .build import add_passages as add_passages, build_index as build_index, verify_index as verify_index
+from .build import build_index as build_index, verify_index as verify_index
+from .changes.change import (
+    add_passages as add_passages,
+    delete_passages as delete_passages,
+    replace_passages as replace_passages,
+)
 from .codec import ROWS_PER_SHARD as ROWS_PER_SHARD, default_codec as default_codec
 from .filters.form import Filter as Filter, OneOf as OneOf, keys_of as keys_of, read_filter as read_filter
 from .folder import (

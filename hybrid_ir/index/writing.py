@@ -27,6 +27,7 @@ import hybrid_ir
 from hybrid_ir.index.exact import BLOCK
 from hybrid_ir.index.folder import (
     FORMAT,
+    WITH_DELETED,
     File,
     Manifest,
     ShardEntry,
@@ -40,6 +41,7 @@ from hybrid_ir.index.fragments import Fragments, save_array
 from hybrid_ir.index.query import CANDIDATES, is_flat
 from hybrid_ir.index.searching.nearest import NearestLists
 from hybrid_ir.index.shard import Shard, open_shard
+from hybrid_ir.index.tombstones import save_by_content
 from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError, one_line
 
@@ -141,9 +143,14 @@ def count_lists(index: Path, shards: Sequence[Shard]) -> dict[str, File]:
     row = {language: n for n, language in enumerate(sorted(totals.languages))}
     for shard in shards:
         for language, sizes in shard.list_sizes().items():
-            counts[row[language]] += sizes
-    name = f"lists-{shards[-1].entry.name}.npy"
-    save_array(index / name, counts)
+            if language in row:  # of a language that is deleted, none is
+                counts[row[language]] += sizes
+    stem = f"lists-{shards[-1].entry.name}"
+    if all(shard.living is None for shard in shards):
+        name = f"{stem}.npy"
+        save_array(index / name, counts)
+    else:  # an earlier version may have counted more in the same shards
+        name = save_by_content(index, stem, counts)
     for shard in shards:
         shard.totals = replace(shard.totals, counts=counts)
     return describe_files(index, [name])
@@ -176,13 +183,13 @@ def make_manifest(
     """The manifest of the shards and of the files beside them; `publish` writes it. Without `files`: all there are."""
     languages: Counter[str] = Counter()
     for shard in shards:
-        languages.update({name: end - start for name, (start, end) in shard.languages.items()})
+        languages.update(shard.living)
     if files is None:
         beside = [path for path in ("codec.faiss", "rejected.jsonl") if (index / path).is_file()]
         beside += sorted(str(path.relative_to(index)) for path in (index / "encoder").rglob("*") if path.is_file())
         files = describe_files(index, beside)
     return Manifest(
-        format=FORMAT,
+        format=FORMAT if all(shard.deleted is None for shard in shards) else WITH_DELETED,
         index_version=version_of(space, codec, nprobe, candidates, list(shards)),
         space=space,
         probes=probes.astype(float).tolist(),
@@ -243,11 +250,12 @@ def _prune(index: Path, keep: int) -> list[str]:
     stay, go = versions[:keep], versions[keep:]
     for manifest in go:
         (index / "versions" / f"{manifest.index_version}.json").unlink()
-    named = {name for manifest in stay for name in manifest.files}
+    named = {name for manifest in stay for name in manifest.every_file}
     shards = {shard.name for manifest in stay for shard in manifest.shards}
-    for path in [*index.glob("rejected*.jsonl"), *index.glob("lists-*.npy")]:
-        if path.name not in named:
-            path.unlink()
+    for pattern in ("rejected*.jsonl", "lists-*.npy", "shards/*/deleted-*.npy"):
+        for path in index.glob(pattern):
+            if path.relative_to(index).as_posix() not in named:
+                path.unlink()
     for path in (index / "shards").iterdir():
         if path.name not in shards:
             shutil.rmtree(path)

@@ -101,8 +101,7 @@ def api_keys(settings: Serve) -> tuple[str, ...]:
 
 def bytes_of(manifest: Manifest) -> int:
     """Size of an index on disk, which is what it maps into memory."""
-    files = [*manifest.files.values(), *(file for shard in manifest.shards for file in shard.files.values())]
-    return sum(file.bytes for file in files)
+    return sum(file.bytes for file in manifest.every_file.values())
 
 
 def fits_here(manifest: Manifest) -> bool:
