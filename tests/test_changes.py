@@ -10,8 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import SPACE, search, write_fragments
 from test_shard import COUNT, LANGUAGES, PASSAGES, VECTORS, D, asked, unit
+from without_ray import without_ray
 
+from hybrid_ir.config.experiment import Index
 from hybrid_ir.index import query as query_module
+from hybrid_ir.index.changes.compact import compact_index
 from hybrid_ir.index.codec import train_codec
 from hybrid_ir.index.folder import Manifest, read_manifest
 from hybrid_ir.index.query import ShardQuery, is_flat
@@ -19,7 +22,7 @@ from hybrid_ir.index.shard import Shard
 from hybrid_ir.index.tombstones import bury, keys_of_living, rows_of
 from hybrid_ir.index.writing import count_lists, cut_shards, make_manifest, open_shards, publish, write_one_shard
 
-CODECS = ("Flat", "IVF32,Flat", "IVF32,SQ8", "IVF32,PQ8x4fs", "IVF32,RaBitQ4")
+CODECS = ("Flat", "IVF32,SQ8", "IVF32,PQ8x4fs", "IVF32,RaBitQ4")
 NPROBE = 3
 
 
@@ -39,6 +42,7 @@ class Corpus:
         """(folder, manifest) of an index of the passages with these global ids alone."""
         folder = self.folder / str(next(self._numbers))
         folder.mkdir()
+        faiss.write_index(faiss.deserialize_index(self.empty), str(folder / "codec.faiss"))
         parts = cut_shards(self.fragments.row_languages()[ids], self.fragments.languages, shards, sharding, 0)
         entries = [
             write_one_shard(
@@ -86,7 +90,7 @@ def deletions(draw) -> list[int]:
     return np.flatnonzero(gone).tolist()
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(gone=deletions(), asked=asked, small=st.booleans(), codec=st.sampled_from(CODECS))
 def test_an_index_without_some_passages_answers_as_one_that_never_had_them(
     corpora, monkeypatch, gone, asked, small, codec
@@ -130,3 +134,30 @@ def test_what_is_deleted_is_in_the_version_and_in_files_of_its_own(corpora):
     assert "deleted" not in whole.model_dump()["shards"][0]
     assert read_manifest(folder, whole.index_version) == whole
     assert sum(shard.deleted is not None for shard in one.shards) == 1
+
+
+@pytest.mark.parametrize("codec", [*CODECS, "IVF32,Flat", "IVF32,PQ8", "IVF32,RaBitQfs", "IVF32,PQ8x4fsr"])
+@pytest.mark.parametrize("sharding", ["language", "random"])
+def test_a_compacted_index_has_the_bytes_of_one_that_never_had_what_was_deleted(tmp_path, monkeypatch, codec, sharding):
+    """Codes, vectors, ids and passages, of any codec, out of shards that were cut in another way; and no passage is
+    encoded, for there is no encoder."""
+    without_ray(monkeypatch)
+    corpus = Corpus(tmp_path, codec)
+    gone = np.flatnonzero(np.random.default_rng(0).random(COUNT) < 0.4)
+    folder, whole = corpus.whole[3, "random"] if sharding == "random" else corpus.whole[4, "language"]
+    entries = bury(folder, whole.shards, rows_of(folder, whole, [PASSAGES[n].doc_id for n in gone]))
+    old = corpus.manifest(folder, entries, whole.index_version)
+    compacted = compact_index(str(folder), Index(shards=2), seed=0)
+    fresh_folder, fresh = corpus.write(np.setdiff1d(np.arange(COUNT), gone), 2, "language")
+    assert [shard.name for shard in fresh.shards] == ["000", "001"]
+    for ours, theirs in zip(compacted.shards, fresh.shards, strict=True):
+        for name in theirs.files:
+            mine = folder / name.replace(f"/{theirs.name}/", f"/{ours.name}/")
+            assert mine.read_bytes() == (fresh_folder / name).read_bytes(), name
+    assert (compacted.languages, compacted.metadata_keys) == (fresh.languages, fresh.metadata_keys)
+    assert (compacted.parent, compacted.format, compacted.nprobe) == (old.index_version, 2, old.nprobe)
+    assert read_manifest(folder, old.index_version) == old
+    queries = [ShardQuery(20, languages) for languages in (None, ("de",), ("de", "sw"))] * 20
+    answers = [search(open_shards(folder, each), VECTORS[:60], queries) for each in (old, compacted)]
+    assert answers[0] == answers[1]
+    assert compact_index(str(folder), Index(shards=2), seed=0) == compacted

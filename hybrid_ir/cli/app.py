@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 for command in (training.prepare, training.mine, training.train, evaluation.evaluate, comparison.compare):
     app.command()(command)
-for command in (changes.add, changes.replace, changes.delete, changes.prune):
+for command in (changes.add, changes.replace, changes.delete, changes.compact, changes.prune):
     index.index_app.command()(command)
 app.add_typer(index.index_app, name="index")
 app.command()(encoder.encode)

@@ -4,6 +4,7 @@ from .changes.change import (
     delete_passages as delete_passages,
     replace_passages as replace_passages,
 )
+from .changes.compact import compact_index as compact_index
 from .codec import ROWS_PER_SHARD as ROWS_PER_SHARD, default_codec as default_codec
 from .filters.form import Filter as Filter, OneOf as OneOf, keys_of as keys_of, read_filter as read_filter
 from .folder import (

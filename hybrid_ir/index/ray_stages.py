@@ -110,18 +110,38 @@ def write_shards(
     progress: Progress,
 ) -> list[ShardEntry]:
     """Write every shard that an earlier try has not, in parallel. A task holds its shard and all rows' languages."""
-    empty = ray.put(faiss.serialize_index(trained))
-    build = index / ".build"
     # A shard that was written for another cut or codec is written again.
     cut = {"codec": codec, "shards": len(names), "sharding": settings.sharding, "first_id": first_id, "seed": seed}
-    write = [{"number": n} for n, name in enumerate(names) if _written(build / f"shard-{name}.json", cut) is None]
-    ids = {each["number"]: ray.put(parts[each["number"]]) for each in write}
 
-    def write_one(rows: Any) -> Any:
+    def write_one(name: str, part: np.ndarray, empty: np.ndarray) -> ShardEntry:
+        return write_one_shard(
+            index, name, part, first_id, fragments, faiss.deserialize_index(empty), codec, fragments.keys
+        )
+
+    return write_each(index, names, parts, faiss.serialize_index(trained), cut, write_one, settings, progress)
+
+
+def write_each(
+    index: Path,
+    names: Sequence[str],
+    parts: Sequence[np.ndarray],
+    shared: np.ndarray,
+    cut: dict[str, Any],
+    write_one: Callable[[str, np.ndarray, np.ndarray], ShardEntry],
+    settings: Index,
+    progress: Progress,
+) -> list[ShardEntry]:
+    """Write every shard that an earlier try with the same `cut` has not, in parallel: `write_one` of its name, its part
+    (of which a row is a passage), and what all share."""
+    build, everyones = index / ".build", ray.put(shared)
+    write = [{"number": n} for n, name in enumerate(names) if _written(build / f"shard-{name}.json", cut) is None]
+    given = {each["number"]: ray.put(parts[each["number"]]) for each in write}
+
+    def write_some(rows: Any) -> Any:
         sizes = []
         for n in map(int, rows["number"]):
-            index_of_shard, part = faiss.deserialize_index(ray.get(empty)), ray.get(ids[n])
-            entry = write_one_shard(index, names[n], part, first_id, fragments, index_of_shard, codec, fragments.keys)
+            part = ray.get(given[n])
+            entry = write_one(names[n], part, ray.get(everyones))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             done = {"cut": cut, "entry": entry.model_dump(mode="json"), "peak_memory_mb": round(peak)}
             write_json(build / f"shard-{names[n]}.json", done)
@@ -133,7 +153,7 @@ def write_shards(
 
         def dataset() -> ray.data.Dataset:
             return _dataset(write).map_batches(
-                write_one,
+                write_some,
                 batch_size=1,
                 num_cpus=settings.cpus_per_actor,
                 compute=ray.data.TaskPoolStrategy(size=settings.actors),

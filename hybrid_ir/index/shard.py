@@ -212,6 +212,23 @@ class Shard:
                 sizes[:, number] = np.bincount(places, minlength=len(names))
         return dict(zip(names, sizes, strict=True))
 
+    def list_codes(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of an inverted list and the code of each, deleted ones too."""
+        lists: Any = faiss.downcast_InvertedLists(self._index.invlists)
+        if not (count := lists.list_size(number)):
+            return np.empty(0, np.int64), np.empty((0, self._index.code_size), np.uint8)
+        rows = faiss.rev_swig_ptr(lists.get_ids(number), count)
+        if not isinstance(lists, faiss.BlockInvertedLists):
+            codes = faiss.rev_swig_ptr(lists.get_codes(number), count * lists.code_size)
+            return rows, codes.reshape(count, lists.code_size)
+        packer: Any = lists.packer
+        blocks = faiss.rev_swig_ptr(lists.get_codes(number), -(-count // packer.nvec) * packer.block_size)
+        codes = np.empty((count, packer.code_size), np.uint8)
+        for n in range(count):
+            block = blocks[n // packer.nvec * packer.block_size :]
+            packer.unpack_1(faiss.swig_ptr(block), n % packer.nvec, faiss.swig_ptr(codes[n]))
+        return rows, codes
+
     def _ranges(self, languages: tuple[str, ...] | None) -> list[tuple[int, int]]:
         if languages is None:
             return [(0, self.rows)]

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import faiss
 import numpy as np
@@ -105,9 +105,7 @@ def write_one_shard(
     halves = None if flat else (folder / "vectors.f16.npy").open("wb")
     with halves or nullcontext():
         if halves is not None:
-            # Written and not mapped: of a mapped file a full disk is a signal that kills, and no error.
-            header = {"descr": "<f2", "fortran_order": False, "shape": (len(ids), trained.d)}
-            np.lib.format.write_array_header_1_0(halves, header)
+            begin_halves(halves, len(ids), trained.d)
         for start in range(0, len(ids), BLOCK):
             vectors = fragments.vectors(ids[start : start + BLOCK])
             trained.add(vectors)
@@ -116,12 +114,23 @@ def write_one_shard(
     write_faiss(trained, folder / "vectors.faiss")
     save_array(folder / "ids.npy", ids.astype(np.int64) + first_id)
     fragments.copy_passages(ids, keys, folder / "passages.arrow")
-    codes = fragments.row_languages()[ids]
-    starts = np.flatnonzero(np.diff(codes, prepend=-1))
-    ends = np.append(starts[1:], len(codes))
-    languages = {fragments.languages[codes[a]]: (int(a), int(b)) for a, b in zip(starts, ends, strict=True)}
-    names = sorted(f"shards/{name}/{path.name}" for path in folder.iterdir())
-    return ShardEntry(name=name, rows=len(ids), languages=languages, files=describe_files(index, names))
+    return describe_shard(index, name, fragments.row_languages()[ids], fragments.languages)
+
+
+def describe_shard(index: Path, name: str, row_languages: np.ndarray, languages: Sequence[str]) -> ShardEntry:
+    """The manifest's entry of a shard whose files are written. row_languages: (rows,) numbers in `languages`."""
+    starts = np.flatnonzero(np.diff(row_languages, prepend=-1))
+    ends = np.append(starts[1:], len(row_languages))
+    ranges = {languages[row_languages[a]]: (int(a), int(b)) for a, b in zip(starts, ends, strict=True)}
+    names = sorted(f"shards/{name}/{path.name}" for path in (index / "shards" / name).iterdir())
+    return ShardEntry(name=name, rows=len(row_languages), languages=ranges, files=describe_files(index, names))
+
+
+def begin_halves(file: BinaryIO, rows: int, dimension: int) -> None:
+    """Write the head of a .npy of float16. It is written and not mapped: of a mapped file a full disk is a signal that
+    kills, and no error."""
+    header = {"descr": "<f2", "fortran_order": False, "shape": (rows, dimension)}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def write_faiss(index: Any, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Commands that change an index: `index add`, `replace`, `delete`, `prune`. Each but the last makes a new version.
+"""Commands that change an index: `index add`, `replace`, `delete`, `compact`, `prune`.
 
 In: words of the command line. Out: a version of the index, and what it holds as a table.
 """
@@ -74,6 +74,25 @@ def delete(
     with counter("") as progress, unwritable(index), written(index) as folder:
         manifest = delete_passages(str(folder), wanted, experiment.index, seed=experiment.seed, progress=progress)
     _print_changed(f"{len(set(wanted)):,} passages deleted from {index}", manifest, index)
+
+
+def compact(index: IndexFolder, config: Config = None, overrides: IndexKeys = None, verbose: Verbose = False) -> None:
+    """Write a version without the passages that were deleted, and with few shards. It gives the same answers."""
+    from hybrid_ir.config import load_experiment
+
+    experiment = load_experiment(config, overrides or ())
+    from hybrid_ir.cli.terminal import console
+    from hybrid_ir.index import read_manifest
+
+    before = read_manifest(index)
+    with encoding_job(index, "the index", verbose) as (folder, progress):
+        from hybrid_ir.index import compact_index
+
+        manifest = compact_index(folder, experiment.index, seed=experiment.seed, progress=progress)
+    if manifest.index_version == before.index_version:
+        console().print(f"{index} has nothing to compact: version {manifest.index_version} has no deleted passages")
+    else:
+        _print_changed(f"{index} compacted", manifest, index)
 
 
 def prune(
