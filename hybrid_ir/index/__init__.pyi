@@ -1,5 +1,6 @@
 from .build import build_index as build_index, verify_index as verify_index
 from .changes.change import (
+    NoPassage as NoPassage,
     add_passages as add_passages,
     delete_passages as delete_passages,
     replace_passages as replace_passages,
@@ -17,6 +18,7 @@ from .folder import (
 from .passages import (
     IndexedPassage as IndexedPassage,
     canonical as canonical,
+    parse_passage as parse_passage,
     passages_at as passages_at,
     read_texts as read_texts,
     sample_by_language as sample_by_language,

@@ -55,7 +55,7 @@ def read_passages(path: str | Path) -> Iterator[IndexedPassage | Rejected]:
             for number, record in parquet_rows(file) if file.suffix == ".parquet" else read_lines(file):
                 if isinstance(record, str) and not record.strip():
                     continue
-                yield _parse(record, f"{file.name}:{number}")
+                yield parse_passage(record, f"{file.name}:{number}")
 
 
 def texts_of(path: str | Path) -> Iterator[str]:
@@ -121,8 +121,8 @@ def _store_passages(path: str) -> Iterator[IndexedPassage]:
             yield from new(candidate.doc_id, candidate.text, candidate.language)
 
 
-def _parse(record: Any, where: str) -> IndexedPassage | Rejected:
-    reason = None
+def parse_passage(record: Any, where: str) -> IndexedPassage | Rejected:
+    reason = None  # that of the first thing that is wrong
     if isinstance(record, str):
         try:
             record = json.loads(record)

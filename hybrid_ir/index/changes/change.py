@@ -37,6 +37,10 @@ from hybrid_ir.types import InputError
 Rows = Mapping[str, np.ndarray]
 
 
+class NoPassage(InputError):
+    """The index has no passage with a doc_id that is to be deleted."""
+
+
 def add_passages(
     out: str, passages: Sequence[str], settings: Index, *, seed: int, progress: Progress = lambda what, done: None
 ) -> Manifest:
@@ -51,12 +55,22 @@ def add_passages(
 
 
 def replace_passages(
-    out: str, passages: Sequence[str], settings: Index, *, seed: int, progress: Progress = lambda what, done: None
+    out: str,
+    passages: Sequence[str],
+    settings: Index,
+    *,
+    seed: int,
+    progress: Progress = lambda what, done: None,
+    loaded: Any = None,
 ) -> Manifest:
-    """As `add_passages`, but a passage whose doc_id the index has takes the place of that one, in the same version."""
+    """As `add_passages`, but a passage whose doc_id the index has takes the place of that one, in the same version.
+
+    With `loaded`, the index's encoder, all is done in this process, and needs no Ray: for some thousand passages. Then
+    what is killed leaves nothing that holds up another change.
+    """
     read_manifest(out)
     with alone(Path(out).absolute()):
-        return _add(passages, out, settings, seed, progress, replacing=True)
+        return _add(passages, out, settings, seed, progress, replacing=True, loaded=loaded)
 
 
 def delete_passages(
@@ -117,7 +131,14 @@ def _delete(doc_ids: Sequence[str], out: str, settings: Index, seed: int, progre
 
 
 def _add(
-    passages: Sequence[str], out: str, settings: Index, seed: int, progress: Progress, *, replacing: bool
+    passages: Sequence[str],
+    out: str,
+    settings: Index,
+    seed: int,
+    progress: Progress,
+    *,
+    replacing: bool,
+    loaded: Any = None,
 ) -> Manifest:
     index = Path(out).absolute()
     build = index / ".build"
@@ -128,22 +149,33 @@ def _add(
     if is_finished(build, inputs, old.index_version, addition=True):
         return old
     check_files(index, old.every_file)
-    model = load_encoder(str(index / "encoder"))
+    model = loaded or load_encoder(str(index / "encoder"))
     check_space(str(index), old.space, old.probes, model)
-    claim(build, inputs, old.space, seed=seed, precision=settings.precision, base=old.index_version)
+    claim(
+        build, inputs, old.space, seed=seed, precision=settings.precision, base=old.index_version,
+        resumable=loaded is None,
+    )  # fmt: skip
     known = set() if replacing else {doc_id for entry in old.shards for doc_id in doc_ids_of(index, entry)}
     fragments = ingest(here, build, known.__contains__, progress)
-    encode_fragments(index / "encoder", fragments, settings, progress)
+    encode_fragments(index / "encoder", fragments, settings, progress, loaded=loaded)
     rows = rows_of(index, old, _doc_ids(fragments)) if replacing else {}
     trained = make_codec(old.codec, old.space["dimension"])
     if not is_flat(old.codec):
         trained = faiss.read_index(str(index / "codec.faiss"))
     (part,) = cut_shards(fragments.row_languages(), fragments.languages, 1, "language", seed)
     name, first_id = next_shard(index), 1 + max(_last_id(index, shard.name) for shard in old.shards)
-    entries = write_shards(index, fragments, [name], [part], first_id, trained, old.codec, settings, seed, progress)
+    entries = write_shards(
+        index, fragments, [name], [part], first_id, trained, old.codec, settings, seed, progress,
+        here=loaded is not None,
+    )  # fmt: skip
     entries = [*bury(index, old.shards, rows), *entries]
-    rejects = f"rejected-{name}.jsonl"
-    copy_file(build / "rejected.jsonl", index / rejects)
+    beside = {n: file for n, file in old.files.items() if not is_lists(n)}
+    shown = old.settings
+    if loaded is None:  # a service refuses what it would reject, and its requests are in no file
+        rejects = f"rejected-{name}.jsonl"
+        copy_file(build / "rejected.jsonl", index / rejects)
+        beside |= describe_files(index, [rejects])
+        shown = {**shown, "added": [*shown.get("added", []), *map(str, passages)]}
     manifest = gate_and_publish(
         index,
         settings,
@@ -157,9 +189,9 @@ def _add(
         keys=keys_of_living(index, entries) if rows else sorted({*old.metadata_keys, *fragments.keys}),
         rejected=dict(Counter(old.rejected) + Counter(fragments.rejected)),
         cut=dict(Counter(old.cut) - _cut_of(index, old, rows) + Counter(fragments.cut())),
-        files={n: f for n, f in old.files.items() if not is_lists(n)} | describe_files(index, [rejects]),
+        files=beside,
         parent=old.index_version,
-        settings_shown={**old.settings, "added": [*old.settings.get("added", []), *map(str, passages)]},
+        settings_shown=shown,
         progress=progress,
     )
     clear(build)
@@ -188,7 +220,7 @@ def _check_all_found(index: Path, rows: Rows, doc_ids: Sequence[str]) -> None:
         there.update(table[row].doc_id for row in some.tolist())
     if missing := [doc_id for doc_id in doc_ids if doc_id not in there]:
         shown = ", ".join(f"{doc_id!r:.80}" for doc_id in missing[:3])
-        raise InputError(
+        raise NoPassage(
             f"{index} has no passage {shown}{f' and {len(missing) - 3:,} more' if len(missing) > 3 else ''}; nothing "
             "was deleted: take it off the list and run the command again"
         )
