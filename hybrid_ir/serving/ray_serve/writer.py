@@ -114,6 +114,6 @@ class NoWriter:
         return RequestError(
             409,
             "not_writable",
-            "with serve.placement=distributed nothing is written over HTTP: use hybrid-ir index replace or delete, then "
-            "hybrid-ir swap",
+            "with serve.placement=distributed nothing is written over HTTP: use hybrid-ir index replace or delete, "
+            "then hybrid-ir swap",
         )
