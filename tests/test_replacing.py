@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 from indices import sample_passages
 from test_index_versions import (
-    MORE,
     SETTINGS,
     built as built,
     files,
     index as index,
     write_jsonl,
 )
+from without_ray import without_ray
 
 from hybrid_ir.cli import app as cli
 from hybrid_ir.encoders.embedding import encode
@@ -230,4 +233,26 @@ def test_what_replaces_is_counted_when_it_is_no_passage(index, tmp_path):
     assert texts(index)["en/5"] == "New."
 
 
-assert MORE
+def test_the_page_s_commands_replace_delete_and_compact(index, tmp_path, monkeypatch, capsys):
+    """The block of docs/index_passages.md, as it stands there, beside an index that has what it names."""
+    without_ray(monkeypatch)
+    monkeypatch.setattr("hybrid_ir.cluster.ray_session", lambda *_: nullcontext())
+    monkeypatch.setattr("hybrid_ir.cluster.live_nodes", lambda: 1)
+    monkeypatch.chdir(tmp_path)
+    rhine = [IndexedPassage(f"rhine-{n}", f"The Rhine, part {n}.", "en") for n in (3, 4)]
+    replace(index, tmp_path, rhine)
+    write_jsonl(tmp_path / "changed.jsonl", NEW)
+    page = (Path(__file__).parents[1] / "docs" / "index_passages.md").read_text()
+    (block,) = re.findall(r"^```bash\n(hybrid-ir index replace.*?)^```", page, re.M | re.S)
+    for line in block.splitlines():
+        monkeypatch.setattr("sys.argv", [*line.split(), *(["index.shards=2"] if "compact" in line else [])])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0, capsys.readouterr()
+    said = " ".join(capsys.readouterr().out.split())
+    for wanted in ("3 passages written to index, 2 of them in the place of others", "2 passages deleted", "compacted"):
+        assert wanted in said
+    assert set(texts(index)) == {p.doc_id for p in NEW} | {
+        f"{x}/{n}" for x in ("en", "ar", "th") for n in range(20)
+    } | {f"long/{n}" for n in range(20)}
+    assert read_manifest(index).format == 2

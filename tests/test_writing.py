@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -132,6 +134,19 @@ def test_one_wrong_passage_is_named_and_none_is_written(http, index, passages, s
     assert read_manifest(index) == before
 
 
+def test_the_next_version_of_one_index_takes_the_encoder_that_is_loaded(index, tmp_path):
+    first = LocalRelease(str(index))
+    IndexWriter().put(str(index), [NEW])
+    second = LocalRelease(str(index), like=first)
+    assert second.key != first.key
+    assert second._encoder is first._encoder
+    write_served_index(tmp_path / "other", sample_passages(12), seed=1)
+    other = LocalRelease(str(tmp_path / "other"), like=second)
+    assert other._encoder is not first._encoder
+    for release in (first, second, other):
+        release.close()
+
+
 def test_a_change_waits_for_nobody_who_writes_the_same_index(http, index):
     with alone(index):
         refused(put(http, NEW), 409, "another process is building")
@@ -150,6 +165,25 @@ def test_what_was_killed_over_http_holds_up_no_other_change(http, index, monkeyp
     assert http.delete("/passages/en%2F4", headers=WRITE).status_code == 200
     assert http.get("/passages/en%2F3").json()["text"] == "The river number 3 is long."
     assert not (index / ".build").exists()
+
+
+def test_the_page_s_example_writes_and_deletes(http, monkeypatch, capsys):
+    """The block of docs/serve.md, as it stands there, asked of the service of this process."""
+    page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text()
+    (block,) = [code for code in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "client.put(" in code]
+
+    def client(url, *, api_key):
+        found = SearchClient(url, api_key="writer")
+        found._http = http
+        http.headers.update(WRITE)
+        return found
+
+    monkeypatch.setattr("hybrid_ir.client.SearchClient", client)
+    monkeypatch.setattr(http, "close", lambda: None)
+    exec(compile(block, "serve.md", "exec", dont_inherit=True), {})
+    assert capsys.readouterr().out.split()[1:] == ["2", "0"]
+    assert http.get("/passages/volga-1").json()["metadata"] == {"year": 2024}
+    assert http.get("/passages/rhine-3").status_code == 404
 
 
 @pytest.mark.slow

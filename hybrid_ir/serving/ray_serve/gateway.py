@@ -54,6 +54,7 @@ class Gateway:
         self._keys, self._write_keys = api_keys, write_keys
         self._writer: Any = NoWriter() if writer is None else WriterHandle(writer)
         self._threads = threads
+        self._last: Any = None  # the local release that was loaded last
         context = serve.get_replica_context()
         self._id = context.replica_id.unique_id
         self._app = context.app_name
@@ -108,14 +109,16 @@ class Gateway:
         # Torch is imported only where an encoder runs: it takes a gateway of a distributed release seconds.
         from hybrid_ir.serving.local_release import LocalRelease
 
-        return LocalRelease(
+        self._last = LocalRelease(
             spec["index"],
             spec["version"],
             checkpoint=spec["checkpoint"],
             threads=self._threads,
             may_lack_shards=may_lack_shards,
             precision=self._settings.precision,
+            like=self._last,
         )
+        return self._last
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
