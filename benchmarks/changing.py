@@ -25,6 +25,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -74,7 +75,7 @@ async def searching(http: httpx.AsyncClient, queries: list[str], doc_ids: list[s
         try:
             if lots.random() < 0.1:
                 doc_id = lots.choice(doc_ids)
-                answer = await http.get(f"/passages/{doc_id}")
+                answer = await http.get(f"/passages/{quote(doc_id, safe='')}")
                 seen.append((answer.status_code, None, doc_id, answer.json()))
             else:
                 answer = await http.post("/search", json={"query": queries[number], "k": K})
@@ -93,7 +94,7 @@ async def writing(http: httpx.AsyncClient, passages: list[dict], until: float, p
             body = [{**p, "text": f"{p['text']} ({sum(done.values())})"} for p in some]
             asked = http.put("/passages", json={"passages": body}, headers=KEY, timeout=120)
         else:
-            asked = http.delete(f"/passages/{some[0]['doc_id']}", headers=KEY, timeout=120)
+            asked = http.delete(f"/passages/{quote(some[0]['doc_id'], safe='')}", headers=KEY, timeout=120)
         change = asyncio.create_task(asked)
         if every and sum(done.values()) % every == every - 1:
             await asyncio.sleep(lots.random())

@@ -69,7 +69,7 @@ def exact_top(
     if isinstance(rows, np.ndarray):
         count = len(rows)
     else:
-        count = sum(end - start if living is None else np.count_nonzero(living[start:end]) for start, end in rows)
+        count = sum(end - start if living is None else int(np.count_nonzero(living[start:end])) for start, end in rows)
     results = [(np.empty(0, np.float32), np.empty(0, np.int64))] * len(queries)
     open_ = np.arange(len(queries))
     ask = min(count, k + MARGIN)
@@ -101,7 +101,7 @@ def _scan_top(
         there, count = None, len(block)
         if living is not None and isinstance(numbers, int):
             there = living[numbers : numbers + len(block)]
-            count = np.count_nonzero(there)
+            count = int(np.count_nonzero(there))
             if not count:
                 continue
             there = None if count == len(block) else there

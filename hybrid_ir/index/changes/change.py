@@ -156,7 +156,11 @@ def _add(
         resumable=loaded is None,
     )  # fmt: skip
     known = set() if replacing else {doc_id for entry in old.shards for doc_id in doc_ids_of(index, entry)}
-    fragments = ingest(here, build, known.__contains__, progress)
+    try:
+        fragments = ingest(here, build, known.__contains__, progress)
+    except InputError:
+        clear(build)  # nothing is done yet, so that it need not hold up another change
+        raise
     encode_fragments(index / "encoder", fragments, settings, progress, loaded=loaded)
     rows = rows_of(index, old, _doc_ids(fragments)) if replacing else {}
     trained = make_codec(old.codec, old.space["dimension"])
