@@ -215,15 +215,15 @@ class Shard:
     def list_codes(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of an inverted list and the code of each, deleted ones too."""
         lists: Any = faiss.downcast_InvertedLists(self._index.invlists)
+        packer: Any = lists.packer if isinstance(lists, faiss.BlockInvertedLists) else None
+        size = lists.code_size if packer is None else packer.code_size
         if not (count := lists.list_size(number)):
-            return np.empty(0, np.int64), np.empty((0, self._index.code_size), np.uint8)
+            return np.empty(0, np.int64), np.empty((0, size), np.uint8)
         rows = faiss.rev_swig_ptr(lists.get_ids(number), count)
-        if not isinstance(lists, faiss.BlockInvertedLists):
-            codes = faiss.rev_swig_ptr(lists.get_codes(number), count * lists.code_size)
-            return rows, codes.reshape(count, lists.code_size)
-        packer: Any = lists.packer
+        if packer is None:
+            return rows, faiss.rev_swig_ptr(lists.get_codes(number), count * size).reshape(count, size)
         blocks = faiss.rev_swig_ptr(lists.get_codes(number), -(-count // packer.nvec) * packer.block_size)
-        codes = np.empty((count, packer.code_size), np.uint8)
+        codes = np.empty((count, size), np.uint8)
         for n in range(count):
             block = blocks[n // packer.nvec * packer.block_size :]
             packer.unpack_1(faiss.swig_ptr(block), n % packer.nvec, faiss.swig_ptr(codes[n]))

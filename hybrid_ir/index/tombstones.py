@@ -26,7 +26,7 @@ from hybrid_ir.index.folder import (
 )
 from hybrid_ir.index.fragments import save_array
 from hybrid_ir.index.passages import PassageTable
-from hybrid_ir.types import InputError
+from hybrid_ir.types import InputError, one_line
 
 compute: Any = pc  # whose functions are made when it is imported, so that no type checker knows them
 
@@ -47,7 +47,10 @@ def living_rows(index: str | Path, entry: ShardEntry) -> np.ndarray | None:
         return None
     check_files(index, entry.tombstones)
     path = local_files(index, entry.tombstones) / entry.deleted.name
-    rows, living = np.load(path), np.ones(entry.rows, dtype=bool)
+    try:
+        rows, living = np.load(path), np.ones(entry.rows, dtype=bool)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read ({one_line(error)}); {REBUILD}") from error
     if rows.ndim != 1 or rows.dtype != np.int64 or not len(rows) or rows.min() < 0 or rows.max() >= entry.rows:
         raise InputError(f"{path} does not hold rows of shard {entry.name}; {REBUILD}")
     living[rows] = False

@@ -27,7 +27,7 @@ from hybrid_ir.index.exact import BLOCK
 from hybrid_ir.index.folder import Manifest, ShardEntry, check_files, is_lists, read_manifest
 from hybrid_ir.index.fragments import save_array
 from hybrid_ir.index.passages import ROWS_PER_BATCH, PassageTable, passage_schema
-from hybrid_ir.index.query import is_flat
+from hybrid_ir.index.query import ShardQuery, is_flat, merge
 from hybrid_ir.index.ray_stages import Progress, write_each
 from hybrid_ir.index.resuming import claim, clear, is_finished
 from hybrid_ir.index.shard import Shard
@@ -44,7 +44,10 @@ from hybrid_ir.index.writing import (
     publish,
     write_faiss,
 )
+from hybrid_ir.types import InputError
 
+CHECKED = 64
+"""Passages of each shard whose answers are compared before a compacted index is published."""
 SHARD, ROW, LANGUAGE = range(3)
 """Columns of a part: where a passage comes from, and the number of its language in the order of their names."""
 
@@ -106,10 +109,39 @@ def _compact(index: Path, settings: Index, seed: int, progress: Progress) -> Man
         recall=old.recall,
         cut=old.cut,
     )
-    lists = count_lists(index, open_shards(index, draft, checksums=False))
+    made = open_shards(index, draft, checksums=False)
+    lists = count_lists(index, made)
+    try:
+        _check_answers(shards, made, old)
+    except InputError:
+        clear(build)  # the same command would end so again
+        raise
     manifest = publish(index, draft.model_copy(update={"files": draft.files | lists}))
     clear(build)
     return manifest
+
+
+def _check_answers(before: Sequence[Shard], after: Sequence[Shard], manifest: Manifest) -> None:
+    """Raises InputError where some of the passages, as queries, find others than before: of a codec whose codes FAISS
+    does not let us take as they are."""
+    queries = [ShardQuery(10)] * CHECKED
+    for shard in before:
+        rows = np.arange(shard.rows) if shard.living is None else np.flatnonzero(shard.living)
+        vectors = np.array(shard.vectors[rows[:: -(-len(rows) // CHECKED)]], dtype=np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        found = []
+        for shards in (before, after):
+            parts = [one.search(vectors, queries[: len(vectors)]) for one in shards]
+            merged = (
+                merge([part[i] for part in parts], 10, not is_flat(manifest.codec), None, manifest.candidates)
+                for i in range(len(vectors))
+            )
+            found.append([[(hit.global_id, hit.score) for hit in hits] for hits in merged])
+        if found[0] != found[1]:
+            raise InputError(
+                f"an index of the codec {manifest.codec} cannot be compacted: its answers would change; build it again "
+                "of the passages that are left"
+            )
 
 
 def _living(shards: Sequence[Shard], languages: Sequence[str]) -> np.ndarray:
@@ -192,7 +224,7 @@ def _copy_codes(trained: Any, shards: Sequence[Shard], part: np.ndarray) -> None
         places.append(place)
     target: Any = faiss.downcast_InvertedLists(trained.invlists)
     for number in range(trained.nlist):
-        rows, codes = [np.empty(0, np.int64)], [np.empty((0, trained.code_size), np.uint8)]
+        rows, codes = [], []
         for shard, place in zip(shards, places, strict=True):
             old_rows, old_codes = shard.list_codes(number)
             new_rows = place[old_rows]
