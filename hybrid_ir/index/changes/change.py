@@ -158,6 +158,8 @@ def _add(
     known = set() if replacing else {doc_id for entry in old.shards for doc_id in doc_ids_of(index, entry)}
     try:
         fragments = ingest(here, build, known.__contains__, progress)
+        if loaded is not None and fragments.rejected:
+            raise InputError(f"some of the passages cannot be indexed: {', '.join(fragments.rejected)}")
     except InputError:
         clear(build)  # nothing is done yet, so that it need not hold up another change
         raise

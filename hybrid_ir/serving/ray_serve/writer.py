@@ -46,7 +46,7 @@ class WriterReplica:
         active, previous = state["active"], state["previous"]
         index = active["index"]
         current = release_key({**active, "version": read_manifest(index).index_version})
-        if previous is not None and current == release_key(previous):
+        if previous is not None and current == release_key(previous) != release_key(active):
             raise RequestError(
                 409,
                 "went_back",
