@@ -226,7 +226,7 @@ class Shard:
         codes = np.empty((count, size), np.uint8)
         for n in range(count):
             block = blocks[n // packer.nvec * packer.block_size :]
-            packer.unpack_1(faiss.swig_ptr(block), n % packer.nvec, faiss.swig_ptr(codes[n]))
+            packer.unpack_1_c(faiss.swig_ptr(block), n % packer.nvec, faiss.swig_ptr(codes[n]))
         return rows, codes
 
     def _ranges(self, languages: tuple[str, ...] | None) -> list[tuple[int, int]]:

@@ -245,5 +245,5 @@ def _packed(target: Any, codes: np.ndarray) -> np.ndarray:
     packer = target.packer
     blocks = np.zeros((-(-len(codes) // packer.nvec), packer.block_size), np.uint8)
     for n, code in enumerate(np.ascontiguousarray(codes)):
-        packer.pack_1(faiss.swig_ptr(code), n % packer.nvec, faiss.swig_ptr(blocks[n // packer.nvec]))
+        packer.pack_1_c(faiss.swig_ptr(code), n % packer.nvec, faiss.swig_ptr(blocks[n // packer.nvec]))
     return blocks
