@@ -161,4 +161,8 @@ def _faiss_top(
     nobody: Any = faiss.MaybeOwnedVectorUInt8()  # its owner is null: numpy owns the bytes, and outlives the search
     index.codes = nobody.create_view(faiss.swig_ptr(block.view(np.uint8)), block.nbytes, nobody.owner)
     index.ntotal = len(block)
-    return index.search(queries, k, params=None if selector is None else faiss.SearchParameters(sel=selector))
+    if selector is None:
+        return index.search(queries, k)
+    parameters: Any = faiss.SearchParameters()
+    parameters.sel = selector
+    return index.search(queries, k, params=parameters)

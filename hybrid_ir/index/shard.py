@@ -215,7 +215,7 @@ class Shard:
     def list_codes(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of an inverted list and the code of each, deleted ones too."""
         lists: Any = faiss.downcast_InvertedLists(self._index.invlists)
-        packer: Any = lists.packer if isinstance(lists, faiss.BlockInvertedLists) else None
+        packer: Any = getattr(lists, "packer", None)  # of codes in blocks
         size = lists.code_size if packer is None else packer.code_size
         if not (count := lists.list_size(number)):
             return np.empty(0, np.int64), np.empty((0, size), np.uint8)

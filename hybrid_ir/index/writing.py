@@ -121,7 +121,7 @@ def describe_shard(index: Path, name: str, row_languages: np.ndarray, languages:
     """The manifest's entry of a shard whose files are written. row_languages: (rows,) numbers in `languages`."""
     starts = np.flatnonzero(np.diff(row_languages, prepend=-1))
     ends = np.append(starts[1:], len(row_languages))
-    ranges = {languages[row_languages[a]]: (int(a), int(b)) for a, b in zip(starts, ends, strict=True)}
+    ranges = {languages[int(row_languages[a])]: (int(a), int(b)) for a, b in zip(starts, ends, strict=True)}
     names = sorted(f"shards/{name}/{path.name}" for path in (index / "shards" / name).iterdir())
     return ShardEntry(name=name, rows=len(row_languages), languages=ranges, files=describe_files(index, names))
 

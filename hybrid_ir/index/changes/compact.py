@@ -240,7 +240,7 @@ def _copy_codes(trained: Any, shards: Sequence[Shard], part: np.ndarray) -> None
 
 def _packed(target: Any, codes: np.ndarray) -> np.ndarray:
     """Codes as the lists hold them: one after the other, or in blocks of as many as a processor compares at once."""
-    if not isinstance(target, faiss.BlockInvertedLists):
+    if not hasattr(target, "packer"):
         return np.ascontiguousarray(codes)
     packer = target.packer
     blocks = np.zeros((-(-len(codes) // packer.nvec), packer.block_size), np.uint8)

@@ -42,7 +42,7 @@ class WriterReplica:
                 return {}, (error.status, error.type, error.message)
 
     def _change(self, method: str, argument: Any) -> dict[str, Any]:
-        state = ray.get(self._registry.state.remote(self._app))
+        state: Any = ray.get(self._registry.state.remote(self._app))
         active, previous = state["active"], state["previous"]
         index = active["index"]
         current = release_key({**active, "version": read_manifest(index).index_version})
