@@ -77,6 +77,16 @@ class SearchClient:
         # Dots too: parts of a path that are nothing but dots are taken away on the way.
         return self._ask("GET", f"/passages/{quote(doc_id, safe='').replace('.', '%2E')}")
 
+    def put(self, passages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Write passages (`doc_id`, `text`, `language`, perhaps `metadata`) over those with the same doc_ids, or beside
+        the others: the service's `Written`. The key must be a write key. Raises as `search`."""
+        return self._ask("PUT", "/passages", {"passages": [dict(passage) for passage in passages]})
+
+    def delete(self, doc_id: str) -> dict[str, Any]:
+        """Delete a passage: the service's `Written`. The key must be a write key. Raises as `search`; InputError too
+        where there is none."""
+        return self._ask("DELETE", f"/passages/{quote(doc_id, safe='').replace('.', '%2E')}")
+
     def embed(self, texts: Sequence[str], *, input_type: str = "passage") -> list[list[float]]:
         """Unit vectors of the texts, in their order. Raises as `search`."""
         answer = self._ask("POST", "/v1/embeddings", {"input": list(texts), "input_type": input_type})

@@ -26,7 +26,8 @@ from without_ray import without_ray
 import hybrid_ir.encoders.loading
 from hybrid_ir.config.experiment import Index
 from hybrid_ir.index import fragments
-from hybrid_ir.index.build import add_passages, build_index
+from hybrid_ir.index.build import build_index
+from hybrid_ir.index.changes.change import add_passages
 from hybrid_ir.index.folder import check_files, read_manifest
 from hybrid_ir.types import InputError
 

@@ -112,7 +112,8 @@ class Load:
     Every query is a new one, so that each is encoded.
     """
 
-    def __init__(self, url: str, threads: int = 4, **body: object) -> None:
+    def __init__(self, url: str, threads: int = 4, *, key: str = "", **body: object) -> None:
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.statuses: Counter[object] = Counter()
         self.releases: set[tuple[str, frozenset[str]]] = set()
         self._stopped = threading.Event()
@@ -120,7 +121,7 @@ class Load:
         self._threads = [threading.Thread(target=self._run, args=(url, {"k": 3, **body})) for _ in range(threads)]
 
     def _run(self, url: str, body: dict[str, object]) -> None:
-        with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
+        with httpx.Client(base_url=url, timeout=30, trust_env=False, headers=self._headers) as http:
             while not self._stopped.is_set():
                 try:
                     answer = http.post("/search", json={"query": f"river number {next(self._numbers)}", **body})

@@ -17,7 +17,8 @@ from without_ray import without_ray
 
 from hybrid_ir.config.experiment import Index
 from hybrid_ir.data.store import open_store
-from hybrid_ir.index.build import add_passages, verify_index
+from hybrid_ir.index.build import verify_index
+from hybrid_ir.index.changes.change import add_passages
 from hybrid_ir.index.folder import checksum_of, read_manifest
 from hybrid_ir.index.passages import read_passages
 from hybrid_ir.index.writing import prune_versions

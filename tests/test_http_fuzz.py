@@ -60,6 +60,7 @@ def test_the_openapi_document_holds_for_whatever_it_generates(service, mode):
     operations = [result.ok() for result in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations()]
     assert {op.path for op in operations} == {
         "/search",
+        "/passages",
         "/passages/{doc_id}",
         "/v1/embeddings",
         "/v1/models",

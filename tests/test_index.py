@@ -355,7 +355,8 @@ def test_the_space_is_the_encoder_and_not_its_folder(tmp_path):
 
 @pytest.mark.slow
 def test_a_build_goes_on_where_it_was_killed_and_can_be_verified_and_extended(tmp_path, ray_cluster):
-    from hybrid_ir.index.build import add_passages, build_index, verify_index
+    from hybrid_ir.index.build import build_index, verify_index
+    from hybrid_ir.index.changes.change import add_passages
     from hybrid_ir.index.ray_stages import _EncodeFragment
 
     checkpoint = make_preset(tmp_path / "encoder")

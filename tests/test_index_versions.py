@@ -15,8 +15,10 @@ from indices import sample_passages
 from without_ray import without_ray
 
 from hybrid_ir.config.experiment import Index
-from hybrid_ir.index import build as build_module
-from hybrid_ir.index.build import add_passages, build_index, verify_index
+from hybrid_ir.index import recall as recall_module
+from hybrid_ir.index.build import build_index, verify_index
+from hybrid_ir.index.changes import change as change_module
+from hybrid_ir.index.changes.change import add_passages
 from hybrid_ir.index.folder import checksum_of, read_manifest
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.shard import open_shard
@@ -102,9 +104,13 @@ def test_an_addition_that_fails_and_is_run_again_adds_everything_once(index, bui
     def fail(*_, **__):
         raise KeyboardInterrupt
 
-    name = {"before the shard": "write_shards", "before the manifest": "publish", "after the manifest": "clear"}[moment]
+    module, name = {
+        "before the shard": (change_module, "write_shards"),
+        "before the manifest": (recall_module, "publish"),
+        "after the manifest": (change_module, "clear"),
+    }[moment]
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, name, fail)
+        patch.setattr(module, name, fail)
         with pytest.raises(KeyboardInterrupt):
             add(index, built)
     verify_index(str(index), SETTINGS, seed=0)
@@ -133,7 +139,7 @@ def test_what_is_killed_while_it_clears_up_is_finished_and_says_so(index, built,
     def killed(*_, **__):
         raise KeyboardInterrupt
 
-    publish, unlink = build_module.publish, Path.unlink
+    publish, unlink = recall_module.publish, Path.unlink
 
     def published(*arguments):
         """From here on, a step fails."""
@@ -146,7 +152,7 @@ def test_what_is_killed_while_it_clears_up_is_finished_and_says_so(index, built,
         return done
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build_module, "publish", published)
+        patch.setattr(recall_module, "publish", published)
         with pytest.raises(KeyboardInterrupt):
             run()
     rows = read_manifest(out).rows

@@ -12,6 +12,7 @@ import sys
 import typer
 
 from hybrid_ir.cli import capacity, comparison, encoder, evaluation, index, serving, sweeps, training
+from hybrid_ir.cli.indexes import changes
 from hybrid_ir.types import InputError
 
 NO_SPACE = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
@@ -27,6 +28,8 @@ app = typer.Typer(
 )
 for command in (training.prepare, training.mine, training.train, evaluation.evaluate, comparison.compare):
     app.command()(command)
+for command in (changes.add, changes.replace, changes.delete, changes.compact, changes.prune):
+    index.index_app.command()(command)
 app.add_typer(index.index_app, name="index")
 app.command()(encoder.encode)
 app.add_typer(encoder.encoder_app, name="encoder")

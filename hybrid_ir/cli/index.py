@@ -1,4 +1,4 @@
-"""Commands that make and mend an index: `index build`, `index verify`, `index add`, `index prune`.
+"""Commands that make an index and look through it: `index build`, `index verify`.
 
 In: words of the command line. Out: an index folder, and what it holds as a table.
 """
@@ -35,7 +35,7 @@ index_app = typer.Typer(
     cls=_BuildByDefault,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Build, verify and extend an index. Without a word: build.",
+    help="Build, verify and change an index. Without a word: build.",
 )
 
 
@@ -83,7 +83,7 @@ def build(
             progress=progress,
         )
     console().print(f"index written to {out} in {time.perf_counter() - begun:.0f} s (space {manifest.space['id']})")
-    _print_index(manifest, out)
+    print_index(manifest, out)
     if (taken := manifest.settings.get("vectors")) is not None:
         said = "this encoder made them"
         if taken["space"] is None:
@@ -108,43 +108,7 @@ def verify(index: IndexFolder, config: Config = None, overrides: IndexKeys = Non
         quiet_libraries()
     manifest = verify_index(index, experiment.index, seed=experiment.seed)
     console().print(f"{index} is whole (version {manifest.index_version}, space {manifest.space['id']})")
-    _print_index(manifest, index)
-
-
-@index_app.command()
-def add(
-    index: IndexFolder, passages: Passages, config: Config = None, overrides: IndexKeys = None, verbose: Verbose = False
-) -> None:
-    """Add new passages as one more shard: a new version, beside the one that is there."""
-    from hybrid_ir.config import load_experiment
-
-    experiment = load_experiment(config, overrides or ())
-    from hybrid_ir.cli.terminal import console
-
-    with encoding_job(index, "the index", verbose) as (folder, progress):
-        from hybrid_ir.index import add_passages
-
-        manifest = add_passages(folder, passages, experiment.index, seed=experiment.seed, progress=progress)
-    console().print(
-        f"{manifest.shards[-1].rows:,} passages added to {index} as shard {manifest.shards[-1].name}: version "
-        f"{manifest.index_version}; a service goes on with {manifest.parent} until: hybrid-ir swap --index {index}"
-    )
-    _print_index(manifest, index)
-
-
-@index_app.command()
-def prune(
-    index: IndexFolder, keep: Annotated[int, typer.Option(min=1, help="Versions to keep, the newest first.")] = 1
-) -> None:
-    """Remove older versions of an index, and the files that no other needs. A service must not serve them any more."""
-    from hybrid_ir.cli.terminal import console
-    from hybrid_ir.index import prune_versions, read_manifest
-    from hybrid_ir.storage import written
-
-    read_manifest(index)
-    with _unwritable(index), written(index) as folder:
-        gone = prune_versions(folder, keep)
-    console().print(f"{len(gone)} versions of {index} removed{': ' if gone else ''}{' '.join(gone)}")
+    print_index(manifest, index)
 
 
 def check_passages(passages: list[str]) -> None:
@@ -198,12 +162,12 @@ def _shared_folder(place: str, what: str) -> Iterator[str]:
             f"a build on {nodes} nodes needs a folder that all of them see, not {place}; build on such a folder and "
             "copy it, or start Ray on one node"
         )
-    with _unwritable(place, what), written(place) as folder:
+    with unwritable(place, what), written(place) as folder:
         yield str(folder)
 
 
 @contextmanager
-def _unwritable(place: str, what: str = "the index") -> Iterator[None]:
+def unwritable(place: str, what: str = "the index") -> Iterator[None]:
     """Raises InputError where the folder cannot be written to."""
     from hybrid_ir.types import InputError, one_line
 
@@ -218,7 +182,7 @@ def _unwritable(place: str, what: str = "the index") -> Iterator[None]:
         ) from error
 
 
-def _print_index(manifest: Any, index: str) -> None:
+def print_index(manifest: Any, index: str) -> None:
     from rich.table import Table
 
     from hybrid_ir.cli.terminal import console
@@ -231,11 +195,13 @@ def _print_index(manifest: Any, index: str) -> None:
         recall = [manifest.recall[kind][language] for kind in ("unfiltered", "filtered")]
         cut = manifest.cut.get(language, 0) / count
         table.add_row(language, f"{count:,}", *(f"{value:.3f}" for value in recall), f"{cut:.1%}")
-    sizes = " + ".join(f"{shard.rows:,}" for shard in manifest.shards)
+    sizes = " + ".join(f"{sum(shard.living.values()):,}" for shard in manifest.shards)
     nprobe = f", {manifest.nprobe} lists searched" if manifest.nprobe else ""
     out = console()
     out.print(table)
     out.print(f"{manifest.rows:,} passages in {len(manifest.shards)} shards ({sizes}), codec {manifest.codec}{nprobe}")
+    if dead := sum(shard.rows for shard in manifest.shards) - manifest.rows:
+        out.print(f"{dead:,} deleted passages are still in the files: hybrid-ir index compact --index {index}")
     print_left_out(manifest, f"{index}/rejected*.jsonl")
 
 

@@ -54,6 +54,9 @@ class Serve(Section):
     api_keys: tuple[str, ...] = ()
     """Requests must carry one of these as `Authorization: Bearer KEY`; empty = no key asked for. Also read from
     HYBRID_IR_API_KEYS (comma-separated), which keeps them out of files and process lists."""
+    write_keys: tuple[str, ...] = ()
+    """Requests that write or delete passages must carry one of these; they may read too. Empty = nobody may write. Also
+    read from HYBRID_IR_WRITE_KEYS, as the former."""
     allow_public: bool = False
     """Serve a public interface without API keys; false = refuse to."""
     max_k: int = Field(default=100, ge=1, le=10_000)

@@ -1,4 +1,11 @@
-from .build import add_passages as add_passages, build_index as build_index, verify_index as verify_index
+from .build import build_index as build_index, verify_index as verify_index
+from .changes.change import (
+    NoPassage as NoPassage,
+    add_passages as add_passages,
+    delete_passages as delete_passages,
+    replace_passages as replace_passages,
+)
+from .changes.compact import compact_index as compact_index
 from .codec import ROWS_PER_SHARD as ROWS_PER_SHARD, default_codec as default_codec
 from .filters.form import Filter as Filter, OneOf as OneOf, keys_of as keys_of, read_filter as read_filter
 from .folder import (
@@ -11,6 +18,7 @@ from .folder import (
 from .passages import (
     IndexedPassage as IndexedPassage,
     canonical as canonical,
+    parse_passage as parse_passage,
     passages_at as passages_at,
     read_texts as read_texts,
     sample_by_language as sample_by_language,

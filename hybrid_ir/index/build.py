@@ -1,4 +1,4 @@
-"""What a user asks of an index: build one, add passages to one, verify one.
+"""What a user asks of an index first: build one, verify one. `changes` has what becomes of one that is there.
 
 In: an encoder and files of passages, or an index folder. Out: the index folder, its manifest written last.
 
@@ -15,31 +15,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import faiss
-import numpy as np
-
 from hybrid_ir.config import Index
 from hybrid_ir.encoders import check_space, load_encoder, probe_vectors, space_of
 from hybrid_ir.index.codec import ROWS_PER_SHARD, default_codec, make_codec
 from hybrid_ir.index.folder import (
     Manifest,
     check_files,
-    describe_files,
-    is_lists,
-    kept_versions,
     local_files,
     read_manifest,
 )
 from hybrid_ir.index.fragments import ingest
-from hybrid_ir.index.passages import PassageTable
 from hybrid_ir.index.query import is_flat
 from hybrid_ir.index.ray_stages import Progress, encode_fragments, write_shards
-from hybrid_ir.index.recall import recall_gate
+from hybrid_ir.index.recall import gate_and_publish, recall_gate
 from hybrid_ir.index.resuming import claim, clear, codec_of, copy_file, inputs_of, is_finished, keep_encoder
 from hybrid_ir.index.vectors.checks import agreement
 from hybrid_ir.index.vectors.given import find_vectors, open_vectors
 from hybrid_ir.index.vectors.placed import place_vectors
-from hybrid_ir.index.writing import alone, count_lists, cut_shards, keep_version, make_manifest, open_shards, publish
+from hybrid_ir.index.writing import alone, cut_shards, keep_version, open_shards
 from hybrid_ir.storage import fetch
 from hybrid_ir.types import InputError
 
@@ -129,7 +122,7 @@ def _build(
     parts = cut_shards(fragments.row_languages(), fragments.languages, count, settings.sharding, seed)
     entries = write_shards(index, fragments, names, parts, 0, trained, codec, settings, seed, progress)
     copy_file(build / "rejected.jsonl", index / "rejected.jsonl")
-    manifest = _gate_and_publish(
+    manifest = gate_and_publish(
         index,
         settings,
         seed,
@@ -149,106 +142,22 @@ def _build(
     return manifest
 
 
-def add_passages(
-    out: str, passages: Sequence[str], settings: Index, *, seed: int, progress: Progress = lambda what, done: None
-) -> Manifest:
-    """Add passages to an index as one more shard, with its own encoder and codec: a new version of it, made beside the
-    one that is there. Whoever serves that goes on with it until it is swapped.
-
-    Raises InputError for a damaged index, when nothing new can be added, and while another process writes the index.
-    """
-    read_manifest(out)  # where there is none, none is made
-    with alone(Path(out).absolute()):
-        return _add(passages, out, settings, seed, progress)
-
-
-def _add(passages: Sequence[str], out: str, settings: Index, seed: int, progress: Progress) -> Manifest:
-    index = Path(out).absolute()
-    build = index / ".build"
-    old = read_manifest(index)
-    here = [fetch(path) for path in passages]
-    inputs = inputs_of(here)
-    keep_version(index)
-    if is_finished(build, inputs, old.index_version, addition=True):
-        return old
-    for files in (old.files, *(shard.files for shard in old.shards)):
-        check_files(index, files)
-    model = load_encoder(str(index / "encoder"))
-    check_space(str(index), old.space, old.probes, model)
-    claim(build, inputs, old.space, seed=seed, precision=settings.precision, base=old.index_version)
-    known: set[str] = set()
-    first_id = 0
-    for shard in old.shards:
-        folder = index / "shards" / shard.name
-        for batch in PassageTable(folder / "passages.arrow").column("doc_id"):
-            known.update(batch)
-        first_id = max(first_id, int(np.load(folder / "ids.npy", mmap_mode="r").max()) + 1)
-    fragments = ingest(here, build, known.__contains__, progress)
-    encode_fragments(index / "encoder", fragments, settings, progress)
-    trained = make_codec(old.codec, old.space["dimension"])
-    if not is_flat(old.codec):
-        trained = faiss.read_index(str(index / "codec.faiss"))
-    (part,) = cut_shards(fragments.row_languages(), fragments.languages, 1, "language", seed)
-    taken = [int(shard.name) for version in kept_versions(index) for shard in version.shards]
-    name = f"{max(taken) + 1:03d}"
-    entries = write_shards(index, fragments, [name], [part], first_id, trained, old.codec, settings, seed, progress)
-    rejects = f"rejected-{name}.jsonl"
-    copy_file(build / "rejected.jsonl", index / rejects)
-    manifest = _gate_and_publish(
-        index,
-        settings,
-        seed,
-        space=old.space,
-        probes=np.asarray(old.probes, dtype=np.float32),
-        codec=old.codec,
-        candidates=old.candidates,
-        sharding=old.sharding,
-        shards=[*old.shards, *entries],
-        keys=sorted({*old.metadata_keys, *fragments.keys}),
-        rejected=dict(Counter(old.rejected) + Counter(fragments.rejected)),
-        cut=dict(Counter(old.cut) + Counter(fragments.cut())),
-        files={n: f for n, f in old.files.items() if not is_lists(n)} | describe_files(index, [rejects]),
-        parent=old.index_version,
-        settings_shown={**old.settings, "added": [*old.settings.get("added", []), *map(str, passages)]},
-        progress=progress,
-    )
-    clear(build)
-    return manifest
-
-
 def verify_index(out: str, settings: Index, *, seed: int) -> Manifest:
     """Check everything that can be: files, checksums, row counts, the encoder's space id and probes, recall at the
     manifest's nprobe. Returns the manifest with the recall that was measured. Raises InputError for the first fault."""
     manifest = read_manifest(out)
-    every = {
-        name: file for files in (manifest.files, *(s.files for s in manifest.shards)) for name, file in files.items()
-    }
-    index = local_files(out, every)
+    index = local_files(out, manifest.every_file)
     check_files(index, manifest.files)
     shards = open_shards(index, manifest)
-    counted: dict[str, int] = {}
+    counted: Counter[str] = Counter()
     for shard in shards:
-        for name, (start, end) in shard.entry.languages.items():
-            counted[name] = counted.get(name, 0) + end - start
+        counted.update(shard.entry.living)
     if counted != manifest.languages:
         raise InputError(
-            f"{out}: the shards hold {counted}, the manifest says {manifest.languages}; build the index again"
+            f"{out}: the shards hold {dict(counted)}, the manifest says {manifest.languages}; build the index again"
         )
     check_space(str(index), manifest.space, manifest.probes, load_encoder(str(index / "encoder")))
     _, recall = recall_gate(
         shards, target=settings.recall_target, sample=settings.recall_sample, seed=seed, nprobe=manifest.nprobe
     )
     return manifest.model_copy(update={"recall": recall})
-
-
-def _gate_and_publish(
-    index: Path, settings: Index, seed: int, *, settings_shown: dict[str, Any], progress: Progress, **parts: Any
-) -> Manifest:
-    shown = {**settings_shown, **settings.model_dump(mode="json")}
-    draft = make_manifest(index, settings=shown, **parts)
-    progress("measuring recall", 0)
-    shards = open_shards(index, draft, checksums=False)
-    lists = count_lists(index, shards)
-    nprobe, recall = recall_gate(shards, target=settings.recall_target, sample=settings.recall_sample, seed=seed)
-    parts["files"] = draft.files | lists
-    return publish(index, make_manifest(index, settings=shown, nprobe=nprobe, recall=recall, **parts))

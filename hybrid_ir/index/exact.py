@@ -55,19 +55,27 @@ def score_rows(queries: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> np
 
 
 def exact_top(
-    queries: np.ndarray, vectors: np.ndarray, rows: Sequence[tuple[int, int]] | np.ndarray, k: int
+    queries: np.ndarray,
+    vectors: np.ndarray,
+    rows: Sequence[tuple[int, int]] | np.ndarray,
+    k: int,
+    living: np.ndarray | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """(scores, rows) of the k best of `rows` (ranges, or an array of row numbers) for each of the queries (Q, D).
 
-    In no order. Fewer than k where there are fewer rows; more where rows tie with the k-th: the caller cuts, by id.
+    `living`, (N,) bool, tells which rows of the ranges count; None = all. In no order. Fewer than k where there are
+    fewer rows; more where rows tie with the k-th: the caller cuts, by id.
     """
-    count = len(rows) if isinstance(rows, np.ndarray) else sum(end - start for start, end in rows)
+    if isinstance(rows, np.ndarray):
+        count = len(rows)
+    else:
+        count = sum(end - start if living is None else int(np.count_nonzero(living[start:end])) for start, end in rows)
     results = [(np.empty(0, np.float32), np.empty(0, np.int64))] * len(queries)
     open_ = np.arange(len(queries))
     ask = min(count, k + MARGIN)
     while len(open_) and count:
         asked = queries[open_]
-        rough, found = _scan_top(asked, vectors, rows, ask)
+        rough, found = _scan_top(asked, vectors, rows, ask, living)
         scores = score_rows(asked, vectors, found)
         kth = np.partition(scores, -k, axis=1)[:, -k] if ask >= k else np.full(len(open_), -np.inf, np.float32)
         # A row that was not returned may score as high as the k-th.
@@ -81,12 +89,23 @@ def exact_top(
 
 
 def _scan_top(
-    queries: np.ndarray, vectors: np.ndarray, rows: Sequence[tuple[int, int]] | np.ndarray, ask: int
+    queries: np.ndarray,
+    vectors: np.ndarray,
+    rows: Sequence[tuple[int, int]] | np.ndarray,
+    ask: int,
+    living: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(Q, <= ask) FAISS's scores and rows of the best, block by block."""
     best: tuple[np.ndarray, np.ndarray] | None = None
-    for block, numbers in _blocks(vectors, rows, len(queries)):
-        scores, places = _faiss_top(queries, block, min(ask, len(block)))
+    for block, numbers in _blocks(vectors, rows, len(queries), in_pieces=living is not None):
+        there, count = None, len(block)
+        if living is not None and isinstance(numbers, int):
+            there = living[numbers : numbers + len(block)]
+            count = int(np.count_nonzero(there))
+            if not count:
+                continue
+            there = None if count == len(block) else there
+        scores, places = _faiss_top(queries, block, min(ask, count), there)
         found = (scores, places + numbers if isinstance(numbers, int) else numbers[places])
         if best is not None:
             scores, places = (np.concatenate(both, axis=1) for both in zip(best, found, strict=True))
@@ -100,12 +119,12 @@ def _scan_top(
 
 
 def _blocks(
-    vectors: np.ndarray, rows: Sequence[tuple[int, int]] | np.ndarray, queries: int
+    vectors: np.ndarray, rows: Sequence[tuple[int, int]] | np.ndarray, queries: int, *, in_pieces: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray | int]]:
     """(vectors, their row numbers or the first of them): ranges as they lie, and pieces that are gathered.
 
     For several queries a range of float16 goes in pieces, which stay in the processor's cache from query to query.
-    BLAS makes its own of float32.
+    BLAS makes its own of float32. `in_pieces` cuts every range: where rows are deleted, only pieces with some are slow.
     """
     if isinstance(rows, np.ndarray):
         for start in range(0, len(rows), BLOCK):
@@ -113,18 +132,37 @@ def _blocks(
             yield vectors[numbers], numbers
         return
     for start, end in rows:
-        step = BLOCK if queries > 1 and vectors.dtype == np.float16 else max(1, end - start)
+        step = BLOCK if in_pieces or (queries > 1 and vectors.dtype == np.float16) else max(1, end - start)
         for first in range(start, end, step):
             yield vectors[first : min(first + step, end)], first
 
 
-def _faiss_top(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, k) FAISS's scores and places in the block. Neither kind of vectors is copied."""
+def _faiss_top(
+    queries: np.ndarray, block: np.ndarray, k: int, there: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(Q, k) FAISS's scores and places in the block. Neither kind of vectors is copied. `there`, a bool for each vector
+    of the block, leaves out some; k are left."""
+    selector = None
+    if there is not None:
+        bits = np.packbits(there, bitorder="little")
+        selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))  # its size is that of the bits, in bytes
     if block.dtype == np.float32:
-        return faiss.knn(queries, block, k, metric=faiss.METRIC_INNER_PRODUCT)
+        if selector is None:
+            return faiss.knn(queries, block, k, metric=faiss.METRIC_INNER_PRODUCT)
+        queries = np.ascontiguousarray(queries)
+        scores, places = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        faiss.knn_inner_product(
+            faiss.swig_ptr(queries), faiss.swig_ptr(block), block.shape[1], len(queries), len(block), k,
+            faiss.swig_ptr(scores), faiss.swig_ptr(places), selector,
+        )  # fmt: skip
+        return scores, places
     # FAISS's codes of QT_fp16 are the float16 themselves, row by row.
     index: Any = faiss.IndexScalarQuantizer(block.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     nobody: Any = faiss.MaybeOwnedVectorUInt8()  # its owner is null: numpy owns the bytes, and outlives the search
     index.codes = nobody.create_view(faiss.swig_ptr(block.view(np.uint8)), block.nbytes, nobody.owner)
     index.ntotal = len(block)
-    return index.search(queries, k)
+    if selector is None:
+        return index.search(queries, k)
+    parameters: Any = faiss.SearchParameters()
+    parameters.sel = selector
+    return index.search(queries, k, params=parameters)

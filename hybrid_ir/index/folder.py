@@ -5,12 +5,14 @@ In: an index folder. Out: its manifest, or an InputError that names the file at 
     INDEX/manifest.json                what is in the current version, checksums, space id, recall; written last
     INDEX/versions/VERSION.json        the manifest of every version that is kept, the current one too
     INDEX/encoder/                     the encoder that made the vectors: an index is served by nothing else
-    INDEX/lists-003.npy                passages of each language in each inverted list, up to shard 003 (not for Flat)
+    INDEX/lists-003.npy                passages of each language in each inverted list, up to shard 003 (not for Flat);
+    INDEX/lists-003-HASH.npy           the same without those that are deleted, named by its content
     INDEX/codec.faiss                  the trained, empty index that every shard starts from (not for Flat)
     INDEX/shards/000/vectors.faiss     codes; row n is row n of the files beside it
                      vectors.f16.npy   the vectors for exact scores (not for Flat, whose codes are the vectors)
                      ids.npy           global id of each row: the passage's number among those that were accepted
                      passages.arrow    doc_id, text, language, metadata
+                     deleted-HASH.npy  numbers of the rows that are deleted, in the versions that name it
     INDEX/rejected.jsonl               records that the build left out, and why
     INDEX/rejected-003.jsonl           the same of the addition that wrote shard 003
 
@@ -28,14 +30,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from hybrid_ir.index.query import CANDIDATES
 from hybrid_ir.storage import fetch_files, is_uri, lies_inside, read_file, sizes_of
 from hybrid_ir.types import InputError, one_line
 
 FORMAT = 2
-READABLE = (1, 2)
+WITH_DELETED = 3
+"""Of a manifest that names deleted rows, which a program that does not know of them must not read."""
+READABLE = (1, 2, 3)
 """Format 1 had one version, and no checksum of the manifest."""
 REBUILD = "build the index again: hybrid-ir index --checkpoint ... --passages ... --out ..."
 
@@ -49,12 +53,44 @@ class File(_Part):
     blake2b: str
 
 
+class Deleted(_Part):
+    """Rows of a shard that no search finds any more."""
+
+    name: str
+    """Of the file with their numbers, relative to the index."""
+    file: File
+    languages: dict[str, int]
+    """Language -> rows of it that are deleted."""
+
+
 class ShardEntry(_Part):
     name: str
     rows: int
+    """Of its files: deleted ones are among them."""
     languages: dict[str, tuple[int, int]]
     """Language -> first row, row after its last."""
     files: dict[str, File]
+    deleted: Deleted | None = None
+
+    @property
+    def tombstones(self) -> dict[str, File]:
+        """The file of the deleted rows, if any are. Apart from `files`, which stay the same whatever is deleted."""
+        return {} if self.deleted is None else {self.deleted.name: self.deleted.file}
+
+    @property
+    def living(self) -> dict[str, int]:
+        """Language -> rows of it that are not deleted; languages of which none is left are not there."""
+        gone = {} if self.deleted is None else self.deleted.languages
+        counts = {name: end - start - gone.get(name, 0) for name, (start, end) in self.languages.items()}
+        return {name: count for name, count in counts.items() if count}
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As it was written before rows could be deleted, where none is: older programs read it, and versions stay."""
+        content = handler(self)
+        if self.deleted is None:
+            del content["deleted"]
+        return content
 
 
 class Manifest(_Part):
@@ -73,7 +109,7 @@ class Manifest(_Part):
     """Passages for each hit that a lossy codec finds, and that are scored exactly."""
     sharding: str
     languages: dict[str, int]
-    """Passages of each language, over all shards."""
+    """Passages of each language, over all shards, without those that are deleted."""
     metadata_keys: list[str]
     shards: list[ShardEntry]
     files: dict[str, File]
@@ -85,7 +121,7 @@ class Manifest(_Part):
     created: str
     versions: dict[str, str]
     parent: str | None = None
-    """Version that this one was made from by an addition; None = by a build."""
+    """Version that this one was made from by a change; None = by a build."""
     cut: dict[str, int] = {}
     """Passages of each language that were longer than the encoder reads: their ends are not in their vectors."""
     checksum: str = ""
@@ -94,6 +130,12 @@ class Manifest(_Part):
     @property
     def rows(self) -> int:
         return sum(self.languages.values())
+
+    @property
+    def every_file(self) -> dict[str, File]:
+        """Whatever this version needs: the files beside the shards, the shards', and those of deleted rows."""
+        parts = (part for shard in self.shards for part in (shard.files, shard.tombstones))
+        return {name: file for files in (self.files, *parts) for name, file in files.items()}
 
 
 def read_manifest(index: str | Path, version: str | None = None) -> Manifest:
@@ -140,7 +182,7 @@ def _parse(index: str | Path, name: str) -> Manifest:
     if content.get("format") not in READABLE:
         raise InputError(
             f"{index} is an index of format {content.get('format')!r:.40}, this version reads "
-            f"{' and '.join(map(str, READABLE))}; {REBUILD}"
+            f"{', '.join(map(str, READABLE))}; {REBUILD}"
         )
     try:
         manifest = Manifest.model_validate(content)
@@ -150,8 +192,8 @@ def _parse(index: str | Path, name: str) -> Manifest:
         raise InputError(f"{path} is damaged ({where}: {first['msg']}); {REBUILD}") from None
     if manifest.format > 1 and manifest.checksum != checksum_of(content):
         raise InputError(f"{path} is damaged (its checksum is not that of its content); {REBUILD}")
-    files = [name for part in (manifest, *manifest.shards) for name in part.files]
-    for name in (f"versions/{manifest.index_version}", *(f"shards/{shard.name}" for shard in manifest.shards), *files):
+    named = [f"versions/{manifest.index_version}", *(f"shards/{shard.name}" for shard in manifest.shards)]
+    for name in (*named, *manifest.every_file):
         if not lies_inside(str(index), name):
             raise InputError(
                 f"{path} names {name!r:.80}, which lies outside of the index; take an index from whom you trust, or "

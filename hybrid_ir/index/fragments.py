@@ -32,6 +32,7 @@ FRAGMENT_ROWS = 4096
 FRAGMENT_CHARACTERS = 256 << 20
 """The most that the texts of a fragment, which is held in memory until it is full, may have together. That is 64 Ki
 characters a passage; a column of Arrow ends at 2 GiB."""
+KNOWN = "duplicate doc_id, which the index has: `hybrid-ir index replace` replaces its passage"
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,10 @@ def ingest(
                 key = 0
                 if isinstance(item, IndexedPassage):
                     key = key64(item.doc_id)
-                    if key in seen or known(item.doc_id):
+                    if key in seen:
                         item = Rejected(path, "duplicate doc_id", item.doc_id[:200])
+                    elif known(item.doc_id):
+                        item = Rejected(path, KNOWN, item.doc_id[:200])
                     elif len(keys.keys() | item.metadata.keys()) > MAX_METADATA_KEYS:
                         item = Rejected(
                             path, f"more than {MAX_METADATA_KEYS} different metadata keys", item.doc_id[:200]

@@ -55,7 +55,7 @@ def read_passages(path: str | Path) -> Iterator[IndexedPassage | Rejected]:
             for number, record in parquet_rows(file) if file.suffix == ".parquet" else read_lines(file):
                 if isinstance(record, str) and not record.strip():
                     continue
-                yield _parse(record, f"{file.name}:{number}")
+                yield parse_passage(record, f"{file.name}:{number}")
 
 
 def texts_of(path: str | Path) -> Iterator[str]:
@@ -121,8 +121,8 @@ def _store_passages(path: str) -> Iterator[IndexedPassage]:
             yield from new(candidate.doc_id, candidate.text, candidate.language)
 
 
-def _parse(record: Any, where: str) -> IndexedPassage | Rejected:
-    reason = None
+def parse_passage(record: Any, where: str) -> IndexedPassage | Rejected:
+    reason = None  # that of the first thing that is wrong
     if isinstance(record, str):
         try:
             record = json.loads(record)
@@ -235,14 +235,14 @@ class PassageTable:
         """Raises InputError if the file is not one that `write_passages` wrote, whole."""
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            self.batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{path} cannot be read ({one_line(error)}); build the index again") from error
         names = reader.schema.names
         self.keys = tuple(name.removeprefix(_KEY) for name in names[3:])
-        self.rows = sum(batch.num_rows for batch in self._batches)
+        self.rows = sum(batch.num_rows for batch in self.batches)
         # Offsets and bytes of each column: a service reads ten rows a query, and Arrow's scalars take ten times longer.
-        self._texts = [[_buffers(column) for column in batch.columns[:3]] for batch in self._batches]
+        self._texts = [[_buffers(column) for column in batch.columns[:3]] for batch in self.batches]
 
     def __getitem__(self, row: int) -> IndexedPassage:
         number, offset = divmod(row, ROWS_PER_BATCH)
@@ -251,7 +251,7 @@ class PassageTable:
         )
         if not self.keys:
             return IndexedPassage(doc_id, text, language)
-        batch, metadata = self._batches[number], {}
+        batch, metadata = self.batches[number], {}
         for i, key in enumerate(self.keys, start=3):
             value = batch.column(i)[offset].as_py()
             if value is not None:
@@ -259,28 +259,34 @@ class PassageTable:
         return IndexedPassage(doc_id, text, language, metadata)
 
     def take(self, rows: np.ndarray) -> pa.Table:
-        return pa.Table.from_batches(self._batches).take(pa.array(rows))
+        return pa.Table.from_batches(self.batches).take(pa.array(rows))
 
     def find(self, doc_id: str) -> int | None:
         """Row of the passage with this doc_id, or None. Reads doc_ids until it is found."""
         value = pa.scalar(doc_id, pa.string())
-        for number, batch in enumerate(self._batches):
+        for number, batch in enumerate(self.batches):
             offset = pc.index(batch.column("doc_id"), value).as_py()
             if offset >= 0:
                 return number * ROWS_PER_BATCH + offset
         return None
 
+    def values(self, batch: pa.RecordBatch, key: str) -> pa.Array:
+        """Of one key of the metadata, in one of the batches: as `canonical` wrote them, null where there is none."""
+        return batch[_KEY + key]
+
     def column(self, name: str) -> Iterator[list[str]]:
         """Values of one column, a batch at a time."""
-        for batch in self._batches:
+        for batch in self.batches:
             yield batch.column(name).to_pylist()
 
     def where(self, passing: Callable[[int, Callable[[str], pa.Array | None]], np.ndarray]) -> np.ndarray:
         """Sorted rows that pass. `passing` is asked for each batch of rows: its size, and what a key's column is, as
         `canonical` wrote it (None where no row has one)."""
         found, start = [np.empty(0, dtype=np.int64)], 0
-        for batch in self._batches:
-            mask = passing(batch.num_rows, lambda key, batch=batch: batch[_KEY + key] if key in self.keys else None)
+        for batch in self.batches:
+            mask = passing(
+                batch.num_rows, lambda key, batch=batch: self.values(batch, key) if key in self.keys else None
+            )
             found.append(start + np.flatnonzero(mask))
             start += batch.num_rows
         return np.concatenate(found)

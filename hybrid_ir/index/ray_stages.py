@@ -38,8 +38,10 @@ class _EncodeFragment:
     until nobody knew it.
     """
 
-    def __init__(self, encoder: str, fragments: Fragments, settings: Index, role: str = "document") -> None:
-        self._model = load_encoder(encoder, device="cuda" if settings.gpus_per_actor else "cpu")
+    def __init__(self, encoder: Any, fragments: Fragments, settings: Index, role: str = "document") -> None:
+        """`encoder` is its folder, or the encoder itself."""
+        loaded = not isinstance(encoder, str)
+        self._model = encoder if loaded else load_encoder(encoder, device="cuda" if settings.gpus_per_actor else "cpu")
         self._fragments, self._settings, self._role = fragments, settings, role
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -67,9 +69,16 @@ class _EncodeFragment:
 
 
 def encode_fragments(
-    encoder: Path, fragments: Fragments, settings: Index, progress: Progress, *, role: str = "document"
+    encoder: Path,
+    fragments: Fragments,
+    settings: Index,
+    progress: Progress,
+    *,
+    role: str = "document",
+    loaded: Any = None,
 ) -> None:
-    """Encode every fragment that an earlier try has not, with the encoder in a folder that all nodes see.
+    """Encode every fragment that an earlier try has not, with the encoder in a folder that all nodes see, or with one
+    that is `loaded` in this process.
 
     Raises InputError for a text whose vector is not finite, or zero.
     """
@@ -79,6 +88,7 @@ def encode_fragments(
     if not missing:
         return
     arguments = (str(encoder), fragments, settings, role)
+    here = None if loaded is None else _EncodeFragment(loaded, *arguments[1:])
 
     def dataset() -> ray.data.Dataset:
         return _dataset([{"fragment": n} for n in missing]).map_batches(
@@ -90,7 +100,7 @@ def encode_fragments(
             compute=ray.data.ActorPoolStrategy(size=min(settings.actors, len(missing))),
         )
 
-    for row in _rows(dataset):
+    for row in _rows(dataset) if here is None else _rows_here(here, [{"fragment": n} for n in missing]):
         if row["fault"]:
             raise InputError(row["fault"])
         done += row["passages"]
@@ -108,20 +118,47 @@ def write_shards(
     settings: Index,
     seed: int,
     progress: Progress,
+    *,
+    here: bool = False,
 ) -> list[ShardEntry]:
     """Write every shard that an earlier try has not, in parallel. A task holds its shard and all rows' languages."""
-    empty = ray.put(faiss.serialize_index(trained))
-    build = index / ".build"
     # A shard that was written for another cut or codec is written again.
     cut = {"codec": codec, "shards": len(names), "sharding": settings.sharding, "first_id": first_id, "seed": seed}
-    write = [{"number": n} for n, name in enumerate(names) if _written(build / f"shard-{name}.json", cut) is None]
-    ids = {each["number"]: ray.put(parts[each["number"]]) for each in write}
 
-    def write_one(rows: Any) -> Any:
+    def write_one(name: str, part: np.ndarray, empty: np.ndarray) -> ShardEntry:
+        return write_one_shard(
+            index, name, part, first_id, fragments, faiss.deserialize_index(empty), codec, fragments.keys
+        )
+
+    return write_each(
+        index, names, parts, faiss.serialize_index(trained), cut, write_one, settings, progress, here=here
+    )
+
+
+def write_each(
+    index: Path,
+    names: Sequence[str],
+    parts: Sequence[np.ndarray],
+    shared: np.ndarray,
+    cut: dict[str, Any],
+    write_one: Callable[[str, np.ndarray, np.ndarray], ShardEntry],
+    settings: Index,
+    progress: Progress,
+    *,
+    here: bool = False,
+) -> list[ShardEntry]:
+    """Write every shard that an earlier try with the same `cut` has not, in parallel, or one by one in this process:
+    `write_one` of its name, its part (of which a row is a passage), and what all share."""
+    put, get = (_same, _same) if here else (ray.put, ray.get)
+    build, everyones = index / ".build", put(shared)
+    write = [{"number": n} for n, name in enumerate(names) if _written(build / f"shard-{name}.json", cut) is None]
+    given = {each["number"]: put(parts[each["number"]]) for each in write}
+
+    def write_some(rows: Any) -> Any:
         sizes = []
         for n in map(int, rows["number"]):
-            index_of_shard, part = faiss.deserialize_index(ray.get(empty)), ray.get(ids[n])
-            entry = write_one_shard(index, names[n], part, first_id, fragments, index_of_shard, codec, fragments.keys)
+            part = get(given[n])
+            entry = write_one(names[n], part, get(everyones))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             done = {"cut": cut, "entry": entry.model_dump(mode="json"), "peak_memory_mb": round(peak)}
             write_json(build / f"shard-{names[n]}.json", done)
@@ -133,13 +170,13 @@ def write_shards(
 
         def dataset() -> ray.data.Dataset:
             return _dataset(write).map_batches(
-                write_one,
+                write_some,
                 batch_size=1,
                 num_cpus=settings.cpus_per_actor,
                 compute=ray.data.TaskPoolStrategy(size=settings.actors),
             )
 
-        for row in _rows(dataset):
+        for row in _rows_here(write_some, write) if here else _rows(dataset):
             done += row["rows"]
             progress("shards", done)
     entries = [_written(build / f"shard-{name}.json", cut) for name in names]
@@ -156,6 +193,17 @@ def _written(marker: Path, cut: dict[str, Any]) -> ShardEntry | None:
 def _dataset(items: list[dict[str, int]]) -> ray.data.Dataset:
     ray.data.DataContext.get_current().enable_progress_bars = False
     return ray.data.from_items(items, override_num_blocks=len(items))
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _rows_here(stage: Callable[[Any], dict[str, np.ndarray]], items: list[dict[str, int]]) -> Iterator[dict[str, Any]]:
+    """Rows that a stage makes of the items, one after the other in this process."""
+    for item in items:
+        made = stage({name: np.asarray([value]) for name, value in item.items()})
+        yield {name: values[0] for name, values in made.items()}
 
 
 def _rows(dataset: Callable[[], ray.data.Dataset]) -> Iterator[dict[str, Any]]:

@@ -1,21 +1,47 @@
 """The recall gate: an index is published when every language finds what exact search finds.
 
-In: shards that are open. Out: the number of lists to visit, and recall by language.
+In: shards that are written. Out: the number of lists to visit and recall by language, in the manifest that is
+published.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hybrid_ir.config import Index
+from hybrid_ir.index.folder import Manifest
 from hybrid_ir.index.query import Hit, ShardQuery, is_flat, merge
 from hybrid_ir.index.shard import Shard
+from hybrid_ir.index.writing import count_lists, make_manifest, open_shards, publish
 from hybrid_ir.types import InputError
 
 RECALL_K = 10
+
+
+def gate_and_publish(
+    index: Path,
+    settings: Index,
+    seed: int,
+    *,
+    settings_shown: dict[str, Any],
+    progress: Callable[[str, int], None],
+    **parts: Any,
+) -> Manifest:
+    """Measure recall, then publish the manifest of these `parts` (see `make_manifest`). Raises InputError where recall
+    is below `settings.recall_target`: then nothing is published."""
+    shown = {**settings_shown, **settings.model_dump(mode="json")}
+    draft = make_manifest(index, settings=shown, **parts)
+    progress("measuring recall", 0)
+    shards = open_shards(index, draft, checksums=False)
+    lists = count_lists(index, shards)
+    nprobe, recall = recall_gate(shards, target=settings.recall_target, sample=settings.recall_sample, seed=seed)
+    parts["files"] = draft.files | lists
+    return publish(index, make_manifest(index, settings=shown, nprobe=nprobe, recall=recall, **parts))
 
 
 def recall_gate(
@@ -97,4 +123,7 @@ def _without(own: int, hits: Sequence[Hit]) -> list[int]:
 
 def _sample_rows(shard: Shard, language: str, sample: int, rng: np.random.Generator) -> list[int]:
     start, end = shard.entry.languages.get(language, (0, 0))
-    return (start + rng.choice(end - start, size=min(sample, end - start), replace=False)).tolist()
+    if shard.living is None:
+        return (start + rng.choice(end - start, size=min(sample, end - start), replace=False)).tolist()
+    rows = start + np.flatnonzero(shard.living[start:end])
+    return rng.choice(rows, size=min(sample, len(rows)), replace=False).tolist()

@@ -50,15 +50,18 @@ def claim(
     precision: str,
     base: str | None = None,
     role: str = "document",
+    resumable: bool = True,
 ) -> None:
-    """Start a build folder, or find that it holds the same build. `base` is the version that is added to, `role` what
-    the texts are encoded as.
+    """Start a build folder, or find that it holds the same build. `base` is the version that is changed, `role` what
+    the texts are encoded as. What is not `resumable` gives way to any other: nothing is lost with it.
 
     Raises InputError if it is another's.
     """
     wanted = {"space": space, "inputs": inputs, "seed": seed, "precision": precision, "base": base, "role": role}
+    if not resumable:
+        wanted["resumable"] = False
     found = _marker(build)
-    if found is None:
+    if found is None or not found.get("resumable", True):
         shutil.rmtree(build, ignore_errors=True)
         build.mkdir(parents=True)
         write_json(build / MARKER, wanted)
@@ -66,7 +69,7 @@ def claim(
     if found["space"]["id"] != space["id"]:
         what = f"with another encoder (it differs in {difference(found['space'], space)})"
     elif found["inputs"] != inputs:
-        what = "of other passages or vectors, or they have changed since"
+        what = "of other passages or vectors, or another change, or they have changed since"
     elif found.get("seed") != seed:
         what = f"with seed={found.get('seed')}, not {seed}"
     elif found.get("precision") != precision:
@@ -75,7 +78,8 @@ def claim(
         what = f"with --role {found.get('role')}, not {role}"
     else:
         return
-    raise InputError(f"{build} holds an unfinished build {what}; delete it, or choose another --out")
+    remedy = "delete it, or choose another --out" if base is None else "finish it by its own command, or delete it"
+    raise InputError(f"{build} holds an unfinished build {what}; {remedy}")
 
 
 def is_finished(build: Path, inputs: list[Any], current: str, *, addition: bool) -> bool:

@@ -31,6 +31,7 @@ from hybrid_ir.index.query import Found, ShardQuery, Stored, Totals, depth, is_f
 from hybrid_ir.index.searching.nearest import NearestLists
 from hybrid_ir.index.searching.recent import Recent
 from hybrid_ir.index.searching.threads import in_parts
+from hybrid_ir.index.tombstones import living_rows
 from hybrid_ir.types import InputError
 
 _MASKS = 64
@@ -43,9 +44,17 @@ class Shard:
     """
 
     def __init__(
-        self, folder: Path, entry: ShardEntry, totals: Totals, passages: PassageTable, nearest: NearestLists
+        self,
+        folder: Path,
+        entry: ShardEntry,
+        totals: Totals,
+        passages: PassageTable,
+        nearest: NearestLists,
+        living: np.ndarray | None = None,
     ) -> None:
+        """`living`, (rows,) bool: what is not deleted; None = nothing is."""
         self.entry = entry
+        self.living = living
         self.rows = entry.rows
         self.passages = passages
         self.totals = totals
@@ -92,9 +101,9 @@ class Shard:
         return [self.passages[row] for row in rows]
 
     def find(self, doc_id: str) -> Stored | None:
-        """The passage with this doc_id, if it is in this shard; an index has no doc_id twice."""
+        """The passage with this doc_id, if it is in this shard; an index has no doc_id twice, but for deleted ones."""
         row = self.passages.find(doc_id)
-        if row is None:
+        if row is None or (self.living is not None and not self.living[row]):
             return None
         vector = np.array(self.vectors[row], dtype=np.float32)
         if self.vectors.dtype != np.float32:
@@ -105,7 +114,7 @@ class Shard:
         """The k best by exact score among the rows that pass."""
         rows = self._ranges(languages) if where is None else self._rows_where(languages, where)
         found = []
-        for scores, best in exact_top(vectors, self.vectors, rows, k):
+        for scores, best in exact_top(vectors, self.vectors, rows, k, self.living if where is None else None):
             order = np.lexsort((self.ids[best], -scores))[:k]
             scores, best = scores[order], best[order]
             found.append(Found(scores, scores, self.ids[best], best))
@@ -174,7 +183,7 @@ class Shard:
         def make() -> Any:
             parameters: Any = faiss.SearchParametersIVF()
             parameters.nprobe = nprobe
-            if languages is not None:
+            if languages is not None or self.living is not None:
                 selector, bits = self._selector(languages)
                 parameters.sel = selector
                 # FAISS only points to the selector, and the selector to its bits: they live as long as what points.
@@ -190,7 +199,7 @@ class Shard:
         return self._nearest.that_hold(enough, holds, vectors, self._quantizer, nprobe)
 
     def list_sizes(self) -> dict[str, np.ndarray]:
-        """Language -> (lists,): its passages in each inverted list of this shard."""
+        """Language -> (lists,): its living passages in each inverted list of this shard."""
         lists: Any = self._index.invlists
         names = sorted(self.entry.languages, key=lambda name: self.entry.languages[name])
         starts = [self.entry.languages[name][0] for name in names]
@@ -198,9 +207,27 @@ class Shard:
         for number in range(self.lists):
             if count := lists.list_size(number):
                 rows = faiss.rev_swig_ptr(lists.get_ids(number), count)
+                rows = rows if self.living is None else rows[self.living[rows]]
                 places = np.searchsorted(starts, rows, side="right") - 1
                 sizes[:, number] = np.bincount(places, minlength=len(names))
         return dict(zip(names, sizes, strict=True))
+
+    def list_codes(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of an inverted list and the code of each, deleted ones too."""
+        lists: Any = faiss.downcast_InvertedLists(self._index.invlists)
+        packer: Any = getattr(lists, "packer", None)  # of codes in blocks
+        size = lists.code_size if packer is None else packer.code_size
+        if not (count := lists.list_size(number)):
+            return np.empty(0, np.int64), np.empty((0, size), np.uint8)
+        rows = faiss.rev_swig_ptr(lists.get_ids(number), count)
+        if packer is None:
+            return rows, faiss.rev_swig_ptr(lists.get_codes(number), count * size).reshape(count, size)
+        blocks = faiss.rev_swig_ptr(lists.get_codes(number), -(-count // packer.nvec) * packer.block_size)
+        codes = np.empty((count, size), np.uint8)
+        for n in range(count):
+            block = blocks[n // packer.nvec * packer.block_size :]
+            packer.unpack_1_c(faiss.swig_ptr(block), n % packer.nvec, faiss.swig_ptr(codes[n]))
+        return rows, codes
 
     def _ranges(self, languages: tuple[str, ...] | None) -> list[tuple[int, int]]:
         if languages is None:
@@ -210,6 +237,7 @@ class Shard:
     def _rows_where(self, languages: tuple[str, ...] | None, where: Filter) -> np.ndarray:
         def make() -> np.ndarray:
             rows = self.passages.where(partial(passing, where))
+            rows = rows if self.living is None else rows[self.living[rows]]
             if languages is not None:
                 parts = [rows[np.searchsorted(rows, a) : np.searchsorted(rows, b)] for a, b in self._ranges(languages)]
                 rows = np.sort(np.concatenate(parts)) if parts else rows[:0]
@@ -217,11 +245,11 @@ class Shard:
 
         return self._masks.get((languages, where), make)
 
-    def _selector(self, languages: tuple[str, ...]) -> tuple[Any, np.ndarray]:
+    def _selector(self, languages: tuple[str, ...] | None) -> tuple[Any, np.ndarray]:
         def make() -> tuple[Any, np.ndarray]:
             mask = np.zeros(-(-self.rows // 8) * 8, dtype=bool)
             for start, end in self._ranges(languages):
-                mask[start:end] = True
+                mask[start:end] = True if self.living is None else self.living[start:end]
             bits = np.packbits(mask, bitorder="little")
             return faiss.IDSelectorBitmap(self.rows, faiss.swig_ptr(bits)), bits
 
@@ -246,7 +274,8 @@ def open_shard(
         for name in beside:
             counts = np.load(local_files(index, beside) / name)
         totals = Totals(manifest.codec, manifest.nprobe, manifest.languages, manifest.candidates, counts)
-        return Shard(folder, entry, totals, PassageTable(folder / "passages.arrow"), nearest or NearestLists())
+        passages, living = PassageTable(folder / "passages.arrow"), living_rows(index, entry)
+        return Shard(folder, entry, totals, passages, nearest or NearestLists(), living)
     except (RuntimeError, ValueError, OSError) as error:
         if isinstance(error, InputError):
             raise

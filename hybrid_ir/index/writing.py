@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import faiss
 import numpy as np
@@ -27,6 +27,7 @@ import hybrid_ir
 from hybrid_ir.index.exact import BLOCK
 from hybrid_ir.index.folder import (
     FORMAT,
+    WITH_DELETED,
     File,
     Manifest,
     ShardEntry,
@@ -40,6 +41,7 @@ from hybrid_ir.index.fragments import Fragments, save_array
 from hybrid_ir.index.query import CANDIDATES, is_flat
 from hybrid_ir.index.searching.nearest import NearestLists
 from hybrid_ir.index.shard import Shard, open_shard
+from hybrid_ir.index.tombstones import save_by_content
 from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError, one_line
 
@@ -103,9 +105,7 @@ def write_one_shard(
     halves = None if flat else (folder / "vectors.f16.npy").open("wb")
     with halves or nullcontext():
         if halves is not None:
-            # Written and not mapped: of a mapped file a full disk is a signal that kills, and no error.
-            header = {"descr": "<f2", "fortran_order": False, "shape": (len(ids), trained.d)}
-            np.lib.format.write_array_header_1_0(halves, header)
+            begin_halves(halves, len(ids), trained.d)
         for start in range(0, len(ids), BLOCK):
             vectors = fragments.vectors(ids[start : start + BLOCK])
             trained.add(vectors)
@@ -114,12 +114,23 @@ def write_one_shard(
     write_faiss(trained, folder / "vectors.faiss")
     save_array(folder / "ids.npy", ids.astype(np.int64) + first_id)
     fragments.copy_passages(ids, keys, folder / "passages.arrow")
-    codes = fragments.row_languages()[ids]
-    starts = np.flatnonzero(np.diff(codes, prepend=-1))
-    ends = np.append(starts[1:], len(codes))
-    languages = {fragments.languages[codes[a]]: (int(a), int(b)) for a, b in zip(starts, ends, strict=True)}
-    names = sorted(f"shards/{name}/{path.name}" for path in folder.iterdir())
-    return ShardEntry(name=name, rows=len(ids), languages=languages, files=describe_files(index, names))
+    return describe_shard(index, name, fragments.row_languages()[ids], fragments.languages)
+
+
+def describe_shard(index: Path, name: str, row_languages: np.ndarray, languages: Sequence[str]) -> ShardEntry:
+    """The manifest's entry of a shard whose files are written. row_languages: (rows,) numbers in `languages`."""
+    starts = np.flatnonzero(np.diff(row_languages, prepend=-1))
+    ends = np.append(starts[1:], len(row_languages))
+    ranges = {languages[int(row_languages[a])]: (int(a), int(b)) for a, b in zip(starts, ends, strict=True)}
+    names = sorted(f"shards/{name}/{path.name}" for path in (index / "shards" / name).iterdir())
+    return ShardEntry(name=name, rows=len(row_languages), languages=ranges, files=describe_files(index, names))
+
+
+def begin_halves(file: BinaryIO, rows: int, dimension: int) -> None:
+    """Write the head of a .npy of float16. It is written and not mapped: of a mapped file a full disk is a signal that
+    kills, and no error."""
+    header = {"descr": "<f2", "fortran_order": False, "shape": (rows, dimension)}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def write_faiss(index: Any, path: Path) -> None:
@@ -141,9 +152,14 @@ def count_lists(index: Path, shards: Sequence[Shard]) -> dict[str, File]:
     row = {language: n for n, language in enumerate(sorted(totals.languages))}
     for shard in shards:
         for language, sizes in shard.list_sizes().items():
-            counts[row[language]] += sizes
-    name = f"lists-{shards[-1].entry.name}.npy"
-    save_array(index / name, counts)
+            if language in row:  # of a language that is deleted, none is
+                counts[row[language]] += sizes
+    stem = f"lists-{shards[-1].entry.name}"
+    if all(shard.living is None for shard in shards):
+        name = f"{stem}.npy"
+        save_array(index / name, counts)
+    else:  # an earlier version may have counted more in the same shards
+        name = save_by_content(index, stem, counts)
     for shard in shards:
         shard.totals = replace(shard.totals, counts=counts)
     return describe_files(index, [name])
@@ -176,13 +192,13 @@ def make_manifest(
     """The manifest of the shards and of the files beside them; `publish` writes it. Without `files`: all there are."""
     languages: Counter[str] = Counter()
     for shard in shards:
-        languages.update({name: end - start for name, (start, end) in shard.languages.items()})
+        languages.update(shard.living)
     if files is None:
         beside = [path for path in ("codec.faiss", "rejected.jsonl") if (index / path).is_file()]
         beside += sorted(str(path.relative_to(index)) for path in (index / "encoder").rglob("*") if path.is_file())
         files = describe_files(index, beside)
     return Manifest(
-        format=FORMAT,
+        format=FORMAT if all(shard.deleted is None for shard in shards) else WITH_DELETED,
         index_version=version_of(space, codec, nprobe, candidates, list(shards)),
         space=space,
         probes=probes.astype(float).tolist(),
@@ -243,11 +259,12 @@ def _prune(index: Path, keep: int) -> list[str]:
     stay, go = versions[:keep], versions[keep:]
     for manifest in go:
         (index / "versions" / f"{manifest.index_version}.json").unlink()
-    named = {name for manifest in stay for name in manifest.files}
+    named = {name for manifest in stay for name in manifest.every_file}
     shards = {shard.name for manifest in stay for shard in manifest.shards}
-    for path in [*index.glob("rejected*.jsonl"), *index.glob("lists-*.npy")]:
-        if path.name not in named:
-            path.unlink()
+    for pattern in ("rejected*.jsonl", "lists-*.npy", "shards/*/deleted-*.npy"):
+        for path in index.glob(pattern):
+            if path.relative_to(index).as_posix() not in named:
+                path.unlink()
     for path in (index / "shards").iterdir():
         if path.name not in shards:
             shutil.rmtree(path)

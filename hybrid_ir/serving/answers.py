@@ -57,7 +57,7 @@ def search_body(
             "shards": len(manifest.shards) - len(missing),
             "shards_total": len(manifest.shards),
             "shards_missing": [manifest.shards[n].name for n in sorted(missing)],
-            "languages_missing": sorted({x for n in missing for x in manifest.shards[n].languages} & wanted),
+            "languages_missing": sorted({x for n in missing for x in manifest.shards[n].living} & wanted),
         },
         "space_id": manifest.space["id"],
         "index_version": manifest.index_version,
@@ -126,8 +126,8 @@ def stats_body(release: Release, previous: str | None, wanted: tuple[str, str]) 
         "shards": [
             {
                 "name": shard.name,
-                "passages": shard.rows,
-                "languages": {name: end - start for name, (start, end) in shard.languages.items()},
+                "passages": sum(shard.living.values()),
+                "languages": shard.living,
                 "up": n not in missing,
             }
             for n, shard in enumerate(manifest.shards)

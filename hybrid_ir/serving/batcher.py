@@ -146,4 +146,4 @@ class Batcher(Generic[T]):
 def needed_shards(manifest: Manifest, languages: tuple[str, ...] | None) -> tuple[int, ...]:
     """Numbers of the shards that hold passages of any of the languages; None = of all."""
     shards = enumerate(manifest.shards)
-    return tuple(n for n, one in shards if languages is None or not one.languages.keys().isdisjoint(languages))
+    return tuple(n for n, one in shards if languages is None or not one.living.keys().isdisjoint(languages))

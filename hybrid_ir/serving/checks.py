@@ -5,6 +5,7 @@ In: a request's body, the manifest, the settings. Out: what shards are asked, or
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import re
 from collections.abc import Callable, Sequence
@@ -16,12 +17,19 @@ from pydantic_core import from_json
 from hybrid_ir.config import Serve
 from hybrid_ir.index import Filter, Manifest, OneOf, ShardQuery, canonical, keys_of, read_filter
 from hybrid_ir.languages import language_code
-from hybrid_ir.serving.api import MOST_FIELDS, MOST_KEYS, MOST_LANGUAGES, EmbeddingsRequest, SearchRequest
+from hybrid_ir.serving.api import (
+    MOST_FIELDS,
+    MOST_KEYS,
+    MOST_LANGUAGES,
+    MOST_PASSAGES,
+    EmbeddingsRequest,
+    SearchRequest,
+)
 from hybrid_ir.types import OUTER_SPACE, InputError, one_line
 
 M = TypeVar("M", bound=BaseModel)
 Decode = Callable[[list[int]], str]
-MOST_ITEMS = {"languages": MOST_LANGUAGES, "metadata": MOST_KEYS, "fields": MOST_FIELDS}
+MOST_ITEMS = {"languages": MOST_LANGUAGES, "metadata": MOST_KEYS, "fields": MOST_FIELDS, "passages": MOST_PASSAGES}
 
 
 class RequestError(Exception):
@@ -97,6 +105,14 @@ def check_host(host: str, settings: Serve) -> None:
                 f"without API keys this service answers to localhost or an address, not to the host {host[:80]!r}; "
                 "set keys (HYBRID_IR_API_KEYS)",
             ) from None
+
+
+def carries(authorization: str, keys: Sequence[str]) -> bool:
+    """Whether an Authorization header has one of the keys. Every key is compared, each in constant time: how long it
+    takes tells nothing."""
+    scheme, _, given = authorization.partition(" ")
+    right = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys]
+    return scheme.lower() == "bearer" and any(right)
 
 
 def shard_query(request: SearchRequest, manifest: Manifest, settings: Serve) -> ShardQuery:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import hmac
 import json
 import logging
 import re
@@ -31,22 +30,28 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import hybrid_ir
 from hybrid_ir.config import Serve
 from hybrid_ir.serving import api
-from hybrid_ir.serving.checks import RequestError, check_host, names_of, parse
+from hybrid_ir.serving.checks import RequestError, carries, check_host, names_of, parse
 from hybrid_ir.serving.http_document import document_of, documented
 from hybrid_ir.serving.search_service import SearchService
+from hybrid_ir.serving.writing.routes import PASSAGES, Writer, add_write_routes, id_of_path
 
 HERE = Path(__file__).parent / "pages"
 OPEN_TO_ALL = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
-PASSAGES = "/passages/"
 DEFECT = RequestError(500, "internal_error", "a defect of the service; its log says more")
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 log = logging.getLogger("ray.serve")
 
 
-def create_app(service: SearchService, api_keys: tuple[str, ...] = ()) -> ASGIApp:
-    """The ASGI app. With `api_keys`, every route but `OPEN_TO_ALL` asks for one of them."""
-    app, answers = _create_routes(service, api_keys)
+def create_app(
+    service: SearchService,
+    api_keys: tuple[str, ...] = (),
+    writer: Writer | None = None,
+    write_keys: tuple[str, ...] = (),
+) -> ASGIApp:
+    """The ASGI app. With `api_keys`, every route but `OPEN_TO_ALL` asks for one of them, or of `write_keys`. The routes
+    that write ask for one of these in any case, and are refused where there are none."""
+    app, answers = _create_routes(service, api_keys, writer, write_keys)
 
     async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive) if scope["type"] == "http" else None
@@ -58,10 +63,9 @@ def create_app(service: SearchService, api_keys: tuple[str, ...] = ()) -> ASGIAp
         # What searches and encodes is called directly: FastAPI's layers cost as much as a search's own Python. Past
         # them, a fifth more searches a second (measured).
         answer = None
-        if request is not None and request.method == "POST":
-            answer = answers.get(scope["path"])
-        elif request is not None and request.method == "GET" and scope["path"].startswith(PASSAGES):
-            answer = answers[PASSAGES]
+        if request is not None:
+            path = PASSAGES if scope["path"].startswith(PASSAGES) else scope["path"]
+            answer = answers.get((request.method, path))
         if request is None or answer is None:
             return await app(scope, receive, send)
         try:
@@ -85,21 +89,23 @@ def openapi() -> dict[str, Any]:
 
 
 def _create_routes(
-    service: SearchService, api_keys: tuple[str, ...]
-) -> tuple[FastAPI, dict[str, Callable[[Request], Awaitable[Response]]]]:
-    """The routes, and the handlers of those that search, read and encode, by path or its beginning."""
+    service: SearchService,
+    api_keys: tuple[str, ...],
+    writer: Writer | None = None,
+    write_keys: tuple[str, ...] = (),
+) -> tuple[FastAPI, dict[tuple[str, str], Callable[[Request], Awaitable[Response]]]]:
+    """The routes, and the handlers of those that search, read, write and encode, by method and path's beginning."""
     # No redirect from /search/ to /search: its address would be made of the Host header, which the caller chooses.
     app = FastAPI(
         title="Hybrid IR", version=hybrid_ir.__version__, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     page = (HERE / "page.html").read_text(encoding="utf-8")
     created = int(time.time())
-    keys = [key.encode() for key in api_keys]
     limit = service.settings.max_body_bytes
 
-    async def read(request: Request, model: type[M]) -> M:
+    async def read(request: Request, model: type[M], check: Callable[[Request], object] | None = None) -> M:
         """The request's body as `model`. Raises RequestError."""
-        check_key(request)
+        (check or check_key)(request)
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             raise RequestError(413, "too_large", f"the body may have {limit} bytes, got {declared}")
@@ -111,12 +117,7 @@ def _create_routes(
         return parse(bytes(body), model, service.settings)
 
     def check_key(request: Request) -> None:
-        if not keys:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        # Every key is compared, each in constant time: how long it takes tells nothing.
-        right = [hmac.compare_digest(given.strip().encode(), key) for key in keys]
-        if scheme.lower() != "bearer" or not any(right):
+        if api_keys and not carries(request.headers.get("authorization", ""), (*api_keys, *write_keys)):
             raise RequestError(401, "unauthorized", "send an API key: Authorization: Bearer KEY")
 
     @app.exception_handler(RequestError)
@@ -140,15 +141,14 @@ def _create_routes(
         wanted = await read(request, api.SearchRequest)
         return _json(await _while_connected(request, service.search(wanted)))
 
-    id_of_path = "doc_id", "The passage's id in the input, percent-encoded; a slash may stand as it is.", "rhine-3"
-
     @app.get("/passages/{doc_id:path}", **documented(api.Passage, None, 401, 404, 503, path=id_of_path))
     async def passage(request: Request) -> Response:
         """One passage by its id."""
         check_key(request)
         # FastAPI, which is passed by as a rule, does not find a path with a line's end.
-        doc_id = request.path_params.get("doc_id", request.scope["path"].removeprefix(PASSAGES))
-        return _json(await service.passage(doc_id))
+        return _json(await service.passage(request.scope["path"].removeprefix(PASSAGES)))
+
+    written = add_write_routes(app, service.settings, read, _json, (api_keys, write_keys), writer)
 
     @app.post(
         "/v1/embeddings",
@@ -239,7 +239,8 @@ def _create_routes(
         )
 
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
-    return app, {"/search": search, PASSAGES: passage, "/v1/embeddings": embeddings}
+    posted = {("POST", "/search"): search, ("POST", "/v1/embeddings"): embeddings}
+    return app, {**posted, ("GET", PASSAGES): passage, **written}
 
 
 async def _while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:

@@ -17,8 +17,9 @@ from hybrid_ir.serving import api
 MEANING = {
     400: "The body is not JSON.",
     401: "No API key, or a wrong one.",
-    403: "A service without API keys was asked by a name that is not this machine's.",
+    403: "A service without API keys was asked by a name that is not this machine's; or who asks may not write.",
     404: "There is no such model, or no such passage.",
+    409: "Nothing was changed: the index cannot be written to as it is, or another process writes it.",
     413: "The body is too large.",
     422: "A field is unknown, missing or out of its range.",
     429: "Too many texts are waiting; `Retry-After` says when to ask again.",
@@ -69,7 +70,7 @@ def document_of(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, routes=app.routes, description="Search across languages."
         )
         _, bodies = models_json_schema(
-            [(api.SearchRequest, "validation"), (api.EmbeddingsRequest, "validation")],
+            [(api.SearchRequest, "validation"), (api.EmbeddingsRequest, "validation"), (api.PutRequest, "validation")],
             ref_template="#/components/schemas/{model}",
         )
         document.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])

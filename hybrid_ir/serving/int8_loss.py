@@ -28,7 +28,7 @@ def sample_of_index(index: str, manifest: Manifest) -> dict[str, list[str]]:
     texts: dict[str, list[str]] = {}
     for entry in manifest.shards:
         for language, (first, end) in entry.languages.items():
-            if language not in texts and end > first:
+            if language not in texts and language in entry.living:
                 some = read_texts(f"{index}/shards/{entry.name}/passages.arrow", first, min(end, first + _AMONG))
                 texts[language] = some[:: -(-len(some) // TEXTS)]
     return dict(sorted(texts.items()))

@@ -38,8 +38,10 @@ class LocalRelease:
         threads: int = 1,
         may_lack_shards: bool = False,
         precision: str = "fp32",
+        like: LocalRelease | None = None,
     ) -> None:
-        """Check every file, open the shards, load the encoder. Raises InputError that names what is wrong.
+        """Check every file, open the shards, load the encoder. Raises InputError that names what is wrong. Of a release
+        `like` it, another version of one index, the encoder is taken: it need not be loaded again.
 
         With `may_lack_shards` it begins with those that can be opened, and says of the others that they are down.
         """
@@ -54,9 +56,13 @@ class LocalRelease:
         self._threads = threads
         self._searching = OneThread()
         self._encoding = [OneThread() for _ in range(threads if best_device() == "cpu" else 1)]
-        self._encoder = self._encoding[0].wait_for(
-            QueryEncoder, self.index, self.manifest, checkpoint, threads, precision
-        )
+        self._read_by = (self.index, self.manifest.space["id"], checkpoint, precision)
+        if like is not None and like._read_by == self._read_by:
+            self._encoder = like._encoder
+        else:
+            self._encoder = self._encoding[0].wait_for(
+                QueryEncoder, self.index, self.manifest, checkpoint, threads, precision
+            )
 
     async def encode(self, texts: Sequence[str], role: str) -> Encoded:
         """Many texts are split among calls of one thread each, and few take all threads together. OpenMP's threads wait

@@ -30,11 +30,13 @@ from hybrid_ir.serving.api.search import (
     Timings,
 )
 from hybrid_ir.serving.api.status import Health, Ready, ShardStatus, Stats
+from hybrid_ir.serving.api.writing import MOST_PASSAGES, PutRequest, Written
 
 __all__ = [
     "MOST_FIELDS",
     "MOST_KEYS",
     "MOST_LANGUAGES",
+    "MOST_PASSAGES",
     "Coverage",
     "DeadlineResponse",
     "Embedding",
@@ -49,6 +51,7 @@ __all__ = [
     "ModelInfo",
     "ModelList",
     "Passage",
+    "PutRequest",
     "QueryResult",
     "Ready",
     "SearchRequest",
@@ -59,4 +62,5 @@ __all__ = [
     "Timings",
     "TokenIds",
     "Usage",
+    "Written",
 ]

@@ -47,8 +47,7 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
     refuse_used_port(settings.host, settings.port)
     # What a glance shows is refused before anything starts; checksums and the encoder are the replicas' to check.
     manifest = read_manifest(index)
-    for files in (manifest.files, *(shard.files for shard in manifest.shards)):
-        check_files(index, files, checksums=False)
+    check_files(index, manifest.every_file, checksums=False)
     if checkpoint is not None and not Path(checkpoint).is_dir():
         raise InputError(f"no encoder at {checkpoint}; leave --checkpoint out to use the index's own")
     decoder_of(settings.token_ids)

@@ -18,6 +18,7 @@ from hybrid_ir.serving.ray_serve.distributed_release import deployment_names
 from hybrid_ir.serving.ray_serve.gateway import Gateway
 from hybrid_ir.serving.ray_serve.registry import Spec
 from hybrid_ir.serving.ray_serve.replicas import EncoderReplica, ShardReplica
+from hybrid_ir.serving.ray_serve.writer import WriterReplica
 from hybrid_ir.storage import absolute
 
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
@@ -54,9 +55,26 @@ def build_app(index: str, settings: Serve, checkpoint: str | None = None) -> ser
     )
     spec = release_spec(index, manifest, checkpoint)
     # Keys travel by themselves: settings are shown and logged.
-    shown = {**settings.model_dump(mode="json"), "api_keys": []}
+    shown = {**settings.model_dump(mode="json"), "api_keys": [], "write_keys": []}
     bound = release_deployments(index, manifest, settings, checkpoint) if placement == "distributed" else []
-    return gateway.bind(uuid4().hex, spec, shown, keys, placement, _threads(settings, settings.gateways), *bound)
+    may_write, writer = write_keys(settings), None
+    if may_write and placement == "local":
+        writer = _writer(settings)
+    threads = _threads(settings, settings.gateways)
+    return gateway.bind(uuid4().hex, spec, shown, keys, placement, threads, may_write, writer, *bound)
+
+
+def _writer(settings: Serve) -> serve.Application:
+    deployment: Any = serve.deployment(
+        WriterReplica,
+        name="writer",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": settings.cpus_per_replica},
+        max_ongoing_requests=1000,  # they wait for each other there
+        logging_config=QUIET,
+        graceful_shutdown_timeout_s=10,
+    )
+    return deployment.bind()
 
 
 def release_spec(index: str, manifest: Manifest, checkpoint: str | None, app: str | None = None) -> Spec:
@@ -99,10 +117,15 @@ def api_keys(settings: Serve) -> tuple[str, ...]:
     return (*settings.api_keys, *(key.strip() for key in given.split(",") if key.strip()))
 
 
+def write_keys(settings: Serve) -> tuple[str, ...]:
+    """Keys of the settings and of HYBRID_IR_WRITE_KEYS."""
+    given = os.environ.get("HYBRID_IR_WRITE_KEYS", "")
+    return (*settings.write_keys, *(key.strip() for key in given.split(",") if key.strip()))
+
+
 def bytes_of(manifest: Manifest) -> int:
     """Size of an index on disk, which is what it maps into memory."""
-    files = [*manifest.files.values(), *(file for shard in manifest.shards for file in shard.files.values())]
-    return sum(file.bytes for file in files)
+    return sum(file.bytes for file in manifest.every_file.values())
 
 
 def fits_here(manifest: Manifest) -> bool:

@@ -22,6 +22,7 @@ from hybrid_ir.serving.ray_serve.distributed_release import DistributedRelease
 from hybrid_ir.serving.ray_serve.gateway_metrics import GatewayMetrics
 from hybrid_ir.serving.ray_serve.measured import measured
 from hybrid_ir.serving.ray_serve.registry import Spec, State, registry, release_key, retire
+from hybrid_ir.serving.ray_serve.writer import NoWriter, WriterHandle
 from hybrid_ir.serving.release import Release
 from hybrid_ir.serving.search_service import SearchService
 from hybrid_ir.types import InputError, one_line
@@ -42,14 +43,18 @@ class Gateway:
         api_keys: tuple[str, ...],
         placement: str,
         threads: int,
+        write_keys: tuple[str, ...] = (),
+        writer: Any = None,
         *_: Any,
     ) -> None:
         """`deployment` tells this deploy from others. The further arguments are handles of the first release's
         deployments, so that Serve deploys them."""
         self._settings = Serve(**settings)
         _check_interface(self._settings, api_keys)
-        self._keys = api_keys
+        self._keys, self._write_keys = api_keys, write_keys
+        self._writer: Any = NoWriter() if writer is None else WriterHandle(writer)
         self._threads = threads
+        self._last: Any = None  # the local release that was loaded last
         context = serve.get_replica_context()
         self._id = context.replica_id.unique_id
         self._app = context.app_name
@@ -78,7 +83,8 @@ class Gateway:
         self._watching = asyncio.get_running_loop().create_task(self._watch(state))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return measured(create_app(self._service, self._keys), self._metrics.observe)
+        app = create_app(self._service, self._keys, self._writer, self._write_keys)
+        return measured(app, self._metrics.observe)
 
     async def check_health(self) -> None:
         """Serve starts another gateway in place of one whose encoder or shards are stuck in its own process."""
@@ -103,14 +109,16 @@ class Gateway:
         # Torch is imported only where an encoder runs: it takes a gateway of a distributed release seconds.
         from hybrid_ir.serving.local_release import LocalRelease
 
-        return LocalRelease(
+        self._last = LocalRelease(
             spec["index"],
             spec["version"],
             checkpoint=spec["checkpoint"],
             threads=self._threads,
             may_lack_shards=may_lack_shards,
             precision=self._settings.precision,
+            like=self._last,
         )
+        return self._last
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)

@@ -64,11 +64,32 @@ def roll_back(*, app: str | None = None) -> dict[str, Any]:
             return service.turn(step, state["previous"]["index"])
 
 
+class Unserved(Exception):
+    """A version that was written cannot be served."""
+
+
+def turn_to(app: str, registry: Any, index: str, version: str) -> None:
+    """Have the gateways of an app serve another version of the index that they serve, as `swap` does: from within Ray.
+
+    Raises Unserved that says why they do not.
+    """
+    service = _Service(app, registry)
+    state = service.state()
+    try:
+        number = service.propose(state, {**state["active"], "version": version}, loading=True)
+        with service.withdrawing(number) as step:
+            service.turn(step, index)
+    except InputError as error:
+        raise Unserved(str(error)) from error
+
+
 class _Service:
     """The service that runs here, or at RAY_ADDRESS, as an operator sees it."""
 
-    def __init__(self, app: str | None) -> None:
+    def __init__(self, app: str | None, actor: Any = None) -> None:
+        """Within Ray the registry's `actor` is known; an operator enters the context."""
         self.app = app or ""
+        self._actor = actor
 
     def __enter__(self) -> _Service:
         if "ray" not in sys.modules:
