@@ -134,7 +134,7 @@ def test_flat_is_exact_ties_by_id_filters_before_the_cut(indices, asked):
     vectors = VECTORS[[n for n, *_ in asked]]
     queries = [ShardQuery(k, languages, where) for _, _, k, (languages, where) in asked]
     for i, found in enumerate(search(indices["Flat", 2, "language"], vectors, queries)):
-        _, languages, where, _ = queries[i]
+        _, languages, where, *_ = queries[i]
 
         def keep(p, languages=languages, where=where):
             return (languages is None or p.language in languages) and (where is None or passes(where, p.metadata))

@@ -16,11 +16,20 @@ from .passages import (
     sample_by_language as sample_by_language,
     texts_of as texts_of,
 )
+from .policy import (
+    Chosen as Chosen,
+    Policy as Policy,
+    Ranked as Ranked,
+    Stratum as Stratum,
+    choose as choose,
+    strata_of as strata_of,
+)
 from .query import (
     Found as Found,
     Hit as Hit,
     ShardQuery as ShardQuery,
     Stored as Stored,
+    depth as depth,
     is_flat as is_flat,
     merge as merge,
 )

@@ -91,6 +91,10 @@ class Shard:
     def read(self, rows: Sequence[int]) -> list[IndexedPassage]:
         return [self.passages[row] for row in rows]
 
+    def labels(self, rows: Sequence[int], key: str) -> list[tuple[str, str | None]]:
+        """(doc_id, value of a metadata key) of each row; the value is its JSON, None where there is none."""
+        return self.passages.labels(rows, key)
+
     def find(self, doc_id: str) -> Stored | None:
         """The passage with this doc_id, if it is in this shard; an index has no doc_id twice."""
         row = self.passages.find(doc_id)
@@ -208,14 +212,13 @@ class Shard:
         return [self.entry.languages[name] for name in languages if name in self.entry.languages]
 
     def _rows_where(self, languages: tuple[str, ...] | None, where: Filter) -> np.ndarray:
-        def make() -> np.ndarray:
-            rows = self.passages.where(partial(passing, where))
-            if languages is not None:
-                parts = [rows[np.searchsorted(rows, a) : np.searchsorted(rows, b)] for a, b in self._ranges(languages)]
-                rows = np.sort(np.concatenate(parts)) if parts else rows[:0]
+        # Kept for all languages: a policy asks for the same filter once for each stratum of them.
+        rows = self._masks.get((None, where), lambda: self.passages.where(partial(passing, where)))
+        if languages is None:
             return rows
-
-        return self._masks.get((languages, where), make)
+        ends = np.searchsorted(rows, sorted(self._ranges(languages)))
+        parts = [rows[start:end] for start, end in ends]
+        return parts[0] if len(parts) == 1 else np.concatenate([rows[:0], *parts])
 
     def _selector(self, languages: tuple[str, ...]) -> tuple[Any, np.ndarray]:
         def make() -> tuple[Any, np.ndarray]:

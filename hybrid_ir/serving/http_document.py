@@ -19,6 +19,7 @@ MEANING = {
     401: "No API key, or a wrong one.",
     403: "A service without API keys was asked by a name that is not this machine's.",
     404: "There is no such model, or no such passage.",
+    409: "The cursor is of another version of the index, or of a page that other shards answered.",
     413: "The body is too large.",
     422: "A field is unknown, missing or out of its range.",
     429: "Too many texts are waiting; `Retry-After` says when to ask again.",

@@ -15,6 +15,7 @@ from hybrid_ir.serving.api.embeddings import (
 )
 from hybrid_ir.serving.api.errors import DeadlineResponse, ErrorDetail, ErrorResponse
 from hybrid_ir.serving.api.search import (
+    EVERY_OTHER,
     MOST_FIELDS,
     MOST_KEYS,
     MOST_LANGUAGES,
@@ -22,7 +23,9 @@ from hybrid_ir.serving.api.search import (
     Hit,
     Languages,
     MetadataValue,
+    OtherPassage,
     Passage,
+    Preference,
     QueryResult,
     SearchRequest,
     SearchResponse,
@@ -32,6 +35,7 @@ from hybrid_ir.serving.api.search import (
 from hybrid_ir.serving.api.status import Health, Ready, ShardStatus, Stats
 
 __all__ = [
+    "EVERY_OTHER",
     "MOST_FIELDS",
     "MOST_KEYS",
     "MOST_LANGUAGES",
@@ -48,7 +52,9 @@ __all__ = [
     "MetadataValue",
     "ModelInfo",
     "ModelList",
+    "OtherPassage",
     "Passage",
+    "Preference",
     "QueryResult",
     "Ready",
     "SearchRequest",
