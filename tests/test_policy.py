@@ -187,7 +187,7 @@ def test_by_hand():
 
 
 def test_equal_sums_go_by_score_and_equal_scores_by_id():
-    strata = [Stratum(ShardQuery(2), 0.25, None), Stratum(ShardQuery(2), 0.0, None)]
+    strata = [Stratum(ShardQuery(3), 0.25, None), Stratum(ShardQuery(3), 0.0, None)]
     found = [hits_of(0.5, 0.5, first=7), hits_of(0.75, 0.75, first=20)]
     assert [one.global_id for one in choose(found, strata, 4).hits] == [20, 21, 7, 8]
 
