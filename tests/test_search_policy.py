@@ -11,12 +11,14 @@ import random
 from functools import cache
 
 import pytest
+import typer
 from checkpoints import TEXTS
 from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import ask, write_served_index
 from placements import LOCAL, clients_of
 from starlette.testclient import TestClient
 
+from hybrid_ir.cli.app import app
 from hybrid_ir.client import SearchClient
 from hybrid_ir.config.experiment import Serve
 from hybrid_ir.index import query as query_module
@@ -441,3 +443,18 @@ def test_the_client_asks_for_it_all(http):
     assert [hit["position"] for hit in following["results"][0]["hits"]] == [4, 5, 6]
     with pytest.raises(InputError, match="another search"):
         client.search("x", cursor=answer["next"])
+
+
+def test_the_command_asks_for_a_policy_and_prints_what_a_hit_stands_for(http, monkeypatch, capsys):
+    def in_process(url):
+        client = SearchClient(url)
+        client._http = http
+        return client
+
+    monkeypatch.setattr("hybrid_ir.client.SearchClient", in_process)
+    words = ["--prefer", "en=0.5,de=-0.1", "--quotas", "en=1,*=2", "--group-by", "group"]
+    typer.main.get_command(app).main(["search", "One text, five times.", "-k", "2", *words], standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert "en  One text, five times. same/1" in lines[1]
+    assert [line.split()[1:] for line in lines[2:6]] == [["en", "same/3"]] + [["de", f"same/{n}"] for n in (0, 2, 4)]
+    assert lines[6].split()[0] == "2"

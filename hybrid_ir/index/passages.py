@@ -259,13 +259,10 @@ class PassageTable:
         return IndexedPassage(doc_id, text, language, metadata)
 
     def labels(self, rows: Sequence[int], key: str) -> list[tuple[str, str | None]]:
-        """(doc_id, what the key's column has, as `canonical` wrote it) of each row: None where it has nothing."""
-        labels = []
-        for number, offset in (divmod(row, ROWS_PER_BATCH) for row in rows):
-            offsets, data = self._texts[number][0]
-            value = self._batches[number][_KEY + key][offset].as_py() if key in self.keys else None
-            labels.append((str(data[offsets[offset] : offsets[offset + 1]], "utf-8"), value))
-        return labels
+        """(doc_id, the key's value as `canonical` wrote it, or None) of each row."""
+        places, has = [divmod(row, ROWS_PER_BATCH) for row in rows], key in self.keys
+        values = [self._batches[n][_KEY + key][at].as_py() if has else None for n, at in places]
+        return [(self._batches[n]["doc_id"][at].as_py(), v) for (n, at), v in zip(places, values, strict=True)]
 
     def take(self, rows: np.ndarray) -> pa.Table:
         return pa.Table.from_batches(self._batches).take(pa.array(rows))
