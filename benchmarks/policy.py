@@ -52,8 +52,7 @@ def first_hits(
 
 def average_precision(scores: np.ndarray, right: Sequence[int]) -> float:
     """Of one query over the whole order; ties by id."""
-    order = np.lexsort((np.arange(len(scores)), -scores))
-    positions = np.flatnonzero(np.isin(order, right)) + 1
+    positions = np.sort([1 + (scores > scores[n]).sum() + (scores[:n] == scores[n]).sum() for n in right])
     return float(np.mean(np.arange(1, len(positions) + 1) / positions))
 
 
@@ -92,13 +91,8 @@ def main() -> None:
             for found, right, scores in zip(hits, rights, cosines, strict=True):
                 mine = language_of[found] == language
                 is_right = np.isin(found, right)
-                sums[bonus] += (
-                    mine.mean(),
-                    is_right.any(),
-                    (is_right & mine).any(),
-                    is_right.sum(),
-                    average_precision(scores + bonus * (language_of == language), right),
-                )
+                whole = average_precision(scores + np.float64(bonus) * (language_of == language), right)
+                sums[bonus] += [mine.mean(), is_right.any(), (is_right & mine).any(), is_right.sum(), whole]
             print(json.dumps({"language": language, "bonus": bonus, "search_s": round(spent, 1)}), flush=True)
     names = ("own", "any", "mine", "answers", "AP_multi")
     for bonus, values in sums.items():

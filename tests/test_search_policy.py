@@ -458,3 +458,18 @@ def test_the_command_asks_for_a_policy_and_prints_what_a_hit_stands_for(http, mo
     assert "en  One text, five times. same/1" in lines[1]
     assert [line.split()[1:] for line in lines[2:6]] == [["en", "same/3"]] + [["de", f"same/{n}"] for n in (0, 2, 4)]
     assert lines[6].split()[0] == "2"
+
+
+# Highlights
+
+
+def test_hits_say_where_words_of_the_query_stand(services):
+    for client in services.values():
+        asked = {"k": 20, "highlights": True, "metadata": {"year": 1999}}
+        two = ask(client, ["TEXT of five", "times"], **asked)["results"]
+        for result, words in zip(two, (["text", "five"], ["times"]), strict=True):
+            for hit in result["hits"]:
+                assert [hit["text"][start:end] for start, end in hit["highlights"]] == words
+        (result,) = ask(client, None, like="same/0", **asked)["results"]
+        assert [hit["highlights"] for hit in result["hits"]] == [[[0, 3], [4, 8], [10, 14], [15, 20]]] * 4
+        assert ask(client, "text", **asked, fields=[])["results"][0]["hits"][0]["highlights"] == [[4, 8]]

@@ -26,6 +26,7 @@ from hybrid_ir.serving.searching.asked import asked_of
 from hybrid_ir.serving.searching.by_policy import hits_by_policy
 from hybrid_ir.serving.searching.cursor import check_missing, next_cursor, page_of
 from hybrid_ir.serving.searching.gathered import missing_shards, plain_hits, wait_for
+from hybrid_ir.serving.searching.highlights import mark_words
 from hybrid_ir.serving.searching.queues import Serving
 
 
@@ -79,6 +80,7 @@ class SearchService:
         self._check_queue(serving, len(texts) or 1)
         deadline = begun + min(request.deadline_ms or self.settings.deadline_ms, self.settings.deadline_ms) / 1000
         own: tuple[int, int] | None = None
+        stored: Stored | None = None
         strata = asked.strata(list(manifest.languages))
         queries = [stratum.query for stratum in strata]
         if request.like is not None:
@@ -103,6 +105,9 @@ class SearchService:
         if request.offset is not None:
             most = max(len(one.hits) for one in shown)
             body["next"] = next_cursor(request, manifest, self.settings, most, missing)
+        if request.highlights:
+            said = texts if stored is None else [stored.passage.text]
+            await asyncio.to_thread(mark_words, body, said)
         if request.fields is not None:
             keep_fields(body, request.fields)
         for language in asked.query.languages or ["all"]:

@@ -102,6 +102,12 @@ class SearchRequest(Message):
         "What is a good score differs from encoder to encoder.",
         examples=[0.8],
     )
+    highlights: StrictBool = Field(
+        default=False,
+        description="Say where words of the query stand in each hit, compared as BM25 compares them: without case, and "
+        "by pairs of characters where words have no spaces. With `like`, words of that passage.",
+        examples=[True],
+    )
     fields: Annotated[list[StrictStr], Field(max_length=MOST_FIELDS, fail_fast=True)] | None = Field(
         default=None,
         description="What a hit has beside position, doc_id and score: `text`, `language`, `metadata`, or one key of "
@@ -152,6 +158,12 @@ class Hit(Message):
     also: list[OtherPassage] | None = Field(
         default=None,
         description="With `group_by`: other passages of the group among those that were considered, best first.",
+    )
+    highlights: list[tuple[int, int]] | None = Field(
+        default=None,
+        description="With `highlights`: where words of the query stand in the text, from a character (code point, from "
+        "0) to before another.",
+        examples=[[[4, 9]]],
     )
 
 

@@ -20,7 +20,7 @@ from hybrid_ir.index import Manifest
 from hybrid_ir.serving.api import SearchRequest
 from hybrid_ir.serving.checks import RequestError
 
-FREE = {"k", "offset", "cursor", "fields", "policy", "deadline_ms"}
+FREE = {"k", "offset", "cursor", "fields", "highlights", "policy", "deadline_ms"}
 """What may change from page to page: the order does not depend on it."""
 
 
