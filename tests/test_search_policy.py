@@ -448,7 +448,7 @@ def test_the_client_asks_for_it_all(http):
 def test_the_command_asks_for_a_policy_and_prints_what_a_hit_stands_for(http, monkeypatch, capsys):
     def in_process(url):
         client = SearchClient(url)
-        client._http = http
+        client._http, client.close = http, lambda: None
         return client
 
     monkeypatch.setattr("hybrid_ir.client.SearchClient", in_process)

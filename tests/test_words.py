@@ -19,7 +19,7 @@ from hybrid_ir.words import places_of, words_of
         ("แม่น้ำไรน์", "แม่น้ำ", ["แม่น้ำ"]),
         ("STRASSE und Straße", "straße", ["STRASSE", "Straße"]),
         ("Le cafe\u0301, ﬁn", "café fin", ["cafe\u0301", "ﬁn"]),  # NFD, and a ligature
-        ("½ litre", "1", []),
+        ("½ litre", "1", ["½"]),  # whose compatibility form is 1⁄2
         ("", "x", []),
         ("nothing", "", []),
     ],
