@@ -35,7 +35,8 @@ from search_cost import fragments_of, in_float16, make_index
 
 from hybrid_ir.index.codec import make_codec, stratified_sample, train_codec
 from hybrid_ir.index.fragments import Fragments, save_array
-from hybrid_ir.index.passages import IndexedPassage, write_passages
+from hybrid_ir.index.passage_table import write_passages
+from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import ShardQuery, merge
 from hybrid_ir.index.shard import Shard
 from hybrid_ir.reports import drawing

@@ -24,10 +24,11 @@ from typing import Any
 import faiss
 import numpy as np
 
-from hybrid_ir.index.exact import exact_top
 from hybrid_ir.index.filters.form import Filter, read_filter
 from hybrid_ir.index.filters.rows import passing
-from hybrid_ir.index.passages import IndexedPassage, PassageTable, write_passages
+from hybrid_ir.index.passage_table import PassageTable, write_passages
+from hybrid_ir.index.passages import IndexedPassage
+from hybrid_ir.index.searching.exact import exact_top
 
 K, D, BATCH, RANGE = 10, 384, 32, 1_000_000
 SHARES = (0.0001, 0.001, 0.01, 0.1, 0.5, 1.0)

@@ -25,7 +25,8 @@ import numpy as np
 from hybrid_ir.index.codec import default_codec, train_codec
 from hybrid_ir.index.folder import read_manifest
 from hybrid_ir.index.fragments import FRAGMENT_ROWS, Fragments, save_array
-from hybrid_ir.index.passages import IndexedPassage, write_passages
+from hybrid_ir.index.passage_table import write_passages
+from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import ShardQuery, is_flat, merge
 from hybrid_ir.index.recall import recall_gate
 from hybrid_ir.index.shard import Shard

@@ -26,10 +26,10 @@ from index_size import LANGUAGES, D, clusters, draw, make_fragments
 from hybrid_ir.cluster.ray_cluster import ray_session
 from hybrid_ir.config.loading import parse_experiment
 from hybrid_ir.index.codec import default_codec, train_codec
-from hybrid_ir.index.exact import BLOCK, exact_scores
 from hybrid_ir.index.fragments import Fragments
 from hybrid_ir.index.query import ShardQuery, depth, merge
 from hybrid_ir.index.ray_stages import write_shards
+from hybrid_ir.index.searching.exact import BLOCK, exact_scores
 from hybrid_ir.index.shard import Shard
 from hybrid_ir.index.writing import cut_shards, make_manifest, open_shards
 

@@ -27,7 +27,9 @@ BORROWED = {
     "cluster/README.md": "cluster.md",
 }
 """Files of the repository that are pages too -> where they stand on the site."""
-MODULES = tuple(f"hybrid_ir.{name}" for name in ("client", "types", "storage", "languages", "machine", "measure_names"))
+MODULES = tuple(
+    f"hybrid_ir.{name}" for name in ("client", "types", "storage", "languages", "machine", "measure_names", "words")
+)
 """What all rooms share: modules without a room."""
 
 

@@ -41,10 +41,15 @@ class SearchClient:
         *,
         like: str | None = None,
         offset: int | None = None,
+        cursor: str | None = None,
         languages: Sequence[str] | None = None,
         metadata: Mapping[str, str | int | float | bool] | None = None,
         filter: Mapping[str, Any] | None = None,
+        prefer: Mapping[str, Mapping[str, float]] | None = None,
+        quotas: Mapping[str, int] | None = None,
+        group_by: str | None = None,
         min_score: float | None = None,
+        highlights: bool = False,
         fields: Sequence[str] | None = None,
         policy: str = "strict",
         deadline_ms: int | None = None,
@@ -52,7 +57,9 @@ class SearchClient:
         """The service's `SearchResponse` as plain data: `["results"][0]["hits"]` are the hits of the first query.
 
         `like` is a doc_id, in place of the query: its passage's stored vector is searched for, itself left out.
-        Pages begin with `offset=0`. With a deadline that passes, what was found until then, `coverage` saying how much.
+        Pages begin with `offset=0`, and the answer's `next` is the `cursor` of the page behind it. `prefer`, such as
+        {"languages": {"de": 0.05}}, `quotas` and `group_by` are a policy of languages (docs/serve.md). With a deadline
+        that passes, what was found until then, `coverage` saying how much.
         Raises InputError with the service's message for a request that it refuses, ConnectionError when it does not
         answer.
         """
@@ -61,10 +68,15 @@ class SearchClient:
             "like": like,
             "k": k,
             "offset": offset,
+            "cursor": cursor,
             "languages": None if languages is None else list(languages),
             "metadata": None if metadata is None else dict(metadata),
             "filter": None if filter is None else dict(filter),
+            "prefer": None if prefer is None else {name: dict(values) for name, values in prefer.items()},
+            "quotas": None if quotas is None else dict(quotas),
+            "group_by": group_by,
             "min_score": min_score,
+            "highlights": highlights or None,
             "fields": None if fields is None else list(fields),
             "policy": policy,
             "deadline_ms": deadline_ms,

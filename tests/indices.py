@@ -15,7 +15,8 @@ from hybrid_ir.encoders.space import probe_vectors, space_of
 from hybrid_ir.index.codec import train_codec
 from hybrid_ir.index.folder import Manifest
 from hybrid_ir.index.fragments import FRAGMENT_ROWS, Fragments, save_array
-from hybrid_ir.index.passages import IndexedPassage, write_passages
+from hybrid_ir.index.passage_table import write_passages
+from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import ShardQuery, is_flat, merge
 from hybrid_ir.index.shard import Shard
 from hybrid_ir.index.writing import count_lists, cut_shards, make_manifest, open_shards, publish, write_one_shard

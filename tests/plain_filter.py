@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hybrid_ir.index.filters.form import Absent, Filter, Item, OneOf
-from hybrid_ir.index.passages import canonical
+from hybrid_ir.index.passage_table import canonical
 
 COMPARED = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 

@@ -221,6 +221,9 @@ assert not heavy, heavy
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["search", "hello", "--prefer", "de"], "--prefer takes NAME=VALUE with a number, comma-separated; got 'de'"),
+        (["search", "hello", "--quotas", "de=1.5"], "--quotas takes NAME=VALUE with a whole number"),
+        (["search", "hello", "--quotas", "de=1,de=2"], "--quotas names 'de' twice"),
         (["search", "hello", "--url", "http://127.0.0.1:9"], "no service answers at http://127.0.0.1:9"),
         (
             ["index", "--checkpoint", "x", "--passages", "/nowhere", "--out", "o"],

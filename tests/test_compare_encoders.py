@@ -17,8 +17,9 @@ from hybrid_ir.evaluation import evaluator
 from hybrid_ir.evaluation.comparisons import encoder_comparison
 from hybrid_ir.evaluation.comparisons.encoder_comparison import compare_encoders, name_encoders
 from hybrid_ir.evaluation.evaluator import BM25, evaluate_bm25
-from hybrid_ir.evaluation.lexical import K1, B, bm25_scores, words_of
+from hybrid_ir.evaluation.lexical import K1, B, bm25_scores
 from hybrid_ir.types import Candidate, Collection, InputError, Query
+from hybrid_ir.words import words_of
 
 pytest.importorskip("bm25s", reason="the extra bm25 is not installed")
 

@@ -17,7 +17,8 @@ from starlette.testclient import TestClient
 from hybrid_ir.config import Serve
 from hybrid_ir.index.filters.form import MOST_CONDITIONS, keys_of, read_filter
 from hybrid_ir.index.filters.rows import passing
-from hybrid_ir.index.passages import ROWS_PER_BATCH, IndexedPassage, PassageTable, write_passages
+from hybrid_ir.index.passage_table import ROWS_PER_BATCH, PassageTable, write_passages
+from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.serving.http_app import create_app
 from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.serving.search_service import SearchService

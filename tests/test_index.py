@@ -23,7 +23,8 @@ from hybrid_ir.index.filters.form import Filter, OneOf
 from hybrid_ir.index.filters.rows import passing
 from hybrid_ir.index.folder import checksum_of, read_manifest
 from hybrid_ir.index.fragments import FRAGMENT_ROWS, Fragments, ingest
-from hybrid_ir.index.passages import IndexedPassage, PassageTable, canonical, read_passages, write_passages
+from hybrid_ir.index.passage_table import PassageTable, canonical, write_passages
+from hybrid_ir.index.passages import IndexedPassage, read_passages
 from hybrid_ir.index.query import ShardQuery
 from hybrid_ir.index.recall import recall_gate
 from hybrid_ir.index.resuming import claim, inputs_of

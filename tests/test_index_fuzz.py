@@ -17,7 +17,8 @@ from indices import sample_passages, write_served_index
 from hybrid_ir.index.filters.form import Filter, OneOf
 from hybrid_ir.index.filters.rows import passing
 from hybrid_ir.index.folder import check_files, read_manifest
-from hybrid_ir.index.passages import IndexedPassage, PassageTable, canonical, read_passages, write_passages
+from hybrid_ir.index.passage_table import PassageTable, canonical, write_passages
+from hybrid_ir.index.passages import IndexedPassage, read_passages
 from hybrid_ir.index.shard import open_shard
 from hybrid_ir.languages import language_code
 from hybrid_ir.types import InputError, Rejected

@@ -107,7 +107,7 @@ def test_a_queue_behind_an_encoder_that_hangs_grows_older_and_a_failing_shard_is
         assert len(batcher) == 2
         release.go.set()
         started = await asyncio.gather(*futures)
-        searches = {task for one in started for task, _ in one.searches.values()}
+        searches = {task for one in started for task, _ in one.searches[0].values()}
         await asyncio.gather(*searches, return_exceptions=True)
         assert batcher.waited_s() == 0
         return seen

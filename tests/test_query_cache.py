@@ -194,7 +194,7 @@ def test_a_known_query_does_not_wait_for_the_encoder():
         started = await asyncio.wait_for(serving.submit("known", ShardQuery(3)), 5)
         assert not hangs.done()
         assert serving.waited_s() > 0
-        task, place = started.searches[0]
+        task, place = started.searches[0][0]
         found: Any = (await task)[0]
         hangs.cancel()
         return found[place]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import pickle
 import random
 import threading
 from urllib.parse import quote
@@ -20,24 +19,23 @@ import uvicorn
 from checkpoints import TEXTS
 from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import ask, sample_passages, write_served_index
+from placements import LOCAL, clients_of
 from services import free_port, wait_until
-from starlette.testclient import TestClient
 
 from hybrid_ir.client import SearchClient
 from hybrid_ir.config.experiment import Serve
 from hybrid_ir.index.folder import read_manifest
-from hybrid_ir.index.passages import IndexedPassage, PassageTable, write_passages
+from hybrid_ir.index.passage_table import PassageTable, write_passages
+from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.writing import open_shards
 from hybrid_ir.serving.api import ErrorResponse, Passage
 from hybrid_ir.serving.http_app import create_app
 from hybrid_ir.serving.local_release import LocalRelease
-from hybrid_ir.serving.ray_serve.replicas import ShardReplica
 from hybrid_ir.serving.search_service import SearchService
 from hybrid_ir.types import InputError
 
 pytestmark = pytest.mark.numbers
 
-LOCAL = "http://localhost"
 SETTINGS = Serve(max_k=60, max_queries=5, max_batch=4)
 WORDS = " ".join(TEXTS).split()  # what the tiny encoder knows: numbers would all be one to it
 SAID = random.Random(0)
@@ -55,27 +53,6 @@ CUTS = {
 }
 
 
-class Replicas(LocalRelease):
-    """A LocalRelease whose shards are those of the distributed placement; what passes between is pickled, as by Ray."""
-
-    def __init__(self, index):
-        super().__init__(index)
-        self._replicas = [ShardReplica(index, None, n, 1) for n in range(len(self.manifest.shards))]
-
-    async def search(self, shard, vectors, queries):
-        return await self._call(shard, "search", vectors, list(queries))
-
-    async def read(self, shard, rows):
-        return await self._call(shard, "read", list(rows))
-
-    async def find(self, shard, doc_id):
-        return await self._call(shard, "find", doc_id)
-
-    async def _call(self, shard, method, *arguments):
-        answer = await getattr(self._replicas[shard], method)(*pickle.loads(pickle.dumps(arguments)))
-        return pickle.loads(pickle.dumps(answer))
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """{(codec, shards): an index}: the same 125 passages, five of which are one text, cut in several ways."""
@@ -89,12 +66,7 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def services(folders):
     """{(codec, shards, placement): a client of a service}."""
-    placements = {"local": LocalRelease, "distributed": Replicas}
-    return {
-        (*cut, name): TestClient(create_app(SearchService(release(str(folder)), SETTINGS)), base_url=LOCAL)
-        for cut, folder in folders.items()
-        for name, release in placements.items()
-    }
+    return clients_of(folders, SETTINGS)
 
 
 @pytest.fixture

@@ -13,12 +13,13 @@ from indices import open_index, search, unit, write_index
 from plain_filter import passes
 
 from hybrid_ir.index import exact as exact_module, query as query_module
-from hybrid_ir.index.exact import as_float32, exact_scores, exact_top
 from hybrid_ir.index.filters.form import Absent, Between, Filter, OneOf
 from hybrid_ir.index.folder import checksum_of, read_manifest
-from hybrid_ir.index.passages import IndexedPassage, canonical
+from hybrid_ir.index.passage_table import canonical
+from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import Found, ShardQuery, merge
 from hybrid_ir.index.searching import nearest as nearest_module
+from hybrid_ir.index.searching.exact import as_float32, exact_scores, exact_top
 from hybrid_ir.index.searching.nearest import NearestLists
 from hybrid_ir.index.searching.recent import Recent
 from hybrid_ir.index.searching.threads import in_parts
@@ -134,7 +135,7 @@ def test_flat_is_exact_ties_by_id_filters_before_the_cut(indices, asked):
     vectors = VECTORS[[n for n, *_ in asked]]
     queries = [ShardQuery(k, languages, where) for _, _, k, (languages, where) in asked]
     for i, found in enumerate(search(indices["Flat", 2, "language"], vectors, queries)):
-        _, languages, where, _ = queries[i]
+        _, languages, where, *_ = queries[i]
 
         def keep(p, languages=languages, where=where):
             return (languages is None or p.language in languages) and (where is None or passes(where, p.metadata))

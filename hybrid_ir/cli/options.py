@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
+
+N = TypeVar("N", int, float)
 
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file; see hybrid_ir/config/base.yaml for every key.")
@@ -20,6 +23,24 @@ WaitForNodes = Annotated[
 def listed(words: str | None) -> list[str]:
     """Words between commas, without the space around them; none of none."""
     return [word.strip() for word in (words or "").split(",") if word.strip()]
+
+
+def by_name(words: str, option: str, number: Callable[[str], N]) -> dict[str, N]:
+    """`de=0.05,en=0.02` as numbers by name. Raises InputError for a part that is not NAME=NUMBER, or stands twice."""
+    from hybrid_ir.types import InputError
+
+    values: dict[str, N] = {}
+    for word in listed(words):
+        name, _, said = word.partition("=")
+        try:
+            value = number(said)
+        except ValueError:
+            kind = "a whole number" if number is int else "a number"
+            raise InputError(f"{option} takes NAME=VALUE with {kind}, comma-separated; got {word!r}") from None
+        if name in values:
+            raise InputError(f"{option} names {name!r} twice")
+        values[name] = value
+    return values
 
 
 def key_values(said: str) -> Any:

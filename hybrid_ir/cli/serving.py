@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hybrid_ir.cli.options import Config, IndexFolder, IndexKeys, Verbose, listed
+from hybrid_ir.cli.options import Config, IndexFolder, IndexKeys, Verbose, by_name, listed
 
 Checkpoint = Annotated[
     str | None, typer.Option(help="Encoder to use in place of the index's own copy; it must be of the index's space.")
@@ -69,6 +69,15 @@ def search(
     query: Annotated[str, typer.Argument(help="What to search for.")],
     k: Annotated[int, typer.Option("-k", help="Hits.")] = 10,
     languages: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
+    prefer: Annotated[
+        str | None, typer.Option(help="What is added to the score of a language's passages: de=0.05,en=0.02.")
+    ] = None,
+    quotas: Annotated[
+        str | None, typer.Option(help="Hits of a language at most, * for each other one: de=3,en=2,*=5.")
+    ] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Metadata key; of passages with one value of it the best is a hit.")
+    ] = None,
     url: Url = "http://127.0.0.1:8000",
     strict: Annotated[bool, typer.Option(help="Fail when a shard is missing, in place of a partial answer.")] = False,
 ) -> None:
@@ -79,7 +88,15 @@ def search(
     wanted = listed(languages) if languages else None
     try:
         with SearchClient(url) as client:
-            found = client.search(query, k=k, languages=wanted, policy="strict" if strict else "best_effort")
+            found = client.search(
+                query,
+                k=k,
+                languages=wanted,
+                prefer={"languages": by_name(prefer, "--prefer", float)} if prefer else None,
+                quotas=by_name(quotas, "--quotas", int) if quotas else None,
+                group_by=group_by,
+                policy="strict" if strict else "best_effort",
+            )
     except ConnectionError as error:
         raise InputError(str(error)) from error
     _print_hits(query, found)
@@ -133,6 +150,11 @@ def _print_hits(query: str, response: dict[str, Any]) -> None:
             Text(printable(f"{hit['position']:>3}  {hit['score']:.3f}  {hit['language']}  {hit['text']}")),
             Text(printable(hit["doc_id"]), style="dim"),
         )
+        for other in hit.get("also", ()):
+            said = f"     {other['score']:.3f}  {other['language']}  {other['doc_id']}"
+            out.print(Text(printable(said), style="dim"))
+    if response["results"][0].get("groups_cut"):
+        out.print("there may be more groups: as many passages as may be were considered")
     if response["results"][0]["cut"]:
         out.print("the query is longer than the encoder reads: only its beginning was searched for")
     if not coverage["complete"]:

@@ -7,22 +7,17 @@ published BM25 baselines were mostly run. There is one index of all passages: a 
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import pairwise
 
 import numpy as np
-import regex
 
 from hybrid_ir.evaluation.scores import Score
 from hybrid_ir.types import InputError
+from hybrid_ir.words import words_of
 
 K1, B = 0.9, 0.4
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-"""Scripts that put no space between words."""
-_RUN = regex.compile(rf"(?P<unspaced>[{_UNSPACED}]+)|[^\W{_UNSPACED}]+")
 
 
 def has_bm25() -> bool:
@@ -36,18 +31,6 @@ def require_bm25() -> None:
         raise InputError(
             "BM25 needs the library bm25s, which is not installed; pip install 'hybrid-ir[bm25]', or give --no-bm25"
         )
-
-
-def words_of(text: str) -> list[str]:
-    r"""The tokens that BM25 counts: casefolded words, and pairs of neighbouring characters where words have no spaces.
-
-    `words_of("Tokyo 2020は東京で")` is ["tokyo", "2020", "は東", "東京", "京で"]. Letters are compared without case and
-    in their compatibility form (NFKC). A word is a run of letters, digits and marks (Unicode's \w). In Chinese,
-    Japanese, Thai, Lao, Khmer and Burmese a run is cut into overlapping bigrams (Nie et al., "On the Use of Words and
-    N-grams for Chinese Information Retrieval", IRAL 2000); one character alone is a token. There is no stemming and
-    there are no stop words, as no kept list has all languages.
-    """
-    return list(_tokens(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def bm25_scores(queries: Sequence[str], candidates: Sequence[str]) -> Score:
@@ -80,12 +63,3 @@ def bm25_scores(queries: Sequence[str], candidates: Sequence[str]) -> Score:
 def bm25_version() -> str:
     """What was run, for a record of it: the library's version and the parameters."""
     return f"bm25s {version('bm25s')}, k1 {K1}, b {B}"
-
-
-def _tokens(text: str) -> Iterator[str]:
-    for found in _RUN.finditer(text):
-        run = found.group()
-        if found["unspaced"] is None or len(run) == 1:
-            yield run
-        else:
-            yield from (first + second for first, second in pairwise(run))

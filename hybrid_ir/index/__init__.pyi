@@ -15,12 +15,11 @@ from .folder import (
     local_files as local_files,
     read_manifest as read_manifest,
 )
+from .passage_table import canonical as canonical, read_texts as read_texts
 from .passages import (
     IndexedPassage as IndexedPassage,
-    canonical as canonical,
     parse_passage as parse_passage,
     passages_at as passages_at,
-    read_texts as read_texts,
     sample_by_language as sample_by_language,
     texts_of as texts_of,
 )
@@ -29,10 +28,19 @@ from .query import (
     Hit as Hit,
     ShardQuery as ShardQuery,
     Stored as Stored,
+    depth as depth,
     is_flat as is_flat,
     merge as merge,
 )
 from .searching.nearest import NearestLists as NearestLists
+from .searching.policy import (
+    Chosen as Chosen,
+    Policy as Policy,
+    Ranked as Ranked,
+    Stratum as Stratum,
+    choose as choose,
+    strata_of as strata_of,
+)
 from .shard import Shard as Shard, open_shard as open_shard
 from .vectors.given import find_vectors as find_vectors
 from .vectors.made import encode_passages as encode_passages

@@ -16,15 +16,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from hybrid_ir.index.passages import (
-    MAX_METADATA_KEYS,
-    ROWS_PER_BATCH,
-    IndexedPassage,
-    PassageTable,
-    passage_schema,
-    read_passages,
-    write_passages,
-)
+from hybrid_ir.index.passage_table import ROWS_PER_BATCH, PassageTable, passage_schema, write_passages
+from hybrid_ir.index.passages import MAX_METADATA_KEYS, IndexedPassage, read_passages
 from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError, Rejected, key64
 

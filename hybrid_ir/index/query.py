@@ -34,6 +34,8 @@ class ShardQuery(NamedTuple):
     among: int | None = None
     """The k hits are the first of so many: a lossy codec's candidates depend on their number, so only answers with one
     `among` have one order, as the pages of a query must. None = of k."""
+    texts: bool = True
+    """Whether a shard that is elsewhere sends the passages of the likely hits along."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from hybrid_ir.config import Index
 from hybrid_ir.encoders import encode, load_encoder
 from hybrid_ir.index.folder import ShardEntry
 from hybrid_ir.index.fragments import Fragments, save_array
-from hybrid_ir.index.passages import PassageTable
+from hybrid_ir.index.passage_table import PassageTable
 from hybrid_ir.index.vectors.checks import first_fault
 from hybrid_ir.index.writing import write_one_shard
 from hybrid_ir.storage import write_json

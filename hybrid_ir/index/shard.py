@@ -22,12 +22,13 @@ from typing import Any
 import faiss
 import numpy as np
 
-from hybrid_ir.index.exact import exact_top, score_rows
 from hybrid_ir.index.filters.form import Filter
 from hybrid_ir.index.filters.rows import passing
 from hybrid_ir.index.folder import REBUILD, Manifest, ShardEntry, check_files, is_lists, local_files
-from hybrid_ir.index.passages import IndexedPassage, PassageTable
+from hybrid_ir.index.passage_table import PassageTable
+from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import Found, ShardQuery, Stored, Totals, depth, is_flat
+from hybrid_ir.index.searching.exact import exact_top, score_rows
 from hybrid_ir.index.searching.nearest import NearestLists
 from hybrid_ir.index.searching.recent import Recent
 from hybrid_ir.index.searching.threads import in_parts
@@ -99,6 +100,10 @@ class Shard:
 
     def read(self, rows: Sequence[int]) -> list[IndexedPassage]:
         return [self.passages[row] for row in rows]
+
+    def labels(self, rows: Sequence[int], key: str) -> list[tuple[str, str | None]]:
+        """(doc_id, value of a metadata key) of each row; the value is its JSON, None where there is none."""
+        return self.passages.labels(rows, key)
 
     def find(self, doc_id: str) -> Stored | None:
         """The passage with this doc_id, if it is in this shard; an index has no doc_id twice, but for deleted ones."""
@@ -237,13 +242,15 @@ class Shard:
     def _rows_where(self, languages: tuple[str, ...] | None, where: Filter) -> np.ndarray:
         def make() -> np.ndarray:
             rows = self.passages.where(partial(passing, where))
-            rows = rows if self.living is None else rows[self.living[rows]]
-            if languages is not None:
-                parts = [rows[np.searchsorted(rows, a) : np.searchsorted(rows, b)] for a, b in self._ranges(languages)]
-                rows = np.sort(np.concatenate(parts)) if parts else rows[:0]
-            return rows
+            return rows if self.living is None else rows[self.living[rows]]
 
-        return self._masks.get((languages, where), make)
+        # Kept for all languages: a policy asks for the same filter once for each stratum of them.
+        rows = self._masks.get((None, where), make)
+        if languages is None:
+            return rows
+        ends = np.searchsorted(rows, sorted(self._ranges(languages)))
+        parts = [rows[start:end] for start, end in ends]
+        return parts[0] if len(parts) == 1 else np.concatenate([rows[:0], *parts])
 
     def _selector(self, languages: tuple[str, ...] | None) -> tuple[Any, np.ndarray]:
         def make() -> tuple[Any, np.ndarray]:

@@ -25,7 +25,7 @@ from hybrid_ir.index.folder import (
     local_files,
 )
 from hybrid_ir.index.fragments import save_array
-from hybrid_ir.index.passages import PassageTable
+from hybrid_ir.index.passage_table import PassageTable
 from hybrid_ir.types import InputError, one_line
 
 compute: Any = pc  # whose functions are made when it is imported, so that no type checker knows them

@@ -24,7 +24,6 @@ import faiss
 import numpy as np
 
 import hybrid_ir
-from hybrid_ir.index.exact import BLOCK
 from hybrid_ir.index.folder import (
     FORMAT,
     WITH_DELETED,
@@ -39,6 +38,7 @@ from hybrid_ir.index.folder import (
 )
 from hybrid_ir.index.fragments import Fragments, save_array
 from hybrid_ir.index.query import CANDIDATES, is_flat
+from hybrid_ir.index.searching.exact import BLOCK
 from hybrid_ir.index.searching.nearest import NearestLists
 from hybrid_ir.index.shard import Shard, open_shard
 from hybrid_ir.index.tombstones import save_by_content

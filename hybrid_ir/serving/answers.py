@@ -12,21 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_ir.index import IndexedPassage, Manifest
+from hybrid_ir.index import Manifest
+from hybrid_ir.serving.api import SearchRequest
 from hybrid_ir.serving.batcher import Started
 from hybrid_ir.serving.release import Release
+from hybrid_ir.serving.searching.gathered import Shown
 
 
 def search_body(
     manifest: Manifest,
     languages: tuple[str, ...] | None,
-    results: list[list[tuple[IndexedPassage, float]]],
-    offset: int,
+    results: Sequence[Shown],
+    request: SearchRequest,
     missing: set[int],
     started: Sequence[Started | None],
     begun: float,
 ) -> dict[str, Any]:
-    """A SearchResponse: hits of each query behind the first `offset`, what is missing, where the time went.
+    """A SearchResponse: what is shown of each query, what is missing, where the time went.
 
     `begun` is when the request was read (time.perf_counter)."""
     wanted = set(languages or manifest.languages)
@@ -34,7 +36,7 @@ def search_body(
     queue_s = max((one.queue_s for one in began), default=0.0)
     encode_s = max((one.encode_s for one in began), default=0.0)
     total_s = time.perf_counter() - begun
-    return {
+    body: dict[str, Any] = {
         "results": [
             {
                 "hits": [
@@ -46,11 +48,11 @@ def search_body(
                         "score": score,
                         "metadata": passage.metadata,
                     }
-                    for position, (passage, score) in enumerate(hits, start=offset + 1)
+                    for position, (passage, score) in enumerate(shown.hits, start=(request.offset or 0) + 1)
                 ],
                 "cut": None if one is None else one.cut,
             }
-            for hits, one in zip(results, started, strict=True)
+            for shown, one in zip(results, started, strict=True)
         ],
         "coverage": {
             "complete": not missing,
@@ -68,6 +70,13 @@ def search_body(
             "total": round(total_s * 1000, 3),
         },
     }
+    for result, shown in zip(body["results"], results, strict=True):
+        if shown.cut is not None:
+            result["groups_cut"] = shown.cut
+        if shown.more is not None:
+            for hit, more in zip(result["hits"], shown.more, strict=True):
+                hit |= more
+    return body
 
 
 def keep_fields(body: dict[str, Any], fields: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Micro-batches of one release's queries.
 
-In: a text, or a stored vector, with what is asked of the shards; what makes vectors of texts. Out: the searches that
-its batch has started.
+In: a text, or a stored vector, with all that is asked of the shards for it; what makes vectors of texts. Out: the
+searches that its batch has started.
 A batch never waits to fill: alone, a query goes at once; under load the next batch gathers while the one before is
 encoded. It takes half of what has come, so that one half is encoded while the other is searched for and answered.
 Whoever has an answer asks again, and a batch of all that wait would leave the encoder with nothing to do meanwhile.
@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from hybrid_ir.index import Manifest, ShardQuery
+from hybrid_ir.index import Manifest, ShardQuery, depth
 from hybrid_ir.serving.release import Encoded, Release, ShardAnswer
 
 T = TypeVar("T")
@@ -27,6 +27,9 @@ Observe = Callable[[str, float, dict[str, str]], None]
 
 LEAST = 4
 """So many, where they wait, go together: two or three take an encoder almost as long."""
+MOST_CANDIDATES = 1 << 16
+"""Of a call to a shard in which a text asks several things. They take 24 bytes each, and what one process may answer
+another over Ray Serve's gRPC is 4 MiB."""
 STALL_S = 0.25
 """A shard slower than this no longer holds up the next batch."""
 
@@ -34,7 +37,7 @@ STALL_S = 0.25
 @dataclass(slots=True)
 class _Waiting(Generic[T]):
     text: T
-    query: ShardQuery
+    queries: tuple[ShardQuery, ...]
     started: asyncio.Future[Started]
     since: float
 
@@ -43,8 +46,11 @@ class _Waiting(Generic[T]):
 class Started:
     """A query whose batch is on its way through the shards that it needs."""
 
-    searches: dict[int, tuple[asyncio.Task[ShardAnswer], int]]
-    """Number of a shard -> the search that answers for it, and which of that search's queries this one is."""
+    searches: list[dict[int, tuple[asyncio.Task[ShardAnswer], int]]]
+    """For each thing that it asks: number of a shard -> the search that answers for it, and which of that search's
+    queries this one is."""
+    vector: np.ndarray
+    """(D,) float32, unit length."""
     cut: bool
     """Whether the query was longer than the encoder reads."""
     queue_s: float
@@ -76,11 +82,12 @@ class Batcher(Generic[T]):
         first = next(iter([*self._encoding, *self._waiting.values()]), None)
         return 0.0 if first is None else time.perf_counter() - first.since
 
-    def submit(self, text: T, query: ShardQuery) -> asyncio.Future[Started]:
-        """Done once the query is encoded and its searches have begun. Cancel it to leave the queue."""
+    def submit(self, text: T, *queries: ShardQuery) -> asyncio.Future[Started]:
+        """Done once the text is encoded and the searches of all `queries` for it have begun. Cancel it to leave the
+        queue."""
         loop = asyncio.get_running_loop()
         started: asyncio.Future[Started] = loop.create_future()
-        self._waiting[started] = _Waiting(text, query, started, time.perf_counter())
+        self._waiting[started] = _Waiting(text, queries, started, time.perf_counter())
         started.add_done_callback(lambda one: self._waiting.pop(one, None))
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
@@ -116,20 +123,40 @@ class Batcher(Generic[T]):
             left = [place for place, item in enumerate(batch) if item.started.done()]
             batch = [item for item in batch if not item.started.done()]
             vectors, cut = (np.delete(a, left, axis=0) if left else a for a in (encoding.vectors, encoding.cut))
-            places = [self._shards_of(item.query) for item in batch]
-            searches: list[dict[int, tuple[asyncio.Task[ShardAnswer], int]]] = [{} for _ in batch]
+            asked = [(row, query) for row, item in enumerate(batch) for query in item.queries]
+            each = vectors if len(asked) == len(batch) else vectors[[row for row, _ in asked]]
+            places = [self._shards_of(query) for _, query in asked]
+            searches: list[dict[int, tuple[asyncio.Task[ShardAnswer], int]]] = [{} for _ in asked]
             searching = []
             for shard in sorted({n for shards in places for n in shards}):
-                members = [place for place, shards in enumerate(places) if shard in shards]
-                rows = vectors if len(members) == len(batch) else vectors[members]
-                task = asyncio.create_task(self._search(shard, rows, [batch[place].query for place in members]))
-                # A request that has left asks for no result, and its error is no news.
-                task.add_done_callback(lambda done: done.cancelled() or done.exception())
-                searching.append(task)
-                for number, place in enumerate(members):
-                    searches[place][shard] = task, number
-            for item, mine, was_cut in zip(batch, searches, cut.tolist(), strict=True):
-                item.started.set_result(Started(mine, was_cut, start - item.since, encoded - start))
+                wanted = [place for place, shards in enumerate(places) if shard in shards]
+                # One call, unless a text asks several things.
+                calls = [wanted] if len(asked) == len(batch) else self._calls(wanted, [query for _, query in asked])
+                for members in calls:
+                    rows = each if len(members) == len(asked) else each[members]
+                    task = asyncio.create_task(self._search(shard, rows, [asked[place][1] for place in members]))
+                    # A request that has left asks for no result, and its error is no news.
+                    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+                    searching.append(task)
+                    for number, place in enumerate(members):
+                        searches[place][shard] = task, number
+            mine = iter(searches)
+            for item, vector, was_cut in zip(batch, vectors, cut.tolist(), strict=True):
+                own = list(islice(mine, len(item.queries)))
+                item.started.set_result(Started(own, vector, was_cut, start - item.since, encoded - start))
+
+    def _calls(self, places: Sequence[int], queries: Sequence[ShardQuery]) -> list[list[int]]:
+        """The places, cut into calls whose answers are of a size that passes between processes."""
+        calls: list[list[int]] = []
+        size = MOST_CANDIDATES
+        for place in places:
+            one = depth(queries[place].among or queries[place].k, self._release.manifest.candidates)
+            if size + one > MOST_CANDIDATES:
+                calls.append([])
+                size = 0
+            calls[-1].append(place)
+            size += one
+        return calls
 
     def _shards_of(self, query: ShardQuery) -> tuple[int, ...]:
         return needed_shards(self._release.manifest, query.languages)

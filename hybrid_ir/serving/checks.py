@@ -29,7 +29,13 @@ from hybrid_ir.types import OUTER_SPACE, InputError, one_line
 
 M = TypeVar("M", bound=BaseModel)
 Decode = Callable[[list[int]], str]
-MOST_ITEMS = {"languages": MOST_LANGUAGES, "metadata": MOST_KEYS, "fields": MOST_FIELDS, "passages": MOST_PASSAGES}
+MOST_ITEMS = {
+    "languages": MOST_LANGUAGES,
+    "quotas": MOST_LANGUAGES,
+    "metadata": MOST_KEYS,
+    "fields": MOST_FIELDS,
+    "passages": MOST_PASSAGES,
+}
 
 
 class RequestError(Exception):
@@ -55,6 +61,11 @@ def parse(body: bytes, model: type[M], settings: Serve) -> M:
         raise RequestError(400, "invalid_json", f"the body is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise RequestError(422, "invalid_request", "the body must be a JSON object")
+    if isinstance(prefer := content.get("prefer"), dict):
+        for inner in (prefer, prefer.get("languages")):
+            if isinstance(inner, dict) and len(inner) > MOST_LANGUAGES:
+                said = f"prefer: at most {MOST_LANGUAGES} values, got {len(inner)}"
+                raise RequestError(422, "invalid_request", said, "prefer")
     most = {"query": settings.max_queries, "input": settings.max_inputs, **MOST_ITEMS}
     if isinstance(ids := content.get("input"), list) and ids and type(ids[0]) is int:  # the tokens of one text
         most["input"] = settings.max_characters
@@ -131,7 +142,7 @@ def shard_query(request: SearchRequest, manifest: Manifest, settings: Serve) -> 
             raise RequestError(422, "invalid_request", said, "offset")
     languages = None
     if request.languages is not None:
-        languages = tuple(sorted({_language(tag, manifest) for tag in request.languages}))
+        languages = tuple(sorted({language_of(tag, manifest, "languages") for tag in request.languages}))
     return ShardQuery(k, languages, _filter_of(request, manifest), among)
 
 
@@ -147,10 +158,14 @@ def _filter_of(request: SearchRequest, manifest: Manifest) -> Filter | None:
         where = asked if where is None else Filter(must=(*equal, asked))
     for key in keys_of(where) if where is not None else ():
         if key not in manifest.metadata_keys:
-            there = ", ".join(manifest.metadata_keys) or "none"
-            param = "metadata" if key in (request.metadata or ()) else "filter"
-            raise RequestError(422, "unknown_metadata", f"no passage has metadata {key!r:.80}; keys: {there}", param)
+            raise unknown_key(key, "metadata" if key in (request.metadata or ()) else "filter", manifest)
     return where
+
+
+def unknown_key(key: str, param: str, manifest: Manifest) -> RequestError:
+    """What is said of a metadata key that no passage has; `param` is the field that names it."""
+    there = ", ".join(manifest.metadata_keys) or "none"
+    return RequestError(422, "unknown_metadata", f"no passage has metadata {key!r:.80}; keys: {there}", param)
 
 
 def check_fields(fields: Sequence[str], manifest: Manifest) -> None:
@@ -162,8 +177,9 @@ def check_fields(fields: Sequence[str], manifest: Manifest) -> None:
             raise RequestError(422, "unknown_field", f"no hit has the field {name!r:.80}; there are {there}", "fields")
 
 
-def _language(tag: str, manifest: Manifest) -> str:
-    """The code that a tag means, as the build read it: EN, en-US and eng are `en`."""
+def language_of(tag: str, manifest: Manifest, param: str) -> str:
+    """The code that a tag means, as the build read it: EN, en-US and eng are `en`. Raises RequestError for a language
+    of no passage; `param` is the field that names it."""
     if tag in manifest.languages:
         return tag
     try:
@@ -175,7 +191,7 @@ def _language(tag: str, manifest: Manifest) -> str:
             422,
             "unknown_language",
             f"no passage is in {tag!r:.40}; there are {' '.join(manifest.languages)}",
-            "languages",
+            param,
         )
     return code
 

@@ -134,7 +134,8 @@ def _create_routes(
         return _error(DEFECT)
 
     @app.post(
-        "/search", **documented(api.SearchResponse, api.SearchRequest, 400, 401, 404, 413, 422, 429, 503, deadline=True)
+        "/search",
+        **documented(api.SearchResponse, api.SearchRequest, 400, 401, 404, 409, 413, 422, 429, 503, deadline=True),
     )
     async def search(request: Request) -> Response:
         """The passages nearest to each query, best first."""

@@ -19,7 +19,8 @@ MEANING = {
     401: "No API key, or a wrong one.",
     403: "A service without API keys was asked by a name that is not this machine's; or who asks may not write.",
     404: "There is no such model, or no such passage.",
-    409: "Nothing was changed: the index cannot be written to as it is, or another process writes it.",
+    409: "The cursor is of another version of the index, or of a page that other shards answered. Of a change: nothing "
+    "was changed, because the index cannot be written to as it is, or another process writes it.",
     413: "The body is too large.",
     422: "A field is unknown, missing or out of its range.",
     429: "Too many texts are waiting; `Retry-After` says when to ask again.",

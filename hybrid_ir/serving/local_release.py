@@ -83,6 +83,9 @@ class LocalRelease:
     async def read(self, shard: int, rows: Sequence[int]) -> list[IndexedPassage]:
         return self._shards[shard].get(reopen=False).read(rows)
 
+    async def labels(self, shard: int, rows: Sequence[int], key: str) -> list[tuple[str, str | None]]:
+        return self._shards[shard].get(reopen=False).labels(rows, key)
+
     async def find(self, shard: int, doc_id: str) -> Stored | None:
         return await self._searching.run(self._find, shard, doc_id)
 

@@ -55,6 +55,10 @@ class Release(Protocol):
         """Raises ShardDown."""
         ...
 
+    async def labels(self, shard: int, rows: Sequence[int], key: str) -> list[tuple[str, str | None]]:
+        """(doc_id, JSON of the value of a metadata key or None) of each row. Raises ShardDown."""
+        ...
+
     async def find(self, shard: int, doc_id: str) -> Stored | None:
         """The passage with this doc_id, if the shard has it. Raises ShardDown."""
         ...

@@ -15,50 +15,19 @@ from typing import Any
 import numpy as np
 
 from hybrid_ir.config import Serve
-from hybrid_ir.index import Found, Hit, IndexedPassage, ShardQuery, Stored, is_flat, merge
+from hybrid_ir.index import Stored
 from hybrid_ir.serving.answers import first_values, keep_fields, ready_body, search_body, stats_body
 from hybrid_ir.serving.api import EmbeddingsRequest, SearchRequest
-from hybrid_ir.serving.batcher import Batcher, Observe, Started, needed_shards
-from hybrid_ir.serving.checks import RequestError, check_fields, check_texts, decoder_of, role_of, shard_query, texts_of
+from hybrid_ir.serving.batcher import Observe, Started, needed_shards
+from hybrid_ir.serving.checks import RequestError, check_fields, check_texts, decoder_of, role_of, texts_of
 from hybrid_ir.serving.query_cache import QueryCache
 from hybrid_ir.serving.release import Encoded, Release, ShardDown, find_in_shards
-
-
-class _Serving:
-    """A release with its queues."""
-
-    def __init__(self, release: Release, settings: Serve, observe: Observe, cache: QueryCache) -> None:
-        self.release, self._cache = release, cache
-        encode = partial(cache.encode, release)
-        self._new = Batcher(release, encode, settings.max_batch, observe)
-        # Queries whose vectors are known do not wait for a forward pass over those of others.
-        self._known = Batcher(release, encode, settings.max_batch, observe)
-        # Pages must come from one order, so their query has the same vector at each, whoever else asks.
-        self._paged = Batcher(release, partial(encode, alone=True), settings.max_batch, observe)
-        self._stored = Batcher(release, _stack, settings.max_batch, observe)
-        self.embedding = 0  # inputs of /v1/embeddings that wait
-        self.lossy = not is_flat(release.manifest.codec)
-
-    @property
-    def waiting(self) -> int:
-        return len(self._new) + len(self._known) + len(self._paged) + len(self._stored) + self.embedding
-
-    def waited_s(self) -> float:
-        return max(self._new.waited_s(), self._known.waited_s(), self._paged.waited_s())
-
-    def submit(self, text: str, query: ShardQuery) -> asyncio.Future[Started]:
-        if query.among is not None:
-            return self._paged.submit(text, query)
-        batcher = self._known if self._cache.holds(self.release, text) else self._new
-        return batcher.submit(text, query)
-
-    def submit_vector(self, vector: np.ndarray, query: ShardQuery) -> asyncio.Future[Started]:
-        return self._stored.submit(vector, query)
-
-
-async def _stack(vectors: Sequence[np.ndarray]) -> Encoded:
-    """Vectors of stored passages, as if they had been encoded."""
-    return Encoded(np.stack(vectors), np.zeros(len(vectors), np.int64), np.zeros(len(vectors), bool))
+from hybrid_ir.serving.searching.asked import asked_of
+from hybrid_ir.serving.searching.by_policy import hits_by_policy
+from hybrid_ir.serving.searching.cursor import check_missing, next_cursor, page_of
+from hybrid_ir.serving.searching.gathered import missing_shards, plain_hits, wait_for
+from hybrid_ir.serving.searching.highlights import mark_words
+from hybrid_ir.serving.searching.queues import Serving
 
 
 class SearchService:
@@ -69,8 +38,8 @@ class SearchService:
         self._observe = observe
         self._cache = QueryCache(settings.query_cache, observe)
         self._decode = decoder_of(settings.token_ids)
-        self._active = _Serving(release, settings, observe, self._cache)
-        self._held: dict[str, _Serving] = {}
+        self._active = Serving(release, settings, observe, self._cache)
+        self._held: dict[str, Serving] = {}
         self.previous: str | None = None
         self.wanted = release.index, release.manifest.index_version
 
@@ -80,7 +49,7 @@ class SearchService:
 
     def hold(self, release: Release) -> None:
         """Keep a loaded release ready to be activated."""
-        self._held[release.key] = _Serving(release, self.settings, self._observe, self._cache)
+        self._held[release.key] = Serving(release, self.settings, self._observe, self._cache)
 
     def holds(self, key: str) -> bool:
         return key in self._held or key == self.release.key
@@ -101,48 +70,63 @@ class SearchService:
     async def search(self, request: SearchRequest) -> dict[str, Any]:
         """A SearchResponse as plain data. Raises RequestError."""
         begun = time.perf_counter()
-        serving = self._active
+        serving, manifest = self._active, self._active.release.manifest
+        request, cursor = page_of(request, manifest, self.settings)
         texts = [request.query] if isinstance(request.query, str) else request.query or []
-        query = shard_query(request, serving.release.manifest, self.settings)
+        asked = asked_of(request, manifest, self.settings)
         check_texts(texts, "query", self.settings)
         if request.fields is not None:
-            check_fields(request.fields, serving.release.manifest)
+            check_fields(request.fields, manifest)
         self._check_queue(serving, len(texts) or 1)
         deadline = begun + min(request.deadline_ms or self.settings.deadline_ms, self.settings.deadline_ms) / 1000
         own: tuple[int, int] | None = None
+        stored: Stored | None = None
+        strata = asked.strata(list(manifest.languages))
+        queries = [stratum.query for stratum in strata]
         if request.like is not None:
             shard, stored = await self._find(serving.release, request.like, "like", deadline - begun)
-            own, query = (shard, stored.row), query._replace(k=query.k + 1)
-            futures = [serving.submit_vector(stored.vector, query)]
+            own = (shard, stored.row)
+            futures = [serving.submit_vector(stored.vector, *queries)]
         else:
-            futures = [serving.submit(text, query) for text in texts]
+            paged = request.offset is not None
+            futures = [serving.submit(text, *queries, page=paged) for text in texts]
         started = await self._start(futures, deadline)
-        tasks = {task for one in started if one is not None for task, _ in one.searches.values()}
-        if tasks:
-            await asyncio.wait(tasks, timeout=max(0.0, deadline - time.perf_counter()))
-        needed = needed_shards(serving.release.manifest, query.languages)
-        missing = self._missing(needed, started)
-        results = await self._results(serving, started, request, query, own, deadline, missing)
+        await wait_for(started, deadline)
+        needed = needed_shards(manifest, asked.query.languages)
+        missing = missing_shards(needed, started)
+        if asked.policy is None:
+            shown = await plain_hits(serving, started, asked.query, request, own, deadline, missing)
+        else:
+            shown = [
+                await hits_by_policy(serving, one, strata, asked, request, own, deadline, missing) for one in started
+            ]
         late = time.perf_counter() > deadline
-        offset = request.offset or 0
-        body = search_body(serving.release.manifest, query.languages, results, offset, missing, started, begun)
+        body = search_body(manifest, asked.query.languages, shown, request, missing, started, begun)
+        if request.offset is not None:
+            most = max(len(one.hits) for one in shown)
+            body["next"] = next_cursor(request, manifest, self.settings, most, missing)
+        if request.highlights:
+            said = texts if stored is None else [stored.passage.text]
+            await asyncio.to_thread(mark_words, body, said)
         if request.fields is not None:
             keep_fields(body, request.fields)
-        for language in query.languages or ["all"]:
+        for language in asked.query.languages or ["all"]:
             self._observe("searches", 1, {"language": language})
         for n in missing:
-            self._observe("missing_shards", 1, {"shard": serving.release.manifest.shards[n].name})
+            self._observe("missing_shards", 1, {"shard": manifest.shards[n].name})
         if late and missing:
             raise RequestError(
                 504, "deadline_exceeded", "the deadline passed before every shard had answered", body=body
             )
-        names = [serving.release.manifest.shards[n].name for n in sorted(missing)]
+        names = [manifest.shards[n].name for n in sorted(missing)]
         if missing and request.policy == "strict":
             raise RequestError(
                 503, "shards_missing", f"shards {', '.join(names)} do not answer; ask again, or with policy best_effort"
             )
         if len(missing) == len(needed):
             raise RequestError(503, "shards_missing", "no shard with these languages answers; ask again")
+        if cursor is not None:
+            check_missing(cursor, manifest, missing)
         return body
 
     async def passage(self, doc_id: str) -> dict[str, Any]:
@@ -197,7 +181,7 @@ class SearchService:
         """Texts that are not encoded yet."""
         return self._active.waiting
 
-    def _check_queue(self, serving: _Serving, count: int) -> None:
+    def _check_queue(self, serving: Serving, count: int) -> None:
         waiting = serving.waiting
         if waiting and waiting + count > self.settings.max_queue:
             raise RequestError(429, "busy", f"{waiting} texts are waiting already; ask again in a second")
@@ -232,64 +216,3 @@ class SearchService:
         finally:
             for future in futures:
                 future.cancel()
-
-    def _missing(self, needed: Sequence[int], started: Sequence[Started | None]) -> set[int]:
-        """Of the shards that a request needs, those that have not answered every query of it."""
-        missing: set[int] = set()
-        for n in needed:
-            for one in started:
-                if one is None or not (task := one.searches[n][0]).done():
-                    missing.add(n)
-                elif (error := task.exception()) is not None:
-                    if not isinstance(error, ShardDown):
-                        raise error
-                    missing.add(n)
-        return missing
-
-    async def _results(
-        self,
-        serving: _Serving,
-        started: Sequence[Started | None],
-        request: SearchRequest,
-        query: ShardQuery,
-        own: tuple[int, int] | None,
-        deadline: float,
-        missing: set[int],
-    ) -> list[list[tuple[IndexedPassage, float]]]:
-        """(passage, score) of the hits of each query, without `own` (shard, row). A shard whose passages cannot be read
-        joins `missing`."""
-        passages: dict[tuple[int, int], IndexedPassage] = {}
-        merged: list[list[Hit]] = []
-        for one in started:
-            parts: list[Found | None] = [None] * len(serving.release.manifest.shards)
-            for n, (task, place) in ({} if one is None else one.searches).items():
-                if task.done() and task.exception() is None:  # `_missing` has seen the others
-                    found, texts = task.result()
-                    parts[n] = found[place]
-                    passages.update({(n, row): passage for row, passage in texts.items()})
-            hits = merge(parts, query.k, serving.lossy, query.among, serving.release.manifest.candidates)
-            if own is not None:  # one more was asked for, in case it is among them
-                hits = [hit for hit in hits if (hit.shard, hit.row) != own][: query.k - 1]
-            hits = hits[request.offset or 0 :]
-            if request.min_score is not None:
-                hits = [hit for hit in hits if hit.score >= request.min_score]
-            merged.append(hits)
-        unread: dict[int, list[int]] = {}
-        for hits in merged:
-            for hit in hits:
-                if (hit.shard, hit.row) not in passages:
-                    unread.setdefault(hit.shard, []).append(hit.row)
-        for n, rows in unread.items():
-            try:
-                async with asyncio.timeout_at(
-                    asyncio.get_running_loop().time() + max(0.05, deadline - time.perf_counter())
-                ):
-                    read = await serving.release.read(n, rows)
-            except (TimeoutError, ShardDown):
-                missing.add(n)
-                continue
-            passages.update({(n, row): text for row, text in zip(rows, read, strict=True)})
-        return [
-            [(passages[hit.shard, hit.row], hit.score) for hit in hits if (hit.shard, hit.row) in passages]
-            for hits in merged
-        ]

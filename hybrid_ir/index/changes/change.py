@@ -24,7 +24,7 @@ from hybrid_ir.encoders import TextReader, check_space, load_encoder
 from hybrid_ir.index.codec import make_codec
 from hybrid_ir.index.folder import Manifest, check_files, describe_files, is_lists, kept_versions, read_manifest
 from hybrid_ir.index.fragments import Fragments, ingest
-from hybrid_ir.index.passages import PassageTable
+from hybrid_ir.index.passage_table import PassageTable
 from hybrid_ir.index.query import is_flat
 from hybrid_ir.index.ray_stages import Progress, encode_fragments, write_shards
 from hybrid_ir.index.recall import gate_and_publish

@@ -23,13 +23,13 @@ import pyarrow as pa
 from hybrid_ir.config import Index
 from hybrid_ir.index.changes.change import next_shard
 from hybrid_ir.index.codec import ROWS_PER_SHARD, make_codec
-from hybrid_ir.index.exact import BLOCK
 from hybrid_ir.index.folder import Manifest, ShardEntry, check_files, is_lists, read_manifest
 from hybrid_ir.index.fragments import save_array
-from hybrid_ir.index.passages import ROWS_PER_BATCH, PassageTable, passage_schema
+from hybrid_ir.index.passage_table import ROWS_PER_BATCH, PassageTable, passage_schema
 from hybrid_ir.index.query import ShardQuery, is_flat, merge
 from hybrid_ir.index.ray_stages import Progress, write_each
 from hybrid_ir.index.resuming import claim, clear, is_finished
+from hybrid_ir.index.searching.exact import BLOCK
 from hybrid_ir.index.shard import Shard
 from hybrid_ir.index.tombstones import keys_of_living
 from hybrid_ir.index.writing import (

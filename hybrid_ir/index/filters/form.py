@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from hybrid_ir.index.passages import canonical
+from hybrid_ir.index.passage_table import canonical
 from hybrid_ir.types import InputError
 
 MOST_CONDITIONS = 64

@@ -13,7 +13,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from hybrid_ir.index.exact import MARGIN
+from hybrid_ir.index.searching.exact import MARGIN
 from hybrid_ir.index.searching.recent import Recent
 from hybrid_ir.machine import usable_cpus
 

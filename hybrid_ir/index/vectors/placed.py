@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hybrid_ir.index.fragments import FRAGMENT_ROWS, Fragments, save_array
-from hybrid_ir.index.passages import PassageTable
+from hybrid_ir.index.passage_table import PassageTable
 from hybrid_ir.index.vectors.checks import as_unit, first_fault
 from hybrid_ir.index.vectors.given import Block, GivenVectors
 from hybrid_ir.storage import write_json

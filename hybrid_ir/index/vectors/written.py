@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hybrid_ir.index.folder import File, check_files, checksum_of
 from hybrid_ir.index.fragments import Fragments
-from hybrid_ir.index.passages import PassageTable
+from hybrid_ir.index.passage_table import PassageTable
 from hybrid_ir.storage import lies_inside
 from hybrid_ir.types import InputError, one_line
 

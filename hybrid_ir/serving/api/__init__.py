@@ -15,6 +15,7 @@ from hybrid_ir.serving.api.embeddings import (
 )
 from hybrid_ir.serving.api.errors import DeadlineResponse, ErrorDetail, ErrorResponse
 from hybrid_ir.serving.api.search import (
+    EVERY_OTHER,
     MOST_FIELDS,
     MOST_KEYS,
     MOST_LANGUAGES,
@@ -22,7 +23,9 @@ from hybrid_ir.serving.api.search import (
     Hit,
     Languages,
     MetadataValue,
+    OtherPassage,
     Passage,
+    Preference,
     QueryResult,
     SearchRequest,
     SearchResponse,
@@ -33,6 +36,7 @@ from hybrid_ir.serving.api.status import Health, Ready, ShardStatus, Stats
 from hybrid_ir.serving.api.writing import MOST_PASSAGES, PutRequest, Written
 
 __all__ = [
+    "EVERY_OTHER",
     "MOST_FIELDS",
     "MOST_KEYS",
     "MOST_LANGUAGES",
@@ -50,7 +54,9 @@ __all__ = [
     "MetadataValue",
     "ModelInfo",
     "ModelList",
+    "OtherPassage",
     "Passage",
+    "Preference",
     "PutRequest",
     "QueryResult",
     "Ready",

@@ -16,7 +16,23 @@ does."""
 
 Text = Annotated[StrictStr, Field(min_length=1, pattern=r"\S")]
 Languages = Annotated[list[StrictStr], Field(min_length=1, max_length=MOST_LANGUAGES, fail_fast=True)]
+EVERY_OTHER = "*"
+"""In `quotas`: each language that is not named."""
 MetadataValue = StrictBool | StrictInt | StrictFloat | StrictStr
+
+
+Bonus = Annotated[StrictFloat, Field(ge=-2, le=2)]
+Quota = Annotated[StrictInt, Field(ge=1)]
+
+
+class Preference(Message):
+    """What a language's passages are worth beyond their score."""
+
+    languages: Annotated[dict[StrictStr, Bonus], Field(min_length=1)] = Field(
+        description="What is added to the score of each language's passages before hits are put in order. So a passage "
+        "of another language stands before one of these where its score is higher by more than this.",
+        examples=[{"de": 0.05}],
+    )
 
 
 class SearchRequest(Message):
@@ -41,6 +57,12 @@ class SearchRequest(Message):
         "begin with 0: they are cut from one order, whatever their k. null = one answer, not a page.",
         examples=[10],
     )
+    cursor: StrictStr | None = Field(
+        default=None,
+        description="In place of `offset`: the `next` of the page before, with all else that it asked. Refused where "
+        "another version of the index is served by now.",
+        examples=["WyI5MWIyZDBjNGFhM2Y3ZTEwIiwi"],
+    )
     languages: Languages | None = Field(
         default=None,
         description="Find passages of these languages only; null = all. Tags are read as the build "
@@ -57,11 +79,34 @@ class SearchRequest(Message):
         "`lte` of numbers or dates) or `is_empty`, or of filters again.",
         examples=[{"must": [{"key": "year", "range": {"gte": 2020}}]}],
     )
+    prefer: Preference | None = Field(
+        default=None,
+        description="Languages to prefer, and by how much of the score. null = all alike.",
+        examples=[{"languages": {"de": 0.05, "en": 0.02}}],
+    )
+    quotas: Annotated[dict[StrictStr, Quota], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Hits of a language, at most; `*` stands for each language that is not named. What is over a quota "
+        "is passed over, and those behind it move up. null = no quota.",
+        examples=[{"de": 3, "en": 2, "*": 5}],
+    )
+    group_by: Annotated[StrictStr, Field(min_length=1)] | None = Field(
+        default=None,
+        description="A metadata key: of passages with one value of it, as translations of one passage, the best is a "
+        "hit, and names the others as `also`. k counts groups. A passage without the key is a group of its own.",
+        examples=["group"],
+    )
     min_score: Annotated[StrictFloat, Field(ge=-1, le=1)] | None = Field(
         default=None,
-        description="Leave out hits whose score is below it; null = leave out none. What is a good score differs from "
-        "encoder to encoder.",
+        description="Leave out hits whose score is below it, bonuses of `prefer` not counted; null = leave out none. "
+        "What is a good score differs from encoder to encoder.",
         examples=[0.8],
+    )
+    highlights: StrictBool = Field(
+        default=False,
+        description="Say where words of the query stand in each hit, compared as BM25 compares them: without case, and "
+        "by pairs of characters where words have no spaces. With `like`, words of that passage.",
+        examples=[True],
     )
     fields: Annotated[list[StrictStr], Field(max_length=MOST_FIELDS, fail_fast=True)] | None = Field(
         default=None,
@@ -82,6 +127,14 @@ class SearchRequest(Message):
     )
 
 
+class OtherPassage(Message):
+    """A passage of the same group as a hit."""
+
+    doc_id: str = Field(description="The passage's id in the input.", examples=["rhein-3"])
+    language: str = Field(description="BCP 47 primary subtag.", examples=["de"])
+    score: float = Field(description="Cosine of query and passage.", examples=[0.81])
+
+
 class Hit(Message):
     """A passage that was found."""
 
@@ -97,12 +150,36 @@ class Hit(Message):
         default=None, description="As in the input, or those keys that `fields` names.", examples=[{"year": 2024}]
     )
     score: float = Field(description="Cosine of query and passage.", examples=[0.83])
+    ranked_score: float | None = Field(
+        default=None,
+        description="With `prefer`: score and the language's bonus, by which hits are in order.",
+        examples=[0.88],
+    )
+    also: list[OtherPassage] | None = Field(
+        default=None,
+        description="With `group_by`: other passages of the group among those that were considered, best first.",
+    )
+    highlights: list[tuple[int, int]] | None = Field(
+        default=None,
+        description="With `highlights`: where words of the query stand in the text, from a character (code point, from "
+        "0) to before another.",
+        examples=[[[4, 9]]],
+    )
 
 
 class QueryResult(Message):
     """What was found for one query."""
 
-    hits: list[Hit] = Field(description="At most k, best first; of equal scores the passage indexed first.")
+    hits: list[Hit] = Field(
+        description="At most k, best first; of equal scores the passage indexed first. With `prefer`, of equal sums "
+        "that with the higher score."
+    )
+    groups_cut: bool | None = Field(
+        default=None,
+        description="With `group_by`: whether there may be more groups than were found. As many passages were "
+        "considered as a search may, and they are of fewer than k groups.",
+        examples=[False],
+    )
     cut: bool | None = Field(
         description="Whether the query was longer than the encoder reads, so that only its beginning was searched for; "
         "null where it was not encoded before the deadline.",
@@ -140,6 +217,11 @@ class SearchResponse(Message):
     coverage: Coverage
     space_id: str = Field(description="The encoder that made every vector involved.", examples=["3f0c9a1be27d4e55"])
     index_version: str = Field(description="Changes with whatever an answer depends on.", examples=["91b2d0c4aa3f7e10"])
+    next: str | None = Field(
+        default=None,
+        description="Of a page: the `cursor` of the next one. null = there is none, or `serve.max_k` ends the pages.",
+        examples=["WyI5MWIyZDBjNGFhM2Y3ZTEwIiwi"],
+    )
     timings_ms: Timings
 
 

@@ -123,6 +123,9 @@ class DistributedRelease:
     async def read(self, shard: int, rows: Sequence[int]) -> list[IndexedPassage]:
         return await self._shards[shard].call("read", list(rows))
 
+    async def labels(self, shard: int, rows: Sequence[int], key: str) -> list[tuple[str, str | None]]:
+        return await self._shards[shard].call("labels", list(rows), key)
+
     async def find(self, shard: int, doc_id: str) -> Stored | None:
         return await self._shards[shard].call("find", doc_id)
 

@@ -30,6 +30,9 @@ class ShardReplica:
     async def read(self, rows: Sequence[int]) -> list[IndexedPassage]:
         return self._shard.get(reopen=False).read(rows)
 
+    async def labels(self, rows: Sequence[int], key: str) -> list[tuple[str, str | None]]:
+        return self._shard.get(reopen=False).labels(rows, key)
+
     async def find(self, doc_id: str) -> Stored | None:
         return await self._thread.run(self._find, doc_id)
 
@@ -52,7 +55,8 @@ class ShardReplica:
         # The likely hits' passages come along: a second call would cost more than their bytes.
         rows: set[int] = set()
         for query, one in zip(queries, found, strict=True):
-            rows.update(one.rows[np.argsort(-one.scores, kind="stable")[: query.k]].tolist())
+            if query.texts:
+                rows.update(one.rows[np.argsort(-one.scores, kind="stable")[: query.k]].tolist())
         ordered = sorted(rows)
         return found, dict(zip(ordered, shard.read(ordered), strict=True))
 
