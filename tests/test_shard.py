@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import open_index, search, unit, write_index
 from plain_filter import passes
 
-from hybrid_ir.index import exact as exact_module, query as query_module
+from hybrid_ir.index import query as query_module
 from hybrid_ir.index.filters.form import Absent, Between, Filter, OneOf
 from hybrid_ir.index.folder import checksum_of, read_manifest
 from hybrid_ir.index.passage_table import canonical
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import Found, ShardQuery, merge
-from hybrid_ir.index.searching import nearest as nearest_module
+from hybrid_ir.index.searching import exact as exact_module, nearest as nearest_module
 from hybrid_ir.index.searching.exact import as_float32, exact_scores, exact_top
 from hybrid_ir.index.searching.nearest import NearestLists
 from hybrid_ir.index.searching.recent import Recent
