@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hybrid_ir.batches.batch import Batch
 from hybrid_ir.encoders.embedding import Embedder, freeze_unused
 from hybrid_ir.encoders.loading import load_encoder
+from hybrid_ir.encoders.packed import halves
 from hybrid_ir.encoders.tokens import Tokens
 from hybrid_ir.training.step import LossSettings, across_ranks, backward, learning_rate_at, make_optimizer, update
 
@@ -298,7 +299,11 @@ def test_dropout_changes_the_gradient(folder: Path, way: str):
 
 
 @pytest.mark.parametrize("budget", [16, BUDGET, 10_000])
-def test_cached_equals_plain_and_leaves_the_generator_where_plain_does(folder: Path, way: str, budget: int):
+@pytest.mark.parametrize("least", [halves.TOKENS_A_HALF, 4], ids=["whole", "halves"])
+def test_cached_equals_plain_and_leaves_the_generator_where_plain_does(
+    folder: Path, way: str, budget: int, least: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(halves, "TOKENS_A_HALF", least)
     embedder = load(folder / "bert", budget, way)
     found = []
     for cached in (False, True):

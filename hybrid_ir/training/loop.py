@@ -1,6 +1,7 @@
 """The training loop, which every rank runs in step. In: a state and a feed of batches. Out: the state, further on.
 
 A step depends on (seed, step, rank) and the weights alone: no sampler, scheduler or generator state is carried over.
+(Which values dropout drops also depends on whether a CPU's layers go in halves, so on the number of threads.)
 So a checkpoint is weights, optimiser and a few counts, and resumes on any number of workers with the batches it would
 have had.
 """
