@@ -141,10 +141,10 @@ class Batcher(Generic[T]):
                     for number, place in enumerate(members):
                         searches[place][shard] = task, number
             first = 0
-            for item, vector, was_cut in zip(batch, vectors, cut.tolist(), strict=True):
+            for row, (item, was_cut) in enumerate(zip(batch, cut.tolist(), strict=True)):
                 own = searches[first : first + len(item.queries)]
                 first += len(own)
-                item.started.set_result(Started(own, vector, was_cut, start - item.since, encoded - start))
+                item.started.set_result(Started(own, vectors[row], was_cut, start - item.since, encoded - start))
 
     def _calls(self, places: Sequence[int], queries: Sequence[ShardQuery]) -> list[list[int]]:
         """The places, cut into calls whose answers are of a size that passes between processes."""
