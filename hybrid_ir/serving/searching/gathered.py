@@ -56,9 +56,7 @@ async def wait_for(started: Iterable[Started | None], deadline: float) -> None:
         await asyncio.wait(tasks, timeout=max(0.0, deadline - time.perf_counter()))
 
 
-def merged_hits(
-    serving: Serving, one: Started | None, place: int, query: ShardQuery, read: Passages
-) -> list[Hit]:
+def merged_hits(serving: Serving, one: Started | None, place: int, query: ShardQuery, read: Passages) -> list[Hit]:
     """The hits of one of the things that a text asks, as one shard would have given them; `place` is its place among
     them. Passages that came along with the hits are put into `read`."""
     manifest = serving.release.manifest
