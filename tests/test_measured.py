@@ -99,7 +99,7 @@ def test_a_queue_behind_an_encoder_that_hangs_grows_older_and_a_failing_shard_is
         encode = partial(QueryCache(0, observe).encode, release)  # type: ignore[arg-type]
         batcher = Batcher(release, encode, 4, observe)  # type: ignore[arg-type]
         assert batcher.waited_s() == 0
-        futures = [batcher.submit(f"query {i}", ShardQuery(3)) for i in range(6)]
+        futures = [batcher.submit(f"query {i}", [ShardQuery(3)]) for i in range(6)]
         await asyncio.sleep(0.05)
         first = batcher.waited_s()
         await asyncio.sleep(0.05)

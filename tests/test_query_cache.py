@@ -187,11 +187,11 @@ def test_a_known_query_does_not_wait_for_the_encoder():
     async def run() -> list[Any]:
         release: Any = Searching()
         serving = SearchService(release, Serve())._active
-        await serving.submit("known", ShardQuery(3))
+        await serving.submit("known", [ShardQuery(3)])
         release.gate = asyncio.Event()
-        hangs = serving.submit("new", ShardQuery(3))
+        hangs = serving.submit("new", [ShardQuery(3)])
         await asyncio.sleep(0)
-        started = await asyncio.wait_for(serving.submit("known", ShardQuery(3)), 5)
+        started = await asyncio.wait_for(serving.submit("known", [ShardQuery(3)]), 5)
         assert not hangs.done()
         assert serving.waited_s() > 0
         task, place = started.searches[0][0]

@@ -347,9 +347,14 @@ def test_a_cursor_of_another_search_or_of_none_is_refused(http):
     assert ask(http, QUERIES[0], k=7, fields=[], policy="best_effort", **said)["results"][0]["hits"][0]["position"] == 4
     assert refusal(http, offset=0, **said)[:3] == (422, "invalid_request", "cursor")
     made = [[1, 2, 3, 4], ["a", "b", True, []], ["a", "b", 3, [-1]], ["a", "b", 3], {"a": 1}, "x", ["a", "b", 3, 4]]
+    made += [["\ud800", "b", 3, []], ["a", "b", -3, []]]
+    made += [["a", "b", 3, [0, 0]], ["a", "b", 3, [1, 0]], ["a", "b", 3, {}]]
+    made += [[page["index_version"], "b", 3, [number]] for number in (3, 10**30)]  # there are three shards
     encoded = [base64.urlsafe_b64encode(json.dumps(one).encode()).decode() for one in made]
     for text in ["", "x", "äöü", "=" * 7, "\x00", *encoded]:
-        assert refusal(http, cursor=text)[:3] == (422, "invalid_cursor", "cursor"), text
+        found = refusal(http, cursor=text)
+        assert found[:3] == (422, "invalid_cursor", "cursor"), text
+        assert "none that an answer gave" in found[3], text
     assert "next" not in ask(http, QUERIES[0], k=3)
 
 

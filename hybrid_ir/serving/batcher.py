@@ -37,7 +37,7 @@ STALL_S = 0.25
 @dataclass(slots=True)
 class _Waiting(Generic[T]):
     text: T
-    queries: tuple[ShardQuery, ...]
+    queries: Sequence[ShardQuery]
     started: asyncio.Future[Started]
     since: float
 
@@ -82,7 +82,7 @@ class Batcher(Generic[T]):
         first = next(iter([*self._encoding, *self._waiting.values()]), None)
         return 0.0 if first is None else time.perf_counter() - first.since
 
-    def submit(self, text: T, *queries: ShardQuery) -> asyncio.Future[Started]:
+    def submit(self, text: T, queries: Sequence[ShardQuery]) -> asyncio.Future[Started]:
         """Done once the text is encoded and the searches of all `queries` for it have begun. Cancel it to leave the
         queue."""
         loop = asyncio.get_running_loop()
@@ -123,27 +123,28 @@ class Batcher(Generic[T]):
             left = [place for place, item in enumerate(batch) if item.started.done()]
             batch = [item for item in batch if not item.started.done()]
             vectors, cut = (np.delete(a, left, axis=0) if left else a for a in (encoding.vectors, encoding.cut))
-            asked = [(row, query) for row, item in enumerate(batch) for query in item.queries]
-            each = vectors if len(asked) == len(batch) else vectors[[row for row, _ in asked]]
-            places = [self._shards_of(query) for _, query in asked]
-            searches: list[dict[int, tuple[asyncio.Task[ShardAnswer], int]]] = [{} for _ in asked]
+            queries = [query for item in batch for query in item.queries]
+            one_each = len(queries) == len(batch)
+            each = vectors if one_each else np.repeat(vectors, [len(item.queries) for item in batch], axis=0)
+            places = [self._shards_of(query) for query in queries]
+            searches: list[dict[int, tuple[asyncio.Task[ShardAnswer], int]]] = [{} for _ in queries]
             searching = []
             for shard in sorted({n for shards in places for n in shards}):
                 wanted = [place for place, shards in enumerate(places) if shard in shards]
                 # One call, unless a text asks several things.
-                calls = [wanted] if len(asked) == len(batch) else self._calls(wanted, [query for _, query in asked])
-                for members in calls:
-                    rows = each if len(members) == len(asked) else each[members]
-                    task = asyncio.create_task(self._search(shard, rows, [asked[place][1] for place in members]))
+                for members in (wanted,) if one_each else self._calls(wanted, queries):
+                    rows = each if len(members) == len(queries) else each[members]
+                    task = asyncio.create_task(self._search(shard, rows, [queries[place] for place in members]))
                     # A request that has left asks for no result, and its error is no news.
                     task.add_done_callback(lambda done: done.cancelled() or done.exception())
                     searching.append(task)
                     for number, place in enumerate(members):
                         searches[place][shard] = task, number
-            mine = iter(searches)
-            for item, vector, was_cut in zip(batch, vectors, cut.tolist(), strict=True):
-                own = list(islice(mine, len(item.queries)))
-                item.started.set_result(Started(own, vector, was_cut, start - item.since, encoded - start))
+            first = 0
+            for row, (item, was_cut) in enumerate(zip(batch, cut.tolist(), strict=True)):
+                own = searches[first : first + len(item.queries)]
+                first += len(own)
+                item.started.set_result(Started(own, vectors[row], was_cut, start - item.since, encoded - start))
 
     def _calls(self, places: Sequence[int], queries: Sequence[ShardQuery]) -> list[list[int]]:
         """The places, cut into calls whose answers are of a size that passes between processes."""

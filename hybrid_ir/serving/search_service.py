@@ -81,15 +81,14 @@ class SearchService:
         deadline = begun + min(request.deadline_ms or self.settings.deadline_ms, self.settings.deadline_ms) / 1000
         own: tuple[int, int] | None = None
         stored: Stored | None = None
-        strata = asked.strata(list(manifest.languages))
-        queries = [stratum.query for stratum in strata]
+        strata = asked.strata(manifest.languages)
+        queries = [stratum.query for stratum in strata] or [asked.query]
         if request.like is not None:
             shard, stored = await self._find(serving.release, request.like, "like", deadline - begun)
             own = (shard, stored.row)
-            futures = [serving.submit_vector(stored.vector, *queries)]
+            futures = [serving.submit_vector(stored.vector, queries)]
         else:
-            paged = request.offset is not None
-            futures = [serving.submit(text, *queries, page=paged) for text in texts]
+            futures = [serving.submit(text, queries, request.offset is not None) for text in texts]
         started = await self._start(futures, deadline)
         await wait_for(started, deadline)
         needed = needed_shards(manifest, asked.query.languages)

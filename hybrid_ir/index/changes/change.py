@@ -102,8 +102,8 @@ def _delete(doc_ids: Sequence[str], out: str, settings: Index, seed: int, progre
         entries = bury(index, old.shards, rows)
         if not entries:
             raise InputError(
-                f"these are all {old.rows:,} passages of {index}, and an index has one at least; to have none, remove "
-                "the folder"
+                f"no passage of {index} would be left ({old.rows:,} now), and an index has one at least; to have none, "
+                "remove the folder"
             )
         manifest = gate_and_publish(
             index,

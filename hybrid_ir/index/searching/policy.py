@@ -9,7 +9,7 @@ search with a filter of languages, which any cut into shards answers alike. Noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -64,7 +64,7 @@ class Chosen(NamedTuple):
     """Whether there are fewer than k hits, and more may stand behind the candidates."""
 
 
-def strata_of(policy: Policy, query: ShardQuery, languages: Sequence[str]) -> list[Stratum]:
+def strata_of(policy: Policy, query: ShardQuery, languages: Collection[str]) -> list[Stratum]:
     """What to search for. `languages` are those of the index, and `query.k` is how many hits are wanted; with groups,
     how many passages of each stratum are to be considered."""
     asked = sorted(languages if query.languages is None else query.languages)

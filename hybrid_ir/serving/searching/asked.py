@@ -39,7 +39,7 @@ def asked_of(request: SearchRequest, manifest: Manifest, settings: Serve) -> Ask
         deepening = deepening_of(query.k, query.among is not None, settings.max_k)
     asked = Asked(query, policy, deepening)
     texts = len(request.query) if isinstance(request.query, list) else 1
-    if (strata := len(asked.strata(list(manifest.languages)))) * texts > MOST_STRATA:
+    if (strata := len(asked.strata(manifest.languages))) * texts > MOST_STRATA:
         raise RequestError(
             422,
             "invalid_request",

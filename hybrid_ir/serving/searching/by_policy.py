@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from hybrid_ir.index import Chosen, Hit, Policy, Ranked, ShardQuery, Stratum, choose, strata_of
@@ -51,9 +51,10 @@ class Asked(NamedTuple):
     deepening: Deepening | None
     """None where nothing is grouped: then so many are asked for that none can be lacking."""
 
-    def strata(self, languages: Sequence[str]) -> list[Stratum]:
+    def strata(self, languages: Collection[str]) -> list[Stratum]:
+        """None without a policy. `languages` are those of the index."""
         if self.policy is None:
-            return [Stratum(self.query, 0.0, None)]
+            return []
         if self.deepening is None:
             return strata_of(self.policy, self.query, languages)
         return strata_of(self.policy, _deep(self.query, self.deepening.first), languages)
@@ -85,7 +86,7 @@ async def hits_by_policy(
         return labels[hit.shard, hit.row][1]
 
     while True:
-        found = merged_hits(serving, one, [stratum.query for stratum in strata], read)
+        found = [merged_hits(serving, one, place, stratum.query, read) for place, stratum in enumerate(strata)]
         if policy.group_by is not None:
             new = [hit for hits in found for hit in hits if (hit.shard, hit.row) not in labels]
             labels |= await read_labels(release, new, policy.group_by, deadline, missing)
@@ -96,7 +97,7 @@ async def hits_by_policy(
         if not chosen.cut or asked.deepening is None or considered >= asked.deepening.last or one is None or missing:
             break
         considered = min(asked.deepening.last, 4 * considered)
-        deeper = strata_of(policy, _deep(asked.query, considered), list(release.manifest.languages))
+        deeper = strata_of(policy, _deep(asked.query, considered), release.manifest.languages)
         again = await _search_again(serving, one, deeper, deadline)
         missing |= missing_shards(sorted({n for each in one.searches for n in each}), [again])
         if missing:
@@ -108,7 +109,7 @@ async def hits_by_policy(
 
 async def _search_again(serving: Serving, one: Started, strata: Sequence[Stratum], deadline: float) -> Started | None:
     """The searches of more of each stratum, once they have ended; None if they have not begun before the deadline."""
-    future = serving.submit_vector(one.vector, *(stratum.query for stratum in strata))
+    future = serving.submit_vector(one.vector, [stratum.query for stratum in strata])
     try:
         async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.perf_counter()):
             again = await future

@@ -57,6 +57,8 @@ def page_of(request: SearchRequest, manifest: Manifest, settings: Serve) -> tupl
             "begin anew with offset 0",
             "cursor",
         )
+    if any(n >= len(manifest.shards) for n in cursor.missing):
+        raise _no_cursor()
     if cursor.search != _digest(request, settings) or not 0 < cursor.position < settings.max_k:
         raise RequestError(
             422, "invalid_cursor", "cursor: it is of another search; send all that its first page asked", "cursor"
@@ -82,7 +84,7 @@ def check_missing(cursor: Cursor, manifest: Manifest, missing: Collection[int]) 
     """Raises RequestError where other shards answer than on the page before: what a shard adds moves all behind it."""
     if set(cursor.missing) != set(missing):
         before, now = (
-            ", ".join(manifest.shards[n].name for n in sorted(numbers) if n < len(manifest.shards)) or "none"
+            ", ".join(manifest.shards[n].name for n in sorted(numbers)) or "none"
             for numbers in (cursor.missing, missing)
         )
         raise RequestError(
@@ -98,15 +100,19 @@ def _read(text: str) -> Cursor:
     try:
         version, search, position, missing = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         cursor = Cursor(version, search, position, tuple(missing))
-        if not isinstance(version, str) or not isinstance(search, str) or type(position) is not int:
+        # A version is said again where it is not the one that is served, and half a character cannot be.
+        if not isinstance(version, str) or not version.isascii() or not isinstance(search, str):
             raise ValueError
-        if not all(type(n) is int and n >= 0 for n in cursor.missing):
+        if not all(type(n) is int and n >= 0 for n in (position, *missing)) or missing != sorted(set(missing)):
             raise ValueError
     except (binascii.Error, ValueError, TypeError, RecursionError):
-        raise RequestError(
-            422, "invalid_cursor", "cursor: it is none that an answer gave as `next`; begin with offset 0", "cursor"
-        ) from None
+        raise _no_cursor() from None
     return cursor
+
+
+def _no_cursor() -> RequestError:
+    said = "cursor: it is none that an answer gave as `next`; begin with offset 0"
+    return RequestError(422, "invalid_cursor", said, "cursor")
 
 
 def _digest(request: SearchRequest, settings: Serve) -> str:

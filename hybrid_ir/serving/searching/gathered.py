@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from hybrid_ir.index import Found, Hit, IndexedPassage, ShardQuery, merge
@@ -55,22 +56,18 @@ async def wait_for(started: Iterable[Started | None], deadline: float) -> None:
         await asyncio.wait(tasks, timeout=max(0.0, deadline - time.perf_counter()))
 
 
-def merged_hits(
-    serving: Serving, one: Started | None, queries: Sequence[ShardQuery], read: Passages
-) -> list[list[Hit]]:
-    """The hits of each thing that a text asks, as one shard would have given them. Passages that came along with them
-    are put into `read`."""
+def merged_hits(serving: Serving, one: Started | None, place: int, query: ShardQuery, read: Passages) -> list[Hit]:
+    """The hits of one of the things that a text asks, as one shard would have given them; `place` is its place among
+    them. Passages that came along with the hits are put into `read`."""
     manifest = serving.release.manifest
-    hits = []
-    for place, query in enumerate(queries):
-        parts: list[Found | None] = [None] * len(manifest.shards)
-        for n, (task, number) in ({} if one is None else one.searches[place]).items():
-            if task.done() and task.exception() is None:  # `missing_shards` has seen the others
-                found, texts = task.result()
-                parts[n] = found[number]
-                read.update({(n, row): passage for row, passage in texts.items()})
-        hits.append(merge(parts, query.k, serving.lossy, query.among, manifest.candidates))
-    return hits
+    parts: list[Found | None] = [None] * len(manifest.shards)
+    for n, (task, number) in ({} if one is None else one.searches[place]).items():
+        if task.done() and task.exception() is None:  # `missing_shards` has seen the others
+            found, texts = task.result()
+            parts[n] = found[number]
+            for row, passage in texts.items():
+                read[n, row] = passage
+    return merge(parts, query.k, serving.lossy, query.among, manifest.candidates)
 
 
 async def plain_hits(
@@ -87,14 +84,15 @@ async def plain_hits(
     read = Passages()
     merged: list[list[Hit]] = []
     for one in started:
-        (hits,) = merged_hits(serving, one, [query], read)
+        hits = merged_hits(serving, one, 0, query, read)
         if own is not None:
             hits = [hit for hit in hits if (hit.shard, hit.row) != own][: query.k - 1]
-        hits = hits[request.offset or 0 :]
+        if request.offset:
+            hits = hits[request.offset :]
         if request.min_score is not None:
             hits = [hit for hit in hits if hit.score >= request.min_score]
         merged.append(hits)
-    await read_passages(serving.release, [hit for hits in merged for hit in hits], read, deadline, missing)
+    await read_passages(serving.release, chain.from_iterable(merged), read, deadline, missing)
     return [
         Shown([(read[hit.shard, hit.row], hit.score) for hit in hits if (hit.shard, hit.row) in read])
         for hits in merged
@@ -116,7 +114,8 @@ async def read_passages(
         except (TimeoutError, ShardDown):
             missing.add(n)
             continue
-        read.update({(n, row): passage for row, passage in zip(rows, passages, strict=True)})
+        for row, passage in zip(rows, passages, strict=True):
+            read[n, row] = passage
 
 
 async def read_labels(

@@ -40,15 +40,15 @@ class Serving:
     def waited_s(self) -> float:
         return max(self._new.waited_s(), self._known.waited_s(), self._paged.waited_s())
 
-    def submit(self, text: str, *queries: ShardQuery, page: bool = False) -> asyncio.Future[Started]:
+    def submit(self, text: str, queries: Sequence[ShardQuery], page: bool = False) -> asyncio.Future[Started]:
         """`page`: whether what is asked is cut from an order that other requests go on with."""
         if page:
-            return self._paged.submit(text, *queries)
+            return self._paged.submit(text, queries)
         batcher = self._known if self._cache.holds(self.release, text) else self._new
-        return batcher.submit(text, *queries)
+        return batcher.submit(text, queries)
 
-    def submit_vector(self, vector: np.ndarray, *queries: ShardQuery) -> asyncio.Future[Started]:
-        return self._stored.submit(vector, *queries)
+    def submit_vector(self, vector: np.ndarray, queries: Sequence[ShardQuery]) -> asyncio.Future[Started]:
+        return self._stored.submit(vector, queries)
 
 
 async def _stack(vectors: Sequence[np.ndarray]) -> Encoded:
