@@ -15,11 +15,12 @@ from typed_commands import OURS_AND_RAYS, parse, split
 
 from hybrid_ir.cli.app import app
 from hybrid_ir.cluster.capacity import parse_request
-from hybrid_ir.config.experiment import Experiment
+from hybrid_ir.config.experiment import Experiment, Serve
 from hybrid_ir.config.loading import load_experiment, parse_experiment
 from hybrid_ir.config.section import fields_of
 from hybrid_ir.data.sources.records import read_records
-from hybrid_ir.serving.api import SearchRequest
+from hybrid_ir.serving.api import PutRequest, SearchRequest
+from hybrid_ir.serving.writing.routes import records_of
 from hybrid_ir.tuning.search_space import load_space, parse_space
 from hybrid_ir.types import Group
 
@@ -110,6 +111,9 @@ def test_every_command_is_one_that_its_program_knows(page, argv):
         )
     elif program == "curl":
         if any(re.fullmatch("localhost:8000/passages/[^/]+", argument) for argument in arguments):
+            return
+        if "localhost:8000/passages" in arguments:
+            assert records_of(PutRequest.model_validate_json(arguments[-1]), Serve())
             return
         assert {"localhost:8000/search", "localhost:3000/embed"} & set(arguments)  # ours, text-embeddings-inference's
         if "localhost:8000/search" in arguments:

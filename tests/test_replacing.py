@@ -220,6 +220,7 @@ def test_the_commands_say_what_they_did(index, tmp_path, monkeypatch, capsys):
         ((), "--doc-ids a,b or --file ids.txt, one of the two"),
         (("--doc-ids", ","), "names no doc_id"),
         (("--file", str(tmp_path / "none.txt")), "no file"),
+        (("--file", str(tmp_path)), "is a folder; name a file in it"),
     ):
         code, _, err = run("delete", "--index", str(index), *words)
         assert (code, said in err) == (2, True), err

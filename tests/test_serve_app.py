@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,21 @@ def test_a_truncated_file_is_refused_before_ray_starts(tmp_path, monkeypatch, ca
     said = capsys.readouterr().err
     assert "shards/001/vectors.faiss is truncated or corrupt" in said
     assert "build the index again" in said
+
+
+def test_a_proxy_that_a_busy_machine_starts_too_late_is_one_sentence(index, monkeypatch, capsys):
+    def late(**_):
+        raise TimeoutError("HTTP proxies not available after 60s.")  # as Ray Serve says it
+
+    monkeypatch.setattr("hybrid_ir.serving.ray_serve.control.ray_session", lambda *_, **__: nullcontext())
+    monkeypatch.setattr("ray.serve.start", late)
+    monkeypatch.setattr("ray.serve.delete", lambda _: None)
+    monkeypatch.setattr("sys.argv", ["hybrid-ir", "serve", "--index", index, f"serve.port={free_port()}"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "error: Ray Serve did not start in time, as on a busy machine: HTTP proxies not available after 60s; "
+        "the same command starts it again"
+    )

@@ -44,6 +44,8 @@ def read_lines(path: Path, most: int = ROW_BYTES) -> Iterator[tuple[int, str]]:
                 yield number, text.removeprefix("\ufeff") if number == 1 else text
     except FileNotFoundError:
         raise InputError(f"no file {path}; found {listing(path.parent)} in its folder") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; name a file in it") from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read after line {number} ({one_line(error)}); copy it again") from error
 

@@ -78,6 +78,9 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
             except RayActorError as error:
                 refuse_used_port(settings.host, settings.port)  # taken since we looked
                 raise ServiceLost(f"the HTTP proxy of Ray Serve did not start: {one_line(error)}") from error
+            except TimeoutError as error:  # Serve waits a minute, which a machine that does much else may need
+                late = one_line(error).rstrip(".")
+                raise ServiceLost(f"Ray Serve did not start in time, as on a busy machine: {late}") from error
             except RuntimeError as error:
                 raise refusal(error, APP) from error
             with _watched(ray_processes):
