@@ -409,7 +409,8 @@ def test_a_build_goes_on_where_it_was_killed_and_can_be_verified_and_extended(tm
         str(out), [str(write_jsonl(tmp_path / "m.jsonl", [as_record(p) for p in [*more, first[0]]]))], settings, seed=0
     )
     assert added.languages["sw"] == 30
-    assert added.rejected == {"duplicate doc_id": 1}
+    known = "duplicate doc_id, which the index has: `hybrid-ir index replace` replaces its passage"
+    assert added.rejected == {known: 1}
     assert added.index_version != manifest.index_version
     assert [shard.rows for shard in added.shards] == [2100, 2100, 30]
     assert verify_index(str(out), settings, seed=0).recall["unfiltered"]["sw"] == 1.0
