@@ -24,7 +24,7 @@ quickstart: $(VENV)/run ## train a released encoder, compare it with itself, ind
 		--query "¿Qué idioma habla la mayoría de la gente en Brasil?" --query "墨西哥用什么钱？"
 
 # They start first, so that neither process is left alone with one of them.
-LONGEST := tests/test_sweep.py tests/test_training.py
+LONGEST := tests/test_sweep.py tests/test_training.py tests/test_wheel.py
 test: $(VENV)/dev ## install what tests need and run all of them (or TESTS=tests/test_plan.py)
 ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS)
