@@ -31,8 +31,7 @@ ifdef TESTS
 else
 	$(BIN)/python -m pytest -m "not alone and not long" -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) tests
 	$(BIN)/python -m pytest -m "alone and not long"
-	HYBRID_IR_AUTO_PRECISION=fp32 $(BIN)/python -m pytest -m "numbers and not slow" -n 2
-	HYBRID_IR_AUTO_PRECISION=bf16 $(BIN)/python -m pytest -m "numbers and not slow" -n 2
+	HYBRID_IR_AUTO_PRECISION=$$($(BIN)/python tests/other_precision.py) $(BIN)/python -m pytest -m "numbers and not slow" -n 2
 endif
 
 test-long: $(VENV)/dev ## the tests that take minutes each: the quickstart's ten questions, and a soak of the service

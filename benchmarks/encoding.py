@@ -15,6 +15,7 @@ import torch
 from hybrid_ir.encoders.embedding import encode, resolve_precision
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.quiet import quiet_libraries
+from hybrid_ir.encoders.tokens import TextReader
 
 
 def ours(model_dir: str, texts_file: str, threads: int, precision: str) -> None:
@@ -27,7 +28,9 @@ def ours(model_dir: str, texts_file: str, threads: int, precision: str) -> None:
     start = time.perf_counter()
     encode(model, texts, role="document", precision=precision)
     seconds = time.perf_counter() - start
-    print(json.dumps({"texts_per_s": len(texts) / seconds, "precision": resolve_precision(precision, "cpu")}))
+    tokens = sum(map(len, TextReader.of(model).read(texts, "document")))
+    told = {"texts_per_s": len(texts) / seconds, "precision": resolve_precision(precision, "cpu")}
+    print(json.dumps(told | {"tokens_per_text": tokens / len(texts)}))
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from hybrid_ir.machine import KEEPING_MEMORY
 
 HERE = Path(__file__).parent
 PARTS = ("encoders", "search", "http", "start")
+LISTS, NPROBE, WIDTH = 1024, 16, 384  # of the index that is searched beside FAISS
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 SHARES = {  # operator of torch's profiler -> what it is for
     "matrix products": ("aten::mm", "aten::addmm"),
@@ -88,7 +89,7 @@ def _seconds(work: Any) -> float:
     return time.perf_counter() - start
 
 
-def training(encoder: str, model: Path, pairs: Path, given: argparse.Namespace, floor_rate: float) -> dict[str, Any]:
+def training(encoder: str, model: Path, pairs: Path, given: argparse.Namespace) -> dict[str, Any]:
     """One encoder's training: ours and the peer in turn."""
     slow = encoder != "mini"
     # The peer's memory grows with every step: after five of E5's it was killed on a machine of 24 GB.
@@ -100,13 +101,13 @@ def training(encoder: str, model: Path, pairs: Path, given: argparse.Namespace, 
     commands = {"ours": [*keeping, *ours, "--steps", "6" if slow else "20"]}
     if encoder != "whole":  # with its vocabulary the peer needs more memory than small machines have
         commands |= {"peer, fp32": peer, "peer, bf16": [*peer, "--bf16"]}
+    rate = own_rate()
     runs = in_turn(commands, given.rounds, f"training {encoder}")
-    flops = 6 * matrix_parameters(model) * median(runs["ours"], "tokens_per_step")
-    floor_s = flops / floor_rate / 1e9
+    floor_s = products_s(6, model, median(runs["ours"], "tokens_per_step"), rate)
     return row("training", encoder, "pairs/s", runs, "pairs_per_s") | {
         "floor_s": floor_s,
         "share_of_rate": floor_s / median(runs["ours"], "s_per_step"),
-        "where": where_it_goes(model, pairs, given.threads),
+        "where": where_it_goes(model, pairs),
     }
 
 
@@ -123,8 +124,23 @@ def encoding(encoder: str, model: Path, texts: Path, given: argparse.Namespace) 
         "peer, fp32": peer,
         "peer, bf16": [*peer, "--bf16"],
     }
+    rate = own_rate()
     runs = in_turn(commands, given.rounds, f"encoding {encoder}")
-    return row("encoding", encoder, "texts/s", runs, "texts_per_s")
+    floor_s = products_s(2, model, runs["ours"][0]["tokens_per_text"], rate)
+    return row("encoding", encoder, "texts/s", runs, "texts_per_s") | {
+        "floor_s": floor_s,
+        "share_of_rate": floor_s * median(runs["ours"], "texts_per_s"),
+    }
+
+
+def own_rate() -> float:
+    """GFLOP/s in the precision that ours takes, measured anew: a shared machine's rate changes within minutes."""
+    return matrix_rate(torch.bfloat16 if resolve_precision("auto", "cpu") == "bf16" else torch.float32)
+
+
+def products_s(times: int, model: Path, tokens: float, rate: float) -> float:
+    """Seconds of the matrix products that so many tokens need: 2 operations a parameter to encode, 6 to train."""
+    return times * matrix_parameters(model) * tokens / rate / 1e9
 
 
 def in_turn(commands: dict[str, list[str]], rounds: int, what: str) -> dict[str, list[dict[str, Any]]]:
@@ -171,21 +187,22 @@ def matrix_parameters(model: Path) -> int:
     return sum(p.numel() for p in transformer.model.encoder.parameters() if p.ndim == 2)
 
 
-def where_it_goes(model: Path, pairs: Path, threads: int) -> dict[str, float]:
-    """Share of a step's time by what it is for, from torch's profiler, of one step after two others."""
-    return run_json(
-        [sys.executable, str(Path(__file__)), "--profile", str(model), str(pairs), "--threads", str(threads)]
-    )
+def where_it_goes(model: Path, pairs: Path) -> dict[str, float]:
+    """Share of a step's time by what it is for, from torch's profiler, of one step after two others.
+
+    In one thread: with more, halves of a batch go through the layers in threads of their own, where it sees nothing.
+    """
+    return run_json([sys.executable, str(Path(__file__)), "--profile", str(model), str(pairs)])
 
 
-def profile(model_folder: str, pairs: str, threads: int) -> None:
+def profile(model_folder: str, pairs: str) -> None:
     import pyarrow.parquet as pq
 
     from hybrid_ir.encoders import Embedder, TextReader, freeze_unused, load_encoder
     from hybrid_ir.training.step import make_optimizer, update
 
     quiet_libraries()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     model = load_encoder(model_folder)
     embedder = Embedder(model, precision="auto", micro_batch_tokens=None)
     freeze_unused(embedder)
@@ -209,15 +226,17 @@ def profile(model_folder: str, pairs: str, threads: int) -> None:
     print(json.dumps(shares | {"the rest": 1 - sum(shares.values())}))
 
 
-def searching(given: argparse.Namespace) -> dict[str, Any]:
+def searching(given: argparse.Namespace, gb_per_s: float) -> dict[str, Any]:
     """Threads -> batch size -> whose -> microseconds, of an IVF over made-up vectors."""
     found = {}
     for threads in range(1, given.threads + 1):
         command = [sys.executable, str(HERE / "search_cost.py"), "--kinds", "ivf", "--shards", "1", "--json"]
+        command += ["--codec", f"IVF{LISTS},SQ8", "--nprobe", str(NPROBE)]
         command += ["--passages", str(given.passages), "--threads", str(threads), "--folder", str(given.out / "search")]
         (found[str(threads)],) = run_json(command).values()
         print(f"search, {threads} threads: {found[str(threads)]}", file=sys.stderr, flush=True)
-    return {"passages": given.passages, "threads": found}
+    visited = given.passages * NPROBE // LISTS * WIDTH  # bytes of codes a query
+    return {"passages": given.passages, "threads": found, "floor_us": visited / gb_per_s / 1e3}
 
 
 def over_http(index: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -249,7 +268,7 @@ def main() -> None:
     parser.add_argument("--profile", nargs=2, metavar=("MODEL", "PAIRS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.profile:
-        return profile(*given.profile, given.threads)
+        return profile(*given.profile)
     if given.xquad is None:
         parser.error("--xquad must name the folder of XQuAD-R")
     if "http" in given.only and shutil.which("wrk") is None:
@@ -271,11 +290,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for encoder in given.encoders.split(","):
                 model, pairs, texts = make_inputs(given.xquad, Path(folder), encoder=encoder)
-                rate = about["gflops"][about["precision"]]
-                rows += [training(encoder, model, pairs, given, rate), encoding(encoder, model, texts, given)]
+                rows += [training(encoder, model, pairs, given), encoding(encoder, model, texts, given)]
                 keep(rows=rows)
     if "search" in given.only:
-        keep(search=searching(given))
+        keep(search=searching(given, about["gb_per_s"]))
     index = given.out / "served"
     if "http" in given.only:
         keep(http=over_http(index, given))

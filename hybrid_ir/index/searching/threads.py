@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 from typing import TypeVar
@@ -24,12 +24,20 @@ T = TypeVar("T")
 def in_parts(rows: int, work: Callable[[slice], T]) -> list[T]:
     """What `work` returns of each part of the rows. There are as many parts as FAISS has threads where this is called,
     or fewer, and just one is worked on in the caller's thread. Raises what `work` raises."""
-    parts = min(faiss.omp_get_max_threads(), rows // QUERIES_A_THREAD)
+    threads = faiss.omp_get_max_threads()
+    parts = min(threads, rows // QUERIES_A_THREAD)
     if parts < 2:
         return [work(slice(0, rows))]
     bounds = [rows * n // parts for n in range(parts + 1)]
-    pool = _pool(parts, os.getpid())
-    return list(pool.map(work, [slice(start, end) for start, end in pairwise(bounds)]))
+    pool = _pool(parts - 1, os.getpid())
+    others = [pool.submit(work, slice(start, end)) for start, end in pairwise(bounds[1:])]
+    faiss.omp_set_num_threads(1)  # of this thread alone
+    try:
+        own = work(slice(0, bounds[1]))
+    finally:
+        faiss.omp_set_num_threads(threads)
+        wait(others)
+    return [own, *(other.result() for other in others)]
 
 
 @cache
