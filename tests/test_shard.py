@@ -351,8 +351,9 @@ def test_a_batch_is_cut_into_a_part_a_thread_in_order(faiss_threads, threads, ro
     parts = in_parts(rows, lambda part: (part, faiss.omp_get_max_threads(), threading.get_ident() == there))
     assert [part.stop - part.start for part, _, _ in parts] == sizes
     assert [row for part, _, _ in parts for row in range(rows)[part]] == list(range(rows))
-    alone = len(sizes) == 1
-    assert {each[1:] for each in parts} == {(threads if alone else 1, alone)}
+    assert {faiss_has for _, faiss_has, _ in parts} == {threads if len(sizes) == 1 else 1}
+    assert [here for _, _, here in parts] == [True] + [False] * (len(sizes) - 1)
+    assert faiss.omp_get_max_threads() == threads
     with pytest.raises(ZeroDivisionError):
         in_parts(rows, lambda part: 1 // (part.stop - rows))
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 def in_parts(rows: int, work: Callable[[slice], T]) -> list[T]:
     """What `work` returns of each part of the rows. There are as many parts as FAISS has threads where this is called,
-    or fewer, and just one is worked on in the caller's thread. Raises what `work` raises."""
+    or fewer, and the first is worked on in the caller's thread. Raises what `work` raises."""
     threads = faiss.omp_get_max_threads()
     parts = min(threads, rows // QUERIES_A_THREAD)
     if parts < 2:
