@@ -16,6 +16,7 @@ from langchain_openai import OpenAIEmbeddings
 from llama_index.embeddings.openai import OpenAIEmbedding
 from starlette.testclient import TestClient
 
+from hybrid_ir.client import SearchClient
 from hybrid_ir.config import Serve
 from hybrid_ir.encoders import encode, load_encoder
 from hybrid_ir.index import read_manifest
@@ -134,19 +135,35 @@ def test_an_encoding_that_is_not_there_is_refused_when_the_service_starts():
         decoder_of("klingon")
 
 
-def test_the_docs_retriever_for_langchain_finds_what_the_service_finds(folder):
-    """The class of docs/serve.md, run as it stands there."""
-    page = (Path(__file__).parent.parent / "docs" / "serve.md").read_text()
-    start = page.index("class SearchRetriever(BaseRetriever)")
+def class_of_the_docs(name: str, folder: Path) -> tuple[type, SearchClient]:
+    """A retriever's class as it stands in docs/serve.md, and a client of the service of `folder`."""
+    page = (Path(__file__).parent.parent / "docs" / "serve.md").read_text(encoding="utf-8")
+    start = page.index(f"class {name}(BaseRetriever)")
     code = page[page.rindex("```python\n", 0, start) + len("```python\n") : page.index("```", start)]
     names: dict = {"__name__": "docs"}
     exec(compile(code, "serve.md", "exec", dont_inherit=True), names)  # without this file's own __future__
-    client = names["SearchClient"](LOCAL)
+    client = SearchClient(LOCAL)
     client._http = service(folder)
-    retriever = names["SearchRetriever"](client=client, k=2, languages=None)
+    return names[name], client
+
+
+def test_the_docs_retriever_for_langchain_finds_what_the_service_finds(folder):
+    made, client = class_of_the_docs("SearchRetriever", folder)
+    retriever = made(client=client, k=2, languages=None)
     assert isinstance(retriever, BaseRetriever)
     found = retriever.invoke("river")
     hits = client.search("river", k=2)["results"][0]["hits"]
     assert [(each.page_content, each.metadata["doc_id"]) for each in found] == [(h["text"], h["doc_id"]) for h in hits]
     assert len(found) == 2
     assert isinstance(found[0], Document)
+
+
+def test_the_docs_retriever_for_llamaindex_finds_what_the_service_finds_with_its_scores(folder):
+    made, client = class_of_the_docs("SearchNodeRetriever", folder)
+    found = made(client, k=2, languages=["ar"]).retrieve("river")
+    hits = client.search("river", k=2, languages=["ar"])["results"][0]["hits"]
+    assert len(found) == 2
+    assert {each.node.metadata["language"] for each in found} == {"ar"}
+    assert [(each.node.node_id, each.node.text, each.score) for each in found] == [
+        (hit["doc_id"], hit["text"], hit["score"]) for hit in hits
+    ]
