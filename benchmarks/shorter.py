@@ -72,15 +72,15 @@ def measure(store: str, encoders: list[str], dimensions: list[int]) -> list[dict
                 if len(values) > 1:
                     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
                     row[f"{measured}_half_width"] = round(float(half), 4)
-            row["per_language"] = {
-                language: {
-                    m: round(float(np.mean([s["per_language"][language][m] for s in summaries])), 4) for m in SHOWN
-                }
-                for language in summaries[0]["languages"]
-            }
+            row["per_language"] = {language: mean_of(summaries, language) for language in summaries[0]["languages"]}
             print(json.dumps(row), flush=True)
             made.append(row)
     return made
+
+
+def mean_of(summaries: list[dict[str, Any]], language: str) -> dict[str, float]:
+    rows = [summary["per_language"][language] for summary in summaries]
+    return {ap: round(float(np.mean([row[ap] for row in rows])), 4) for ap in SHOWN}
 
 
 def picture(made: list[dict[str, Any]], path: Path) -> None:
@@ -92,13 +92,12 @@ def picture(made: list[dict[str, Any]], path: Path) -> None:
         size = (3.3 * len(names) + 0.9, 5.4)
         figure, grid = plt.subplots(2, len(names), figsize=size, sharey="row", squeeze=False, layout="constrained")
         for column, name in enumerate(names):
-            whole, *shorter = sorted((r for r in made if r["name"] == name), key=lambda r: -r["dimension"])
-            left = [row["dimension"] for row in (whole, *shorter)]
+            rows = sorted((row for row in made if row["name"] == name), key=lambda row: -row["dimension"])
+            left = [row["dimension"] for row in rows]
             for axes, ap in zip(grid[:, column], SHOWN, strict=True):
-                for i, language in enumerate(whole["per_language"]):
-                    lost = [
-                        whole["per_language"][language][ap] - r["per_language"][language][ap] for r in (whole, *shorter)
-                    ]
+                for i, language in enumerate(rows[0]["per_language"]):
+                    values = [row["per_language"][language][ap] for row in rows]
+                    lost = [values[0] - value for value in values]
                     style = {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--")[i // len(COLOURS) % 2]}
                     axes.plot(left, lost, marker="o", markersize=3, linewidth=1.2, label=language, **style)
                 axes.set_xscale("log")
@@ -106,9 +105,8 @@ def picture(made: list[dict[str, Any]], path: Path) -> None:
                 axes.minorticks_off()
                 axes.invert_xaxis()
                 dress(axes, f"{name}: {ap}", "values of a vector", "" if column else "AP lost")
-        figure.legend(
-            *grid[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False, labelcolor=INK
-        )
+        lines = grid[0, 0].get_legend_handles_labels()
+        figure.legend(*lines, loc="outside right center", frameon=False, labelcolor=INK)
         save(figure, path)
 
 
