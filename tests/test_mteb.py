@@ -203,7 +203,7 @@ def test_the_page_s_class_measures_a_service_through_mteb_s_wrapper_of_openai_s_
 
     def post(url: str, *, json: dict, verify: bool, timeout: float, **rest):
         asked.append(json["model"])
-        return http.post(url, json=json, **rest)
+        return http.post(url, json=json, **rest)  # TestClient knows neither limit of time nor certificates
 
     local = SimpleNamespace(
         post=post, get=lambda url, verify, **rest: http.get(url, **rest), exceptions=requests.exceptions

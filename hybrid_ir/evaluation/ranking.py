@@ -129,8 +129,8 @@ def _encoded(
 def measure_run(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequence[str]) -> dict[str, np.ndarray]:
     """{measure: value of each query of `qrels`, in their order}, by `ir_measures` (trec_eval's own code).
 
-    `measures` are its names, such as nDCG@10, RR@10, R@100, AP and AP@20. Equal scores are ordered as trec_eval does, by
-    descending doc_id. A query that the run lacks scores 0.
+    `measures` are its names, such as nDCG@10, RR@10, R@100, AP and AP@20. Equal scores are ordered as trec_eval does,
+    by descending doc_id. A query that the run lacks scores 0.
     """
     import ir_measures
 
