@@ -89,10 +89,11 @@ def _records(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _judgements(files: Sequence[Path]) -> Iterator[Judgement]:
     for where, row in _records(files):
-        query_id, doc_id, grade = id_text(row.get("query-id")), id_text(row.get("corpus-id")), row.get("score")
-        if query_id is None or doc_id is None or isinstance(grade, str) or grade_of(grade) is None:
+        query_id, doc_id = id_text(row.get("query-id")), id_text(row.get("corpus-id"))
+        grade = None if isinstance(row.get("score"), str) else grade_of(row.get("score"))
+        if query_id is None or doc_id is None or grade is None:
             raise InputError(
                 f"{where} is not a judgement (query-id, corpus-id, and a whole number as score): "
                 f"found {', '.join(row) or 'nothing'}; copy the file again"
             )
-        yield Judgement(checked_text(where, query_id), checked_text(where, doc_id), int(grade), where)
+        yield Judgement(checked_text(where, query_id), checked_text(where, doc_id), grade, where)
