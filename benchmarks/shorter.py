@@ -84,17 +84,17 @@ def mean_of(summaries: list[dict[str, Any]], language: str) -> dict[str, float]:
 
 
 def picture(made: list[dict[str, Any]], path: Path) -> None:
-    """AP lost against whole vectors, by the dimension that is left: a line a language, a column of panels a name."""
+    """AP lost against whole vectors, by the dimension that is left: a line a language, a row of panels a name."""
     import matplotlib.pyplot as plt
 
     names = list(dict.fromkeys(row["name"] for row in made))
     with drawing():
-        size = (3.3 * len(names) + 0.9, 5.4)
-        figure, grid = plt.subplots(2, len(names), figsize=size, sharey="row", squeeze=False, layout="constrained")
-        for column, name in enumerate(names):
+        size = (7.6, 2.9 * len(names))
+        figure, grid = plt.subplots(len(names), 2, figsize=size, sharey="col", squeeze=False, layout="constrained")
+        for name, panels in zip(names, grid, strict=True):
             rows = sorted((row for row in made if row["name"] == name), key=lambda row: -row["dimension"])
             left = [row["dimension"] for row in rows]
-            for axes, ap in zip(grid[:, column], SHOWN, strict=True):
+            for axes, ap in zip(panels, SHOWN, strict=True):
                 for i, language in enumerate(rows[0]["per_language"]):
                     values = [row["per_language"][language][ap] for row in rows]
                     lost = [values[0] - value for value in values]
@@ -104,7 +104,7 @@ def picture(made: list[dict[str, Any]], path: Path) -> None:
                 axes.set_xticks(left, [str(dimension) for dimension in left])
                 axes.minorticks_off()
                 axes.invert_xaxis()
-                dress(axes, f"{name}: {ap}", "values of a vector", "" if column else "AP lost")
+                dress(axes, name, "values of a vector", f"{ap} lost")
         lines = grid[0, 0].get_legend_handles_labels()
         figure.legend(*lines, loc="outside right center", frameon=False, labelcolor=INK)
         save(figure, path)
