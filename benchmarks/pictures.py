@@ -28,6 +28,11 @@ def calm(axes: Any, title: str, x: str, y: str) -> None:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
         axis.set_minor_formatter(NullFormatter())
+    dress(axes, title, x, y)
+
+
+def dress(axes: Any, title: str, x: str, y: str) -> None:
+    """Light guides, no frame, and what the axes are; their scales stay."""
     quiet(axes)
     axes.spines["bottom"].set_color(MUTED)
     axes.grid(axis="both", color=LINE, linewidth=0.6)

@@ -53,6 +53,10 @@ FAMILY: Mapping[str, str] = MappingProxyType(
 
 # A primary subtag, an optional "extended language" (zh-yue is yue), then anything: script, region, variants.
 _TAG = re.compile(r"([a-z]{2,3})(?:[-_]([a-z]{3}))?(?:[-_][a-z0-9]{1,8})*", re.IGNORECASE)
+# Of languages of which CLDR also names parts, what ISO 639-3 calls the whole: ara, of which arb is a part.
+_WHOLE = "ara aze est fas guj hrv kur lav mlg mon msa nep pus que ron srp swa uzb yid zho"
+# The second names of ISO 639-2/B, which ISO 639-3 does not have.
+_SECOND = "alb arm baq bur chi cze dut fre geo ger gre ice mac mao may per rum slo tib wel"
 _NOT_LANGUAGES = frozenset({"mul", "root", "und", "zxx"})
 
 
@@ -103,6 +107,27 @@ def _script_and_region(tag: str) -> tuple[str, str]:
     script = next((part.title() for part in parts if len(part) == 4 and part.isalpha()), "")
     region = next((p.upper() for p in parts if (len(p) == 2 and p.isalpha()) or (len(p) == 3 and p.isdigit())), "")
     return script, region
+
+
+def language_and_script(tag: str) -> str:
+    """The language in ISO 639-3 and the script in ISO 15924, as mteb writes both: deu-Latn for de, zho-Hant for zh-TW.
+
+    `und` has no language: "". Raises InputError as `language_code` does.
+    """
+    if tag == "und":
+        return ""
+    code, (script, region) = language_code(tag), _script_and_region(tag)
+    primary = re.split("[-_]", tag.lower())[0]
+    name = primary if len(primary) == 3 and primary not in _SECOND.split() else _three_letters(code)
+    there = get_global("likely_subtags").get(f"{code}_{region}", "").split("_")
+    return f"{name}-{script or (there[1] if len(there) > 1 else language_script(code))}"
+
+
+def _three_letters(code: str) -> str:
+    """The code in ISO 639-3: CLDR's older name of it, and of several the one of the whole language (zho, not cmn)."""
+    aliases = get_global("language_aliases").items()
+    names = [name for name, short in aliases if short == code and len(name) == 3 and name not in _SECOND.split()]
+    return next((name for name in names if len(names) == 1 or name in _WHOLE.split()), code)
 
 
 def language_codes(tags: Iterable[str]) -> list[str]:

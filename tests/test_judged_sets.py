@@ -23,7 +23,7 @@ from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.evaluation.comparisons import encoder_comparison
 from hybrid_ir.evaluation.comparisons.encoder_comparison import compare_encoders
 from hybrid_ir.evaluation.evaluator import count_texts, evaluate, load_test
-from hybrid_ir.evaluation.ranking import BestPassages, rank_passages, rank_pools
+from hybrid_ir.evaluation.ranking import BestPassages, measure_run, rank_passages, rank_pools
 from hybrid_ir.evaluation.tasks.result import summarize
 from hybrid_ir.evaluation.test_sets.judged_set import LanguageText
 from hybrid_ir.evaluation.test_sets.layouts import load_test_set
@@ -196,6 +196,13 @@ def test_trec_s_passages_may_be_json_lines_of_several_makers(trec, name):
     write(trec / "qrels.txt", "q1 0 1 1\n")
     test = load_test_set("trec", str(trec), **(TREC | {"corpus": str(trec / "elsewhere/docs.jsonl")}))
     assert [(passage.text_id, passage.text) for passage in test.read_passages()] == [("1", "tall"), ("d1", "lake")]
+
+
+@pytest.mark.parametrize(("position", "expected"), [(1, 1.0), (10, 0.1), (11, 0.0), (20, 0.0)])
+def test_a_reciprocal_rank_at_10_is_0_below_the_10th(position, expected):
+    run = {"q": {f"d{i}": 100.0 - i for i in range(1, 31)}}
+    (value,) = measure_run({"q": {f"d{position}": 1}}, run, ["RR@10"])["RR@10"]
+    assert value == pytest.approx(expected)
 
 
 def test_a_set_of_several_languages_is_averaged_by_language_and_by_pair(judged):

@@ -30,11 +30,17 @@ def compare(
         ),
     ] = None,
     collection: Annotated[
-        str | None, typer.Option(help="Of encoders: store, xquad-r, mlqa-r, beir, trec or judged; else store.")
+        str | None,
+        typer.Option(
+            help="Of encoders: store, xquad-r, mlqa-r, beir, trec, judged, belebele, mldr, neuclir, mkqa or xpqa; else "
+            "store."
+        ),
     ] = None,
-    path: Annotated[str | None, typer.Option(help="Of encoders: the collection's folder.")] = None,
+    path: Annotated[
+        str | None, typer.Option(help="Of encoders: the collection's folder; from belebele on, hub:OWNER/NAME too.")
+    ] = None,
     out: Annotated[str | None, typer.Option(help="Of encoders: folder for theirs, and for comparison.html.")] = None,
-    split: Annotated[str | None, typer.Option(help="Of encoders, of a store: test, validation; of beir.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of encoders: the split, as evaluate has it.")] = None,
     corpus: Annotated[str | None, typer.Option(help="Of encoders, of trec: the file of passages, from PATH.")] = None,
     topics: Annotated[str | None, typer.Option(help="Of encoders, of trec: the file of topics, from PATH.")] = None,
     qrels: Annotated[str | None, typer.Option(help="Of encoders, of trec: the file of judgements, from PATH.")] = None,
@@ -137,6 +143,8 @@ def _compare_encoders(
     from hybrid_ir.cli.terminal import collection_table, console, cost_table, measures_table, paired_table
     from hybrid_ir.encoders import quiet_libraries
     from hybrid_ir.evaluation import (
+        JUDGED_TASKS,
+        LAREQA,
         TEST_SETS,
         compare_encoders,
         count_texts,
@@ -149,7 +157,7 @@ def _compare_encoders(
     if not verbose:
         quiet_libraries()
     terminal = console()
-    if collection in TEST_SETS:
+    if collection not in ("store", *LAREQA):
         if bm25:
             raise InputError(f"BM25 is not ranked on {collection}; leave --bm25 out")
         bm25 = False
@@ -163,8 +171,8 @@ def _compare_encoders(
     test = load_test(collection, path, languages=listed(languages) or None, **test_options)
     if not isinstance(test, Collection) and test.content is None:
         raise InputError(
-            f"encoders are compared on store, xquad-r, mlqa-r, {', '.join(TEST_SETS)}, not on {collection}; "
-            "`evaluate` has it"
+            f"encoders are compared on {', '.join(('store', *LAREQA, *TEST_SETS, *JUDGED_TASKS))}, not on "
+            f"{collection}; `evaluate` has it"
         )
     done = dict.fromkeys(named, 0)
     with counter("encoding", count_texts(test)) as count:

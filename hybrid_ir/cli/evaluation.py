@@ -15,15 +15,22 @@ from hybrid_ir.cli.options import Config, Overrides, Verbose, listed
 
 def evaluate(
     checkpoint: Annotated[str, typer.Option(help="Folder or hub name of the encoder.")],
-    path: Annotated[str, typer.Option(help="The collection's folder; of miracl and xcopa, hub:OWNER/NAME too.")],
+    path: Annotated[
+        str, typer.Option(help="The collection's folder; of miracl, xcopa and from belebele on, hub:OWNER/NAME too.")
+    ],
     out: Annotated[str, typer.Option(help="Folder to write metrics.json, per_query.parquet and report.html to.")],
     collection: Annotated[
-        str, typer.Option(help="store, xquad-r, mlqa-r, miracl, tatoeba, mewsli-x, xcopa, beir, trec or judged.")
+        str,
+        typer.Option(
+            help="store, xquad-r, mlqa-r; beir, trec, judged; miracl, tatoeba, mewsli-x, xcopa; belebele, mldr, "
+            "neuclir, mkqa or xpqa."
+        ),
     ] = "store",
     split: Annotated[
         str | None,
         typer.Option(
-            help="store: test, validation; miracl: dev; mewsli-x: test, dev; xcopa: test, val; beir: test, as it has."
+            help="store: test, validation; miracl: dev; mewsli-x, mldr: test, dev; xcopa: test, val; beir: test, as it "
+            "has; neuclir, xpqa: test; mkqa: train."
         ),
     ] = None,
     corpus: Annotated[

@@ -18,6 +18,7 @@ from .evaluator import (
 )
 from .lexical import has_bm25 as has_bm25, require_bm25 as require_bm25
 from .perturbations import PERTURBATIONS as PERTURBATIONS, perturb as perturb
+from .public_tasks import JUDGED_TASKS as JUDGED_TASKS
 from .ranking import measure_run as measure_run
 from .significance import Comparison as Comparison, compare_trials as compare_trials, holm as holm
 from .tasks.tatoeba import nearest_is_own as nearest_is_own

@@ -1,8 +1,8 @@
 """Evaluate: a checkpoint and a test in; `metrics.json`, `per_query.parquet` and `report.html` out.
 
 A test is a collection, in which all candidates are ranked for every query, or a task: a public one or a test set with
-judgements, which may add TREC runs in `runs/` and `per_pair.parquet`. `load_test` reads and checks what is small, so
-that a mistake is found before a model is loaded.
+judgements, which may add TREC runs in `runs/`, `per_pair.parquet` and `mteb.json`. `load_test` reads and checks what is
+small, so that a mistake is found before a model is loaded.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from hybrid_ir.encoders import best_device, encode, load_encoder, resolve_precis
 from hybrid_ir.evaluation.averages import evaluate_collection, evaluate_scores
 from hybrid_ir.evaluation.lexical import bm25_scores, bm25_version
 from hybrid_ir.evaluation.public_tasks import TASKS, Task, load_task
+from hybrid_ir.evaluation.tasks.mteb_result import MtebTask, mteb_result
 from hybrid_ir.evaluation.tasks.result import summarize
 from hybrid_ir.evaluation.test_sets.layouts import TEST_SETS, load_test_set
 from hybrid_ir.evaluation.test_sets.measure import measure_judged
@@ -70,7 +71,8 @@ def load_test(
         if split is not None and name != "beir":
             raise InputError(f"{name} has no splits, got --split {split}; name the files of that split instead")
         judged = load_test_set(name, path, split=split, languages=languages, **given)
-        return Task(name, partial(measure_judged, judged), judged.n_texts, f"{name} {judged.content}")
+        mteb = MtebTask(name, split or "test")
+        return Task(name, partial(measure_judged, judged), judged.n_texts, f"{name} {judged.content}", mteb)
     if name in TASKS:
         return load_task(name, path, split=split, languages=languages, corpus=corpus)
     if name in LAREQA:
@@ -148,7 +150,8 @@ def evaluate(
         summary["cost"] = {**size_of(model), "texts_per_s": round(clock.texts / max(clock.seconds, 1e-9), 1)}
         summary["made_from"] = made_from(model, test, experiment)
     tables = {"per_query": result.per_query, "per_pair": result.per_pair}
-    return _write(out, test.name, start, summary, tables, write_task_report)
+    as_mteb = None if test.mteb is None else partial(mteb_result, test.mteb, test.content or "")
+    return _write(out, test.name, start, summary, tables, write_task_report, as_mteb)
 
 
 class _Clock:
@@ -211,7 +214,13 @@ def _content_of(test: Test) -> str | None:
 
 
 def _write(
-    out: Path, collection: str, start: float, measured: dict[str, Any], tables: Mapping[str, pa.Table | None], page: Any
+    out: Path,
+    collection: str,
+    start: float,
+    measured: dict[str, Any],
+    tables: Mapping[str, pa.Table | None],
+    page: Any,
+    as_mteb: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The files of an evaluation; a table that is None has none. Returns what `metrics.json` holds."""
     summary = {
@@ -229,6 +238,10 @@ def _write(
             file.unlink(missing_ok=True)  # of another test
         else:
             pq.write_table(table, file)
+    if as_mteb is None:
+        (out / "mteb.json").unlink(missing_ok=True)
+    else:
+        write_json(out / "mteb.json", as_mteb(summary))
     page(out / "report.html", title=collection, subtitle=f"checkpoint {summary['checkpoint']}", summary=summary)
     write_json(out / "metrics.json", summary)
     return summary

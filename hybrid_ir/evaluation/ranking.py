@@ -129,8 +129,8 @@ def _encoded(
 def measure_run(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequence[str]) -> dict[str, np.ndarray]:
     """{measure: value of each query of `qrels`, in their order}, by `ir_measures` (trec_eval's own code).
 
-    `measures` are its names, such as nDCG@10, R@100, AP and AP@20. Equal scores are ordered as trec_eval does, by
-    descending doc_id. A query that the run lacks scores 0.
+    `measures` are its names, such as nDCG@10, RR@10, R@100, AP and AP@20. Equal scores are ordered as trec_eval does,
+    by descending doc_id. A query that the run lacks scores 0.
     """
     import ir_measures
 
@@ -139,6 +139,10 @@ def measure_run(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequ
     values = {name: np.zeros(len(row)) for name in measures}
     for query_id, measure, value in ir_measures.pytrec_eval.iter_calc(list(parsed), qrels, run):
         values[parsed[measure]][row[query_id]] = value
+    for measure, name in parsed.items():
+        # Asked for RR@10, trec_eval's code gives RR of the whole ranking (ir_measures 0.4.3).
+        if measure.NAME == "RR" and "@" in name:
+            values[name][values[name] < 1 / measure["cutoff"] - 1e-9] = 0
     return values
 
 

@@ -15,7 +15,7 @@ in .gz. A passage's text is its title and its text with a space between, as BEIR
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,18 @@ def load_test_set(
 
 
 def read_texts(path: Path, ids: Sequence[str], language: str) -> Iterator[LanguageText]:
-    """Texts of JSON lines: the id under the first of `ids` that a record has, the text under text or contents."""
-    for where, record in read_json_lines(path):
+    """Texts of JSON lines, as `texts_of` takes them from a record."""
+    return texts_of(read_json_lines(path), ids, language)
+
+
+def texts_of(
+    records: Iterable[tuple[str, Mapping[str, Any]]], ids: Sequence[str], language: str
+) -> Iterator[LanguageText]:
+    """Texts of records: the id under the first of `ids` that a record has, the text under text or contents.
+
+    `records` come with their places. `language` is that of a text which does not say its own.
+    """
+    for where, record in records:
         text_id = id_text(next((record[name] for name in ids if name in record), None))
         text, title = record.get("text", record.get("contents")), record.get("title")
         if text_id is None or not isinstance(text, str) or not isinstance(title, str | None):

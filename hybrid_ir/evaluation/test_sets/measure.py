@@ -22,6 +22,8 @@ from hybrid_ir.evaluation.test_sets.judged_set import JudgedSet
 
 MEASURES = ("nDCG@10", "RR@10", "R@100", "AP")
 DEPTH = 1000
+LEFT_OUT = ("unjudged queries", "queries without relevant", "relevant not in corpus")
+"""What of a set takes no part, summed over languages."""
 
 
 def measure_judged(test: JudgedSet, encode_query: Encode, encode_passage: Encode, runs: Path) -> TaskResult:
@@ -46,7 +48,7 @@ def measure_judged(test: JudgedSet, encode_query: Encode, encode_passage: Encode
     for code in sorted(set(languages.tolist())):
         own = np.flatnonzero(languages == code)
         rows[code] = ([query_ids[i] for i in own], {name: column[own] for name, column in values.items()})
-    counts = task_counts(test.left_out, ("unjudged queries", "queries without relevant", "relevant not in corpus"))
+    counts = task_counts(test.left_out, LEFT_OUT)
     counts["left_out"]["passages without text"] = test.n_empty
     counts["passages"] = dict(sorted(test.n_passages.items()))
     pairs = [_pairs(test, code, pool) for code, pool in sorted(pools.items())] if len(pools) > 1 else []
