@@ -1,4 +1,7 @@
-"""Commands that make an encoder: `prepare`, `mine`, `teach`, `train`. In: sources, a store. Out: a store, a run folder."""
+"""Commands that make an encoder: `prepare`, `mine`, `teach`, `train`.
+
+In: sources, a store. Out: a store, a run folder.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +126,7 @@ def teach(
     store = open_store(experiment.store)
     from hybrid_ir.cli.progress import adding, counter
     from hybrid_ir.cli.terminal import console
-    from hybrid_ir.encoders import load_reranker, quiet_libraries, resolve_precision
+    from hybrid_ir.encoders import quiet_libraries, resolve_precision
     from hybrid_ir.evaluation import encoder_of, load_measured, name_encoders
     from hybrid_ir.teaching import teach_scores, teach_vectors
 
@@ -133,15 +136,15 @@ def teach(
         if encoder is not None:
             (name,) = name_encoders([encoder]).values()
             model = load_measured(name, experiment)
-            made = {
-                "name": encoder,
-                "precision": resolve_precision(experiment.evaluate.precision, model.device.type),
-            }
+            precision = resolve_precision(experiment.evaluate.precision, model.device.type)
+            made = {"name": encoder, "precision": precision}
             encode = encoder_of(model, experiment, adding(count, "texts encoded"))
             manifest = teach_vectors(store, out, encode, made=made, progress=count)
         else:
+            from hybrid_ir.encoders import best_device, load_reranker
+
             assert reranker is not None
-            scores = load_reranker(reranker).scores
+            scores = load_reranker(reranker, device=best_device()).scores
             manifest = teach_scores(store, out, scores, pairs=pairs, made={"name": reranker}, progress=count)
     taught, groups = manifest["taught"], sum(partition["rows"] for partition in manifest["partitions"])
     said = f"vectors of {taught['dimension']} values" if encoder else f"scores of {taught['pairs']} pairs of languages"
