@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -375,7 +376,12 @@ def trained(folder: Path) -> Path:
 @pytest.fixture(params=[1, 2, 4])
 def ranks(request: pytest.FixtureRequest, trained: Path, way: str) -> list[list[Result]]:
     """What each rank of a group of 1, 2 or 4 got: for each scenario and step a loss, number of reductions, gradient."""
-    return [torch.load(trained / f"result-{way}-{request.param}-{rank}.pt") for rank in range(request.param)]
+    return results_in(trained, way, request.param)
+
+
+@cache  # every scenario asks for all of them
+def results_in(folder: Path, way: str, workers: int) -> list[list[Result]]:
+    return [torch.load(folder / f"result-{way}-{workers}-{rank}.pt") for rank in range(workers)]
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def lesson_of(batch: Batch, masks: Masks, rows: slice, like: Tensor, settings: L
     said = logits_of(
         queries_BD[rows],
         passages_BD,
-        None if teacher.negatives_ND is None else tensor(teacher.negatives_ND),
+        None if settings.negatives == "in_batch" else tensor(teacher.negatives_ND),
         masks,
         own_b,
         temperature,
