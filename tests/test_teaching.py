@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from checkpoints import make_cross_encoder
 from conftest import make_group, write_store
 from training_runs import Plain, experiment
 from training_store import make_store
@@ -176,6 +177,14 @@ def test_a_batch_has_the_scores_of_its_own_pairs(rerankers, kind):
     np.testing.assert_array_equal(batch.teacher.negatives_N, expected)
 
 
+def test_a_reranker_is_asked_about_groups_with_negatives_alone(rerankers, encoders, tmp_path):
+    assert [bool(p.teacher) for p in rerankers.partitions] == [p.negatives for p in rerankers.partitions]
+    assert {p.negatives for p in rerankers.partitions} == {False, True}
+    write_store(tmp_path / "none", [make_group(n) for n in range(20)], validation_fraction=0, test_fraction=0)
+    with pytest.raises(InputError, match="hybrid-ir mine"):
+        teach_scores(open_store(str(tmp_path / "none")), str(tmp_path / "new"), scores, pairs="all", made={})
+
+
 def test_a_teacher_changes_nothing_of_a_batch(store, encoders):
     for step in range(4):
         plain = builder(store, settings(HARD)).build(step)
@@ -328,12 +337,25 @@ def test_the_command_writes_a_store_that_a_training_learns_from(tmp_path, monkey
     assert (code, "exists" in said) == (2, True)
     code, said = run(monkeypatch, capsys, *words, "--reranker", "other")
     assert (code, "teach takes one teacher" in said) == (2, True)
-    learn = (
-        "loss.teacher=mse",
-        "loss.teacher_weight=1",
-        "loss.alignment=0.1",
-        "train.steps=12",
-        "train.evaluate_every=12",
-    )
-    plain = Plain(experiment(tmp_path / "new", tmp_path / "run", *learn), tmp_path / "student")
-    assert plain.losses[-1] < 0.7 * plain.losses[0]
+    assert trained_on(tmp_path, "loss.teacher=mse", "loss.teacher_weight=1", "loss.alignment=0.1") < 0.7
+
+
+def test_the_command_asks_a_reranker_too(tmp_path, monkeypatch, capsys):
+    """A random one, whose scores nobody could guess: they are learned all the same."""
+    groups = [make_group(n, negatives=True) for n in range(80)]
+    write_store(tmp_path / "old", groups, validation_fraction=0.1, test_fraction=0)
+    create_encoder("tiny", [*open_store(str(tmp_path / "old")).texts()], tmp_path / "student", vocabulary=400, seed=0)
+    make_cross_encoder(tmp_path / "teacher", "bert")
+    words = ("teach", "--reranker", tmp_path / "teacher", "--out", tmp_path / "new", f"store={tmp_path / 'old'}")
+    code, said = run(monkeypatch, capsys, *words, "--pairs", "same")
+    assert code == 0, said
+    assert "groups with scores of same pairs of languages by" in said
+    learn = ("loss.teacher=margin_mse", "loss.teacher_weight=1", "loss.negatives=triplet", "batch.alpha=1")
+    assert trained_on(tmp_path, *learn, "loss.teacher_temperature=0.1") < 0.9
+
+
+def trained_on(folder: Path, *overrides: str) -> float:
+    """The loss of the last step of a short training of folder/student on folder/new, as a share of the first's."""
+    asked = experiment(folder / "new", folder / "run", *overrides, "train.steps=12", "train.evaluate_every=12")
+    losses = Plain(asked, folder / "student").losses
+    return losses[-1] / losses[0]

@@ -45,10 +45,14 @@ def check_teacher(store: Store, experiment: Experiment, partitions: Sequence[Par
             f"{asked} needs what a teacher says of the store's texts, and {store.path} has nothing of it; run: "
             "hybrid-ir teach"
         )
-    if any([f["rows"] for f in p.teacher] != [f["rows"] for f in p.files] for p in store.partitions):
+    if taught["by"] == "reranker":
+        _check_reranker(store, experiment, taught)
+    if any([f["rows"] for f in p.teacher] != [f["rows"] for f in p.files] for p in partitions):
         raise InputError(f"{store.path} is damaged: its teacher's files do not fit its groups; teach it again")
-    if taught["by"] == "encoder":
-        return
+
+
+def _check_reranker(store: Store, experiment: Experiment, taught: dict[str, Any]) -> None:
+    loss, asked = experiment.loss, f"loss.teacher={experiment.loss.teacher}"
     if loss.teacher == "mse":
         raise InputError(
             f"{asked} learns a teacher's vectors, and the teacher of {store.path} is a reranker, which has none; set "

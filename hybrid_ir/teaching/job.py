@@ -2,7 +2,8 @@
 beside it that has the answers, from which a training learns (`loss.teacher`).
 
 Of an encoder the vectors of all texts are kept: every score of any batch follows from them. Of a reranker a score of
-each question with its group's passages and negatives is kept, for each pair of languages that was asked for.
+each question with its group's passages and negatives is kept, for each pair of languages that was asked for; of groups
+without negatives nothing.
 
 The old store stays as it is, and the new one appears whole or not at all. Memory, apart from the teacher: the texts of
 `ROWS_PER_BLOCK` groups in two columns, and what the teacher says of those groups.
@@ -80,19 +81,26 @@ def teach_scores(
     made: Mapping[str, Any],
     progress: Progress = lambda stage, done: None,
 ) -> dict[str, Any]:
-    """The same with a reranker's scores of each question with the passages and negatives of its group.
+    """The same with a reranker's scores of each question with the passages and negatives of its group, if it has some:
+    it is from comparing the two that a training learns. Raises InputError where no group has negatives.
 
     `pairs`: "all" scores a question in each language with passages in each, L * L times as many as one language has;
     "same" only those of its own language, which is enough for monolingual and multilingual batches.
     """
     if pairs not in PAIRS:
         raise InputError(f"--pairs must be all or same, got {pairs!r}")
+    if store.partitions and not any(partition.negatives for partition in store.partitions):
+        raise InputError(
+            f"a reranker compares passages with hard negatives, and no group of {store.path} has any; find some with "
+            "hybrid-ir mine, or take an encoder for a teacher"
+        )
     asked = 0
 
     def columns(partition: Partition) -> list[str]:
-        halves = ("p", "n") if partition.negatives else ("p",)
-        asked = [(a, b) for a in partition.languages for b in partition.languages if pairs == "all" or a == b]
-        return [f"t{half}_{a}_{b}" for a, b in asked for half in halves]
+        if not partition.negatives:
+            return []
+        read = [(a, b) for a in partition.languages for b in partition.languages if pairs == "all" or a == b]
+        return [f"t{half}_{a}_{b}" for a, b in read for half in "pn"]
 
     def ask(number: int, rows: np.ndarray, column: str) -> list[np.ndarray]:
         nonlocal asked

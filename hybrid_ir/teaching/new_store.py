@@ -33,7 +33,7 @@ def write_with_teacher(
     taught: Callable[[], Mapping[str, Any]],
     progress: Callable[[str, int], None],
 ) -> dict[str, Any]:
-    """Write the store with these columns of each partition to `out`, and return the manifest.
+    """Write the store with these columns of each partition to `out`, and return the manifest. No columns, no files.
 
     `kind` is their type. `taught` is called when all is asked: what the manifest says of the teacher. The content hash
     is another one than the store's, since a training learns from other numbers. Raises InputError where `out` exists,
@@ -51,7 +51,9 @@ def write_with_teacher(
         take_over(files_root(store.path, manifest), root, kept)
         partitions, done = [], 0
         for number, partition in enumerate(store.partitions):
-            files = _write_partition(root, number, partition, columns(partition), kind, ask, digest, progress, done)
+            wanted, files = columns(partition), []
+            if wanted:
+                files = _write_partition(root, number, partition, wanted, kind, ask, digest, progress, done)
             partitions.append({**manifest["partitions"][number], "teacher": files})
             done += partition.rows
         new = {
