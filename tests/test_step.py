@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,21 +210,22 @@ def own_negatives(j: int, asking: int) -> list[int]:
 
 
 def softmax(values: list[torch.Tensor]) -> list[torch.Tensor]:
-    total = sum(value.exp() for value in values)
+    total: Any = sum(value.exp() for value in values)
     return [value.exp() / total for value in values]
 
 
-def plain_kl(teacher: list[torch.Tensor], student: list[torch.Tensor]) -> torch.Tensor:
+def plain_kl(teacher: list[torch.Tensor], student: list[torch.Tensor]) -> Any:
     return sum(p * (p / q).log() for p, q in zip(softmax(teacher), softmax(student), strict=True))
 
 
-def plain_lesson(vectors: dict[str, torch.Tensor], batch: Batch, settings: LossSettings) -> torch.Tensor:
+def plain_lesson(vectors: dict[str, torch.Tensor], batch: Batch, settings: LossSettings) -> Any:
     """The teacher's loss, a candidate at a time. `vectors` are the student's: q, p and n."""
-    said, total = batch.teacher, torch.zeros((), dtype=torch.float64)
-    encoder = isinstance(said, TeacherVectors)
+    said: Any = batch.teacher
+    total: Any = torch.zeros((), dtype=torch.float64)
+    encoder, of = isinstance(said, TeacherVectors), {}
     if encoder:
-        of = {"q": said.queries_BD, "p": said.passages_BD, "n": said.negatives_ND}
-        of = {half: torch.from_numpy(values.astype(np.float64)) for half, values in of.items()}
+        named = {"q": said.queries_BD, "p": said.passages_BD, "n": said.negatives_ND}
+        of = {half: torch.from_numpy(values.astype(np.float64)) for half, values in named.items()}
         if settings.teacher == "mse":
             return sum(((vectors[half] - of[half]) ** 2).sum() for half in "qp") / 2 / batch.size
     for i in range(batch.size):

@@ -33,6 +33,8 @@ from hybrid_ir.encoders.tokens import TextReader
 from hybrid_ir.mining.job import mine_negatives
 from hybrid_ir.mining.rules import Rules
 from hybrid_ir.teaching.job import teach_scores, teach_vectors
+from hybrid_ir.tuning.points import enumerate_points
+from hybrid_ir.tuning.studies.study import load_study
 from hybrid_ir.types import Group, InputError, Passage
 
 LANGUAGES = ("de", "en", "es")
@@ -149,9 +151,9 @@ def test_other_answers_are_another_store(store, encoders, tmp_path):
 @pytest.mark.parametrize("kind", ["monolingual", "cross_lingual", "multilingual"])
 def test_a_batch_has_the_vectors_of_its_own_texts(encoders, kind):
     built = builder(encoders, settings(HARD, {"loss": {"teacher": "kl"}}, mix={kind: 1.0}))
-    drawn = Counter()
+    drawn: Counter[str] = Counter()
     for step in range(3):
-        batch = built.build(step)
+        batch: Any = built.build(step)
         teacher = batch.teacher
         queries, passages = texts(batch.query_tokens), texts(batch.passage_tokens)
         np.testing.assert_array_equal(teacher.queries_BD, vectors(queries, "query"))
@@ -162,14 +164,14 @@ def test_a_batch_has_the_vectors_of_its_own_texts(encoders, kind):
 
 
 def test_a_batch_without_hard_negatives_has_no_vectors_of_them(encoders):
-    batch = builder(encoders, settings({"loss": {"teacher": "mse"}})).build(0)
+    batch: Any = builder(encoders, settings({"loss": {"teacher": "mse"}})).build(0)
     assert batch.teacher.negatives_ND is None
     assert batch.teacher.passages_BD.shape == (12, 6)
 
 
 @pytest.mark.parametrize("kind", ["monolingual", "cross_lingual"])
 def test_a_batch_has_the_scores_of_its_own_pairs(rerankers, kind):
-    batch = builder(rerankers, settings(HARD, {"loss": {"teacher": "margin_mse"}}, mix={kind: 1.0})).build(1)
+    batch: Any = builder(rerankers, settings(HARD, {"loss": {"teacher": "margin_mse"}}, mix={kind: 1.0})).build(1)
     queries, passages = texts(batch.query_tokens), texts(batch.passage_tokens)
     np.testing.assert_array_equal(batch.teacher.passages_B, scores(zip(queries, passages, strict=True)))
     own = [queries[row] for row in batch.negative_row_N]
@@ -199,10 +201,10 @@ def test_a_teacher_changes_nothing_of_a_batch(store, encoders):
 
 
 def test_rays_feed_brings_what_the_teacher_says(encoders):
-    batch = builder(encoders, settings({"loss": {"teacher": "kl", "alignment": 1.0}})).build(0)
+    batch: Any = builder(encoders, settings({"loss": {"teacher": "kl", "alignment": 1.0}})).build(0)
     pickled, tokens = _pickled(batch)
     there = pa.array([tokens], pa.large_list(pa.large_binary()))[0]
-    again = _unpickled(pa.scalar(pickled, pa.large_binary()), there)
+    again: Any = _unpickled(pa.scalar(pickled, pa.large_binary()), there)
     np.testing.assert_array_equal(again.teacher.queries_BD, batch.teacher.queries_BD)
     assert texts(again.parallel_tokens) == texts(batch.parallel_tokens)
 
@@ -212,7 +214,7 @@ def test_parallel_questions_are_the_rows_own_in_another_language_of_training(enc
     found = set()
     built = builder(encoders, asked)
     for step in range(20):
-        batch = built.build(step)
+        batch: Any = built.build(step)
         if batch.parallel_tokens is None:
             continue
         questions = texts(batch.query_tokens)
@@ -248,6 +250,13 @@ def test_what_a_store_does_not_have_is_refused_with_what_to_do(which, asked, sai
         there = request.getfixturevalue(which)
     with pytest.raises(InputError, match=said):
         plan_for(there, settings(asked))
+
+
+def test_a_study_runs_with_a_teacher(encoders, tmp_path):
+    words = [f"store={encoders.path}", "loss.teacher=kl", "encoder.layers=4"]
+    study = load_study("mixing_ratio", "real", tmp_path, words)
+    assert (study.experiment.store, study.experiment.loss.teacher) == (encoders.path, "kl")
+    assert len({point["batch.alpha"] for point in enumerate_points(study.space, study.experiment)}) == 7
 
 
 def test_settings_that_contradict_each_other_are_refused(encoders):
@@ -314,7 +323,7 @@ def test_mining_a_taught_store_forgets_what_was_said_of_its_rows(encoders, tmp_p
     assert not any(partition.teacher for partition in mined.partitions)
 
 
-def run(monkeypatch, capsys, *words) -> tuple[int, str]:
+def run(monkeypatch, capsys, *words) -> tuple[Any, str]:
     monkeypatch.setattr(sys, "argv", ["hybrid-ir", *map(str, words)])
     with pytest.raises(SystemExit) as left:
         cli.main()
@@ -341,16 +350,22 @@ def test_the_command_writes_a_store_that_a_training_learns_from(tmp_path, monkey
 
 
 def test_the_command_asks_a_reranker_too(tmp_path, monkeypatch, capsys):
-    """A random one, whose scores nobody could guess: they are learned all the same."""
+    """A random one, which likes some languages more than others: that is learned all the same."""
     groups = [make_group(n, negatives=True) for n in range(80)]
     write_store(tmp_path / "old", groups, validation_fraction=0.1, test_fraction=0)
-    create_encoder("tiny", [*open_store(str(tmp_path / "old")).texts()], tmp_path / "student", vocabulary=400, seed=0)
+    texts = [*open_store(str(tmp_path / "old")).texts()]
+    create_encoder("tiny", texts, tmp_path / "student", vocabulary=400, max_tokens=32, seed=0)
     make_cross_encoder(tmp_path / "teacher", "bert")
     words = ("teach", "--reranker", tmp_path / "teacher", "--out", tmp_path / "new", f"store={tmp_path / 'old'}")
     code, said = run(monkeypatch, capsys, *words, "--pairs", "same")
     assert code == 0, said
     assert "groups with scores of same pairs of languages by" in said
-    learn = ("loss.teacher=margin_mse", "loss.teacher_weight=1", "loss.negatives=triplet", "batch.alpha=1")
+    learn = (
+        "loss.teacher=margin_mse",
+        "loss.teacher_weight=1",
+        "loss.negatives=triplet",
+        "batch.mix={multilingual: 1}",
+    )
     assert trained_on(tmp_path, *learn, "loss.teacher_temperature=0.1") < 0.9
 
 
