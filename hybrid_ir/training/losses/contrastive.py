@@ -76,8 +76,9 @@ def contrastive_loss(
 
     def loss_of(dimension: int | None) -> Tensor:
         gathered = (passages_BD, negatives_ND)
-        others = {} if queries_BD is None else {"passages_bD": passages_bD, "queries_BD": queries_BD}
-        logits = logits_of(queries_bD, *gathered, masks, ours, temperature, dimension, **others)
+        logits = logits_of(
+            queries_bD, *gathered, masks, ours, temperature, dimension, passages_bD=passages_bD, queries_BD=queries_BD
+        )
         candidates_bX, target_b = logits.candidates(negatives)
         total = F.cross_entropy(candidates_bX, target_b, reduction="sum")
         if logits.of_passages_bB is not None:

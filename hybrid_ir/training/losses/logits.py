@@ -65,8 +65,8 @@ def logits_of(
     passages_bD: Tensor | None = None,
     queries_BD: Tensor | None = None,
 ) -> Logits:
-    """With the last two, also those of passages with queries. Vectors are of unit length; `dimension`: only their first
-    values count, of unit length.
+    """With `queries_BD`, also those of the local passages with all queries. Vectors are of unit length; `dimension`:
+    only their first values count, brought to unit length.
 
     The temperature: a low one sharpens the softmax, so that the hardest negatives get most of the gradient.
     """

@@ -86,7 +86,8 @@ def lesson_of(batch: Batch, masks: Masks, rows: slice, like: Tensor, settings: L
         masks,
         own_b,
         temperature,
-        **({"passages_bD": passages_BD[rows], "queries_BD": queries_BD} if settings.symmetric else {}),
+        passages_bD=passages_BD[rows] if settings.symmetric else None,
+        queries_BD=queries_BD if settings.symmetric else None,
     )
     if kind == "kl":
         return Lesson(weight, kind, said.candidates(settings.negatives)[0], of_passages_bB=said.of_passages_bB)
