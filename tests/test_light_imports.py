@@ -44,7 +44,7 @@ def test_the_package_the_commands_and_a_rooms_door_load_nothing_heavy(statement)
     "statement",
     [
         "from hybrid_ir.encoders import load_encoder, encode",
-        "import hybrid_ir.training.step, hybrid_ir.training.loss",
+        "import hybrid_ir.training.step, hybrid_ir.training.losses.contrastive",
         "from hybrid_ir.serving import openapi; openapi()",
         "from hybrid_ir.index import open_shard",
         "import hybrid_ir.serving.ray_serve.replicas",

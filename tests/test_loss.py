@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from hybrid_ir.training.loss import (
+from hybrid_ir.training.losses.contrastive import (
     contrastive_loss,
     false_negative_mask,
     false_positive_mask,
@@ -17,6 +17,7 @@ from hybrid_ir.training.loss import (
     gather_rows,
     same_questions,
 )
+from hybrid_ir.training.losses.logits import Masks
 
 QUERIES = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 PASSAGES = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
@@ -29,8 +30,11 @@ def loss(queries: Tensor, passages: Tensor, negatives_ND: Tensor | None = None, 
     B, N = len(queries), 0 if negatives_ND is None else len(negatives_ND)
     nothing = {name: torch.zeros(B, n, dtype=torch.bool) for name, n in (("positives_bB", B), ("negatives_bN", N))}
     arguments = {"temperature": 1.0, **{f"false_{name}": mask for name, mask in nothing.items()}} | options
-    arguments["false_positives_of_passages_bB"] = arguments["false_positives_bB"].T
-    return contrastive_loss(queries, passages, negatives_ND, start=0, sizes=[B], negative_sizes=[N], **arguments)
+    positives, hard = (arguments.pop(f"false_{name}") for name in ("positives_bB", "negatives_bN"))
+    masks = Masks(positives, positives.T, hard)
+    return contrastive_loss(
+        queries, passages, negatives_ND, start=0, sizes=[B], negative_sizes=[N], masks=masks, **arguments
+    )
 
 
 def loop_loss(
@@ -180,8 +184,7 @@ def test_a_rank_without_rows_is_refused(sizes: list[int]):
             PASSAGES,
             None,
             start=0,
-            false_positives_bB=NONE_2,
-            false_negatives_bN=None,
+            masks=Masks(NONE_2, None, None),
             sizes=sizes,
             temperature=1.0,
         )
@@ -327,7 +330,7 @@ def test_masks_made_in_blocks_are_those_made_at_once(monkeypatch: pytest.MonkeyP
 
     at_once = all_of_it()
     assert len(at_once[0]) >= 40
-    monkeypatch.setattr("hybrid_ir.training.loss._BLOCK", 7)
+    monkeypatch.setattr("hybrid_ir.training.losses.contrastive._BLOCK", 7)
     assert all_of_it() == at_once
 
 

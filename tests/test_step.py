@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +23,13 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from hybrid_ir.batches.batch import Batch
+from hybrid_ir.batches.batch import Batch, TeacherScores, TeacherVectors
 from hybrid_ir.encoders.embedding import Embedder, freeze_unused
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.packed import halves
 from hybrid_ir.encoders.tokens import Tokens
-from hybrid_ir.training.step import LossSettings, across_ranks, backward, learning_rate_at, make_optimizer, update
+from hybrid_ir.training.losses.settings import LossSettings
+from hybrid_ir.training.step import across_ranks, backward, learning_rate_at, make_optimizer, update
 
 Result = tuple[float, int, dict[str, torch.Tensor]]
 # Dropout of the packed pass is not drawn as the second implementation draws it, so there it has none.
@@ -38,8 +42,25 @@ SCENARIOS = [
     )
 ]
 SCENARIOS.append(LossSettings(0.1, symmetric=True, negatives="in_batch_and_hard", cached=True, dimensions=(8, 3)))
+SCENARIOS += [
+    LossSettings(0.1, False, "in_batch", False, teacher="kl", teacher_weight=1.0, teacher_temperature=0.3),
+    LossSettings(0.1, True, "in_batch_and_hard", True, (8, 3), "kl", teacher_weight=0.7, alignment=2.0),
+    LossSettings(0.1, True, "triplet", False, teacher="margin_mse"),
+    LossSettings(0.1, False, "in_batch_and_hard", True, (8, 3), teacher="mse", teacher_weight=0.3),
+    LossSettings(0.1, True, "in_batch_and_hard", False, (8, 3), teacher="kl"),
+    LossSettings(0.1, False, "triplet", True, teacher="margin_mse", teacher_temperature=4.0),
+    LossSettings(0.1, False, "triplet", False, alignment=0.5),
+]
+RERANKED = range(len(SCENARIOS) - 3, len(SCENARIOS) - 1)
+"""Scenarios whose teacher is a reranker."""
 NAMES = [
-    s.negatives + "-symmetric" * s.symmetric + "-cached" * s.cached + "-shorter" * bool(s.dimensions) for s in SCENARIOS
+    s.negatives
+    + "-symmetric" * s.symmetric
+    + "-cached" * s.cached
+    + "-shorter" * bool(s.dimensions)
+    + (f"-{'reranker' if n in RERANKED else 'encoder'}-{s.teacher}" if s.teacher else "")
+    + "-aligned" * bool(s.alignment)
+    for n, s in enumerate(SCENARIOS)
 ]
 # What is planted in the seven rows of both batches: (i, j) = passage j, or a hard negative of row j, answers query i.
 PLANTED_POSITIVES = {(0, 4), (4, 0), (1, 6), (6, 1), (2, 3), (3, 2), (6, 0), (6, 4)}
@@ -47,6 +68,8 @@ NEGATIVES = (1, 3, 1, 2, 4, 1, 2)
 """How many hard negatives each row has."""
 PLANTED_NEGATIVES = {(2, 3), (3, 3), (5, 5)}
 """Of each of these rows it is the last one."""
+PARALLEL = (0, 2, 3, 6)
+"""Rows with a question in another language: none of the third of four ranks."""
 
 
 def make_batch(step: int, rows: int = 7) -> Batch:
@@ -84,6 +107,27 @@ def make_batch(step: int, rows: int = 7) -> Batch:
         negative_ids_N=negatives,
         negative_row_N=np.repeat(np.arange(rows), NEGATIVES),
     )
+
+
+def batch_for(scenario: int, step: int) -> Batch:
+    """`make_batch` with what the scenario's teacher says of it, and with questions to align with."""
+    batch, settings = make_batch(step), SCENARIOS[scenario]
+    random = np.random.default_rng([step, 1])
+
+    def unit(count: int) -> np.ndarray:
+        vectors = random.normal(size=(count, 16))
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+    teacher = None
+    if scenario in RERANKED:
+        passages, negatives = 5 * random.normal(size=batch.size), 5 * random.normal(size=sum(NEGATIVES))
+        teacher = TeacherScores(passages.astype(np.float32), negatives.astype(np.float32))
+    elif settings.teacher:
+        teacher = TeacherVectors(unit(batch.size), unit(batch.size), unit(sum(NEGATIVES)))
+    if not settings.alignment:
+        return replace(batch, teacher=teacher)
+    questions = Tokens.of([random.integers(5, 60, size=n) for n in random.integers(3, 21, size=len(PARALLEL))])
+    return replace(batch, teacher=teacher, parallel_tokens=questions, parallel_row=np.asarray(PARALLEL))
 
 
 def load(folder: str | Path, budget: int = BUDGET, way: str = "padded", dropout: float = 0.1) -> Embedder:
@@ -148,6 +192,83 @@ def big_loss(
     return (forward + F.cross_entropy(logits.T, target)) / 2 if settings.symmetric else forward
 
 
+def plain_candidates(i: int, negatives: str) -> list[tuple[str, int]]:
+    """What row i chooses from, its passage first: ("p", row) or ("n", number of a hard negative)."""
+    found = [("p", i)]
+    if negatives != "triplet":
+        found += [("p", j) for j in range(7) if j != i and (i, j) not in PLANTED_POSITIVES]
+    if negatives != "in_batch":
+        found += [("n", k) for j in range(7) for k in own_negatives(j, i)]
+    return found
+
+
+def own_negatives(j: int, asking: int) -> list[int]:
+    """Numbers of row j's hard negatives that are none of row `asking`'s answers."""
+    ends = np.cumsum(NEGATIVES)
+    numbers = range(ends[j] - NEGATIVES[j], ends[j])
+    return [k for k in numbers if (asking, j) not in PLANTED_NEGATIVES or k != ends[j] - 1]
+
+
+def softmax(values: list[torch.Tensor]) -> list[torch.Tensor]:
+    total: Any = sum(value.exp() for value in values)
+    return [value.exp() / total for value in values]
+
+
+def plain_kl(teacher: list[torch.Tensor], student: list[torch.Tensor]) -> Any:
+    return sum(p * (p / q).log() for p, q in zip(softmax(teacher), softmax(student), strict=True))
+
+
+def plain_lesson(vectors: dict[str, torch.Tensor], batch: Batch, settings: LossSettings) -> Any:
+    """The teacher's loss, a candidate at a time. `vectors` are the student's: q, p and n."""
+    said: Any = batch.teacher
+    total: Any = torch.zeros((), dtype=torch.float64)
+    encoder, of = isinstance(said, TeacherVectors), {}
+    if encoder:
+        named = {"q": said.queries_BD, "p": said.passages_BD, "n": said.negatives_ND}
+        of = {half: torch.from_numpy(values.astype(np.float64)) for half, values in named.items()}
+        if settings.teacher == "mse":
+            return sum(((vectors[half] - of[half]) ** 2).sum() for half in "qp") / 2 / batch.size
+    for i in range(batch.size):
+
+        def student(half: str, j: int, i: int = i) -> torch.Tensor:
+            return vectors["q"][i] @ vectors[half][j] / settings.temperature
+
+        def teacher(half: str, j: int, i: int = i) -> torch.Tensor:
+            if encoder:
+                return of["q"][i] @ of[half][j] / (settings.teacher_temperature or settings.temperature)
+            score = (said.passages_B if half == "p" else said.negatives_N)[j]
+            return torch.tensor(float(score) / (settings.teacher_temperature or 1), dtype=torch.float64)
+
+        own = [("p", i), *(("n", k) for k in own_negatives(i, i))]
+        if settings.teacher == "margin_mse":
+            errors = [student(*own[0]) - student(*n) - (teacher(*own[0]) - teacher(*n)) for n in own[1:]]
+            total = total + sum(error**2 for error in errors) / max(len(errors), 1)
+            continue
+        candidates = plain_candidates(i, settings.negatives) if encoder else own
+        found = plain_kl([teacher(*c) for c in candidates], [student(*c) for c in candidates])
+        if encoder and settings.symmetric:
+            asking = [i, *(j for j in range(batch.size) if j != i and (j, i) not in PLANTED_POSITIVES)]
+            theirs = [of["q"][j] @ of["p"][i] / (settings.teacher_temperature or settings.temperature) for j in asking]
+            ours = [vectors["q"][j] @ vectors["p"][i] / settings.temperature for j in asking]
+            found = (found + plain_kl(theirs, ours)) / 2
+        total = total + found
+    return total / batch.size
+
+
+def plain_disagreement(vectors: dict[str, torch.Tensor], settings: LossSettings) -> torch.Tensor:
+    """Jensen-Shannon's divergence from its definition: of each distribution to the mean of both."""
+    total = torch.zeros((), dtype=torch.float64)
+    for a, i in enumerate(PARALLEL):
+        candidates = plain_candidates(i, settings.negatives)
+        scores = ([asked @ vectors[half][j] / settings.temperature for half, j in candidates]
+                  for asked in (vectors["q"][i], vectors["a"][a]))  # fmt: skip
+        one, other = map(softmax, scores)
+        for p, q in zip(one, other, strict=True):
+            mean = (p + q) / 2
+            total = total + (p * (p / mean).log() + q * (q / mean).log()) / 2
+    return total / 7
+
+
 def one_big_batch(model: SentenceTransformer, batch: Batch, settings: LossSettings, workers: int) -> float:
     """Every rank's rows are embedded under that rank's dropout; then one cross-entropy over all rows, one backward."""
     parts: list[list[torch.Tensor]] = []
@@ -161,14 +282,26 @@ def one_big_batch(model: SentenceTransformer, batch: Batch, settings: LossSettin
             of_rows = [k for k, i in enumerate(np.repeat(np.arange(batch.size), NEGATIVES)) if i in rows]
             texts += [batch.negative_tokens[k] for k in of_rows]
             sizes.append(len(of_rows))
+        if batch.parallel_tokens is not None:
+            of_rows = [k for k, i in enumerate(PARALLEL) if i in rows]
+            texts += [batch.parallel_tokens[k] for k in of_rows]
+            sizes.append(len(of_rows))
         torch.manual_seed(seed_of(batch.step, rank))
         parts.append(list(plain_embed(model, texts).split(sizes)))
     whole = [torch.cat(rows) for rows in zip(*parts, strict=True)]
-    losses = [big_loss(*whole, settings=settings)]
-    for dimension in settings.dimensions:
+    halves = ["q", "p", *["n"] * (settings.negatives != "in_batch"), *["a"] * bool(settings.alignment)]
+    weight, losses = settings.teacher_weight, []
+    for dimension in (None, *settings.dimensions):
         cut = [vectors[:, :dimension] for vectors in whole]
-        losses.append(big_loss(*(each / each.norm(dim=1)[:, None] for each in cut), settings=settings))
+        vectors = {half: each / each.norm(dim=1)[:, None] for half, each in zip(halves, cut, strict=True)}
+        losses.append(big_loss(*(vectors[half] for half in halves if half != "a"), settings=settings))
+        if settings.teacher in ("kl", "margin_mse"):
+            losses[-1] = (1 - weight) * losses[-1] + weight * plain_lesson(vectors, batch, settings)
+        if settings.alignment:
+            losses[-1] = losses[-1] + settings.alignment * plain_disagreement(vectors, settings)
     loss = torch.stack(losses).mean()
+    if settings.teacher == "mse":
+        loss = (1 - weight) * loss + weight * plain_lesson(dict(zip(halves, whole, strict=True)), batch, settings)
     loss.backward()
     return float(loss.detach())
 
@@ -208,11 +341,11 @@ def results_of(embedder: Embedder, rank: int, workers: int) -> list[Result]:
 
     wrapped.register_comm_hook(None, count)
     results = []
-    for settings in SCENARIOS:
+    for scenario, settings in enumerate(SCENARIOS):
         for step in (1, 2):
             reductions = 0
             torch.manual_seed(seed_of(step, rank))
-            loss = float(backward(wrapped, make_batch(step), settings, rank, workers))
+            loss = float(backward(wrapped, batch_for(scenario, step), settings, rank, workers))
             results.append((loss, reductions, gradient(embedder)))
             embedder.zero_grad(set_to_none=True)
     return results
@@ -245,7 +378,12 @@ def trained(folder: Path) -> Path:
 @pytest.fixture(params=[1, 2, 4])
 def ranks(request: pytest.FixtureRequest, trained: Path, way: str) -> list[list[Result]]:
     """What each rank of a group of 1, 2 or 4 got: for each scenario and step a loss, number of reductions, gradient."""
-    return [torch.load(trained / f"result-{way}-{request.param}-{rank}.pt") for rank in range(request.param)]
+    return results_in(trained, way, request.param)
+
+
+@cache  # every scenario asks for all of them
+def results_in(folder: Path, way: str, workers: int) -> list[list[Result]]:
+    return [torch.load(folder / f"result-{way}-{workers}-{rank}.pt") for rank in range(workers)]
 
 
 @pytest.mark.slow
@@ -253,7 +391,7 @@ def ranks(request: pytest.FixtureRequest, trained: Path, way: str) -> list[list[
 def test_ranks_give_the_gradient_of_one_big_batch(ranks, embedder: Embedder, scenario: int):
     for step in (1, 2):
         embedder.zero_grad(set_to_none=True)
-        expected = one_big_batch(embedder.model, make_batch(step), SCENARIOS[scenario], len(ranks))
+        expected = one_big_batch(embedder.model, batch_for(scenario, step), SCENARIOS[scenario], len(ranks))
         ours = [rank[2 * scenario + step - 1] for rank in ranks]
         assert np.mean([loss for loss, _, _ in ours]) == pytest.approx(expected, abs=1e-12)
         big = gradient(embedder)

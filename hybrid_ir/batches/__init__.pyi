@@ -1,4 +1,9 @@
-from .batch import Batch as Batch, slice_sizes as slice_sizes
+from .batch import (
+    Batch as Batch,
+    TeacherScores as TeacherScores,
+    TeacherVectors as TeacherVectors,
+    slice_sizes as slice_sizes,
+)
 from .feed import Waited as Waited, in_process_feed as in_process_feed
 from .from_experiment import (
     builder_for as builder_for,
@@ -10,3 +15,4 @@ from .from_experiment import (
 from .ledger import make_ledger as make_ledger
 from .plan import Plan as Plan
 from .ray_feed import ChunkIndex as ChunkIndex, ray_data_feed as ray_data_feed
+from .teacher import check_dimension as check_dimension

@@ -19,6 +19,23 @@ if TYPE_CHECKING:  # so that a step runs where neither Ray nor Arrow is installe
 
 
 @dataclass(frozen=True, eq=False)
+class TeacherVectors:
+    """A second encoder's unit vectors, as float16, of the texts of a batch."""
+
+    queries_BD: np.ndarray
+    passages_BD: np.ndarray
+    negatives_ND: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherScores:
+    """A reranker's scores, as float32: of each row's question with its passage, and with its own hard negatives."""
+
+    passages_B: np.ndarray
+    negatives_N: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """One global batch: B rows, L the languages that passages of this batch are in, N hard negatives of all rows.
 
@@ -39,6 +56,9 @@ class Batch:
     negative_ids_N: np.ndarray | None
     negative_row_N: np.ndarray | None  # which row each negative is of; every row has one or more
     sources: tuple[str, ...] = ()  # of each row; () where they have no part in the mix
+    teacher: TeacherVectors | TeacherScores | None = None
+    parallel_tokens: Tokens | None = None  # questions in another language, of the rows that have one (`loss.alignment`)
+    parallel_row: np.ndarray | None = None  # which row each of these is of, ascending
 
     @property
     def size(self) -> int:
@@ -62,6 +82,13 @@ class Batch:
         assert self.negative_row_N is not None
         ends = np.cumsum(slice_sizes(self.size, workers))
         return np.diff(np.searchsorted(self.negative_row_N, ends), prepend=0).tolist()
+
+    def parallel_slice(self, rank: int, workers: int) -> builtins.slice:
+        """Those of `parallel_tokens` that are of a rank's rows."""
+        assert self.parallel_row is not None
+        rows = self.slice(rank, workers)
+        start, stop = np.searchsorted(self.parallel_row, [rows.start, rows.stop]).tolist()
+        return slice(start, stop)
 
 
 def slice_sizes(size: int, workers: int) -> list[int]:

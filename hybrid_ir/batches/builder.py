@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from hybrid_ir.batches.batch import Batch
 from hybrid_ir.batches.by_source import rows_in_store
 from hybrid_ir.batches.plan import BatchPlan, Plan
+from hybrid_ir.batches.teacher import teacher_of
 from hybrid_ir.data import Lexicon, Store, code_switch
 from hybrid_ir.encoders import TextReader, Tokens
 from hybrid_ir.types import key64
@@ -34,6 +36,10 @@ class BatchBuilder:
     positives: str
     code_switch: float
     lexicon: Lexicon | None
+    taught: dict[str, Any] | None = None
+    """What the store's manifest says of its teacher; None = the teacher is not asked."""
+    parallel: bool = False
+    """Whether each row has its question in another language as well."""
 
     def build(self, step: int) -> Batch:
         planned = self.plan.batch(step)
@@ -42,14 +48,19 @@ class BatchBuilder:
         query_languages, passage_languages = zip(*plan.pairs, strict=True)
         answered = sorted(set(passage_languages))
         language_B = np.asarray([answered.index(x) for x in passage_languages], dtype=np.int64)
-        texts, ids_BLS = self._positives(plan, passage_languages, answered, language_B)
+        texts, ids_BLS, drawn_B = self._positives(plan, passage_languages, answered, language_B)
         passages = self._tokens(plan, "p", texts, passage_languages)
         # The same text twice, prefix and all: only dropout may tell the two apart (SimCSE).
         if self.positives == "same_text":
             queries = passages
         else:
             queries = self._tokens(plan, "q", self._of_rows(plan, "q", query_languages), query_languages)
-        negatives, negative_ids_N, negative_row_N = self._negatives(plan, passage_languages)
+        negatives, negative_ids_N, negative_row_N, drawn_negatives_B = self._negatives(plan, passage_languages)
+        teacher = None
+        if self.taught is not None:
+            of_rows = partial(self._read, plan, np.arange(len(plan.pairs)))
+            teacher = teacher_of(self.taught, of_rows, plan.pairs, drawn_B, drawn_negatives_B)
+        parallel_tokens, parallel_row = self._parallel(plan, query_languages)
         asked = sorted(set(query_languages))
         return Batch(
             step=step,
@@ -65,12 +76,15 @@ class BatchBuilder:
             negative_ids_N=negative_ids_N,
             negative_row_N=negative_row_N,
             sources=planned.sources,
+            teacher=teacher,
+            parallel_tokens=parallel_tokens,
+            parallel_row=parallel_row,
         )
 
     def _positives(
         self, plan: BatchPlan, languages: Sequence[str], answered: Sequence[str], language_B: np.ndarray
-    ) -> tuple[list[str], np.ndarray]:
-        """The passage of each row, drawn from those of its group in its language, and `passage_ids_BLS`."""
+    ) -> tuple[list[str], np.ndarray, list[int]]:
+        """The passage of each row, drawn from those of its group in its language; `passage_ids_BLS`; which it is."""
         of_rows = self._of_rows(plan, "p", languages)
         drawn_B = (self._random(plan, "p") * [len(texts) for texts in of_rows]).astype(np.int64)
         ids_BLS = self._ids(plan, "p_id", answered)
@@ -79,28 +93,49 @@ class BatchBuilder:
             ids_BLS[rows, language_B, drawn_B],
             ids_BLS[rows, language_B, 0],
         )
-        return [texts[drawn] for texts, drawn in zip(of_rows, drawn_B.tolist(), strict=True)], ids_BLS
+        drawn = drawn_B.tolist()
+        return [texts[n] for texts, n in zip(of_rows, drawn, strict=True)], ids_BLS, drawn
 
     def _negatives(
         self, plan: BatchPlan, languages: Sequence[str]
-    ) -> tuple[Tokens | None, np.ndarray | None, np.ndarray | None]:
-        """Tokens, ids and rows of the hard negatives. A row whose group has fewer than are asked for gives all it has,
-        once each."""
+    ) -> tuple[Tokens | None, np.ndarray | None, np.ndarray | None, list[list[int]] | None]:
+        """Tokens, ids and rows of the hard negatives, and which of its own they are of each row. A row whose group has
+        fewer than are asked for gives all it has, once each."""
         if not self.negatives:
-            return None, None, None
+            return None, None, None, None
         of_rows, ids_of_rows = (self._of_rows(plan, half, languages) for half in ("n", "n_id"))
         order = self._random(plan, "n", max(map(len, of_rows)))
-        texts, ids, rows = [], [], []
+        texts, ids, rows, places = [], [], [], []
         for row, there in enumerate(of_rows):
             drawn = np.sort(np.argsort(order[row, : len(there)])[: self.negatives]).tolist()
             texts += [there[i] for i in drawn]
             ids += [ids_of_rows[row][i] for i in drawn]
             rows += [row] * len(drawn)
-        return self.reader.read(texts, "document"), _keys(ids), np.asarray(rows, dtype=np.int64)
+            places.append(drawn)
+        return self.reader.read(texts, "document"), _keys(ids), np.asarray(rows, dtype=np.int64), places
+
+    def _parallel(self, plan: BatchPlan, languages: Sequence[str]) -> tuple[Tokens | None, np.ndarray | None]:
+        """The question of each row in another of the languages of training, drawn from those that its group has, and
+        the rows that have one."""
+        if not self.parallel:
+            return None, None
+        random_B, rows, columns = self._random(plan, "a").tolist(), [], []
+        for row, language in enumerate(languages):
+            there = self.store.partitions[plan.partition_B[row]].languages
+            others = [x for x in self.plan.languages if x in there and x != language]
+            if others:
+                rows.append(row)
+                columns.append(f"q_{others[int(random_B[row] * len(others))]}")
+        if not rows:
+            return None, None
+        row_A = np.asarray(rows, dtype=np.int64)
+        return self.reader.read(self._read(plan, row_A, columns), "query"), row_A
 
     def _random(self, plan: BatchPlan, half: str, *each: int) -> np.ndarray:
-        """Numbers from 0 to 1 for the rows of a step, which the batches of all workers share."""
-        return np.random.default_rng([self.plan.seed, plan.step, 2 + "pn".index(half)]).random((len(plan.row_B), *each))
+        """Numbers from 0 to 1 for the rows of a step, which the batches of all workers share. `half`: p for passages,
+        n for negatives, a for the languages of questions to align with."""
+        random = np.random.default_rng([self.plan.seed, plan.step, 2 + "pna".index(half)])
+        return random.random((len(plan.row_B), *each))
 
     def _tokens(self, plan: BatchPlan, half: str, texts: list[str], languages: Sequence[str]) -> Tokens:
         """Texts of column `half` (q or p) as tokens; words swapped by the lexicon (arXiv 2305.05295)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hybrid_ir.batches.builder import BatchBuilder
 from hybrid_ir.batches.by_source import partitions_by_source
 from hybrid_ir.batches.plan import Plan, make_plan
+from hybrid_ir.batches.teacher import check_teacher
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Lexicon, Store, cldr_lexicon, read_lexicon
 from hybrid_ir.encoders import TextReader
@@ -33,6 +34,7 @@ def plan_for(store: Store, experiment: Experiment) -> Plan:
         raise InputError(
             f"batch.hard_negatives={wanted} needs a loss that has them; set loss.negatives=in_batch_and_hard or triplet"
         )
+    check_teacher(store, experiment, partitions)
     sources, one_source = experiment.batch.source_weights, experiment.batch.one_source
     if sources is not None or one_source:
         partitions = partitions_by_source(store, partitions)
@@ -100,6 +102,8 @@ def builder_for(experiment: Experiment, store: Store, plan: Plan, reader: TextRe
         positives=experiment.batch.positives,
         code_switch=experiment.batch.code_switch,
         lexicon=lexicon_for(experiment, store, plan),
+        taught=store.manifest["taught"] if experiment.loss.teacher else None,
+        parallel=experiment.loss.alignment > 0,
     )
 
 

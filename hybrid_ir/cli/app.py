@@ -26,7 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Train and evaluate multilingual retrieval encoders with hybrid batches. Start with: make quickstart",
 )
-for command in (training.prepare, training.mine, training.train, evaluation.evaluate, comparison.compare):
+for command in (training.prepare, training.mine, training.teach, training.train):
+    app.command()(command)
+for command in (evaluation.evaluate, comparison.compare):
     app.command()(command)
 for command in (changes.add, changes.replace, changes.delete, changes.compact, changes.prune):
     index.index_app.command()(command)

@@ -1,4 +1,7 @@
-"""Commands that make an encoder: `prepare`, `mine`, `train`. In: sources, a store. Out: a store, a run folder."""
+"""Commands that make an encoder: `prepare`, `mine`, `teach`, `train`.
+
+In: sources, a store. Out: a store, a run folder.
+"""
 
 from __future__ import annotations
 
@@ -95,6 +98,57 @@ def mine(
         f"{groups['without']:,} have none in some language, and only loss.negatives=in_batch trains on those"
     )
     console().print(_outcomes_table(manifest["mined"]["outcomes"]))
+
+
+def teach(
+    out: Annotated[str, typer.Option(help="Folder to write the store with the answers to; it must not exist.")],
+    encoder: Annotated[
+        str | None, typer.Option(help="Teacher that is an encoder: a folder, a run folder, or a hub name.")
+    ] = None,
+    reranker: Annotated[
+        str | None, typer.Option(help="Teacher that is a cross-encoder: a folder or a hub name.")
+    ] = None,
+    pairs: Annotated[
+        str, typer.Option(help="Of a reranker: it reads all pairs of a group's languages, or only the same language.")
+    ] = "all",
+    config: Config = None,
+    overrides: Overrides = None,
+    verbose: Verbose = False,
+) -> None:
+    """Ask a teacher about the texts of a store, and write a store that has the answers. The old one stays."""
+    from hybrid_ir.config import load_experiment
+    from hybrid_ir.data import open_store, refuse_existing
+
+    experiment = load_experiment(config, overrides or ())
+    if (encoder is None) == (reranker is None):
+        raise InputError("teach takes one teacher: give --encoder NAME or --reranker NAME")
+    refuse_existing(out)
+    store = open_store(experiment.store)
+    from hybrid_ir.cli.progress import adding, counter
+    from hybrid_ir.cli.terminal import console
+    from hybrid_ir.encoders import quiet_libraries, resolve_precision
+    from hybrid_ir.evaluation import encoder_of, load_measured, name_encoders
+    from hybrid_ir.teaching import teach_scores, teach_vectors
+
+    if not verbose:
+        quiet_libraries()
+    with counter("teaching:") as count:
+        if encoder is not None:
+            (name,) = name_encoders([encoder]).values()
+            model = load_measured(name, experiment)
+            precision = resolve_precision(experiment.evaluate.precision, model.device.type)
+            made = {"name": encoder, "precision": precision}
+            encode = encoder_of(model, experiment, adding(count, "texts encoded"))
+            manifest = teach_vectors(store, out, encode, made=made, progress=count)
+        else:
+            from hybrid_ir.encoders import best_device, load_reranker
+
+            assert reranker is not None
+            scores = load_reranker(reranker, device=best_device()).scores
+            manifest = teach_scores(store, out, scores, pairs=pairs, made={"name": reranker}, progress=count)
+    taught, groups = manifest["taught"], sum(partition["rows"] for partition in manifest["partitions"])
+    said = f"vectors of {taught['dimension']} values" if encoder else f"scores of {taught['pairs']} pairs of languages"
+    console().print(f"store written to {out}: {groups:,} groups with {said} by {taught['name']}", highlight=False)
 
 
 def train(

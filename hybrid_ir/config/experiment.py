@@ -92,6 +92,25 @@ class Loss(Section):
     dimensions: tuple[Annotated[int, Field(ge=1)], ...] = setting((), on_resume="keep")
     """Matryoshka (arXiv 2205.13147): the loss is also that of the first so many values of each vector, for each of
     these, so that `encoder shorten` costs little. Empty = that of whole vectors alone."""
+    teacher: Literal["kl", "margin_mse", "mse"] | None = setting(None, on_resume="keep")
+    """How a teacher is learned from, of a store that `hybrid-ir teach` wrote. kl: how it weighs the candidates;
+    margin_mse: by how much the passage beats the row's hard negatives; mse: its vectors. Null = no teacher."""
+    teacher_weight: float = setting(0.5, on_resume="keep", gt=0, le=1)
+    """Share of the teacher's loss; the rest is InfoNCE's. 1 = the teacher's alone."""
+    teacher_temperature: float | None = setting(None, on_resume="keep", gt=0)
+    """The teacher's scores are divided by this. Null = `temperature` for an encoder's cosines, 1 for a reranker's."""
+    alignment: float = setting(0.0, on_resume="keep", ge=0)
+    """Weight of how differently a row's question and the same question in another language rank the batch, beside all
+    else. It costs one more text a row; 0 = none."""
+
+    @model_validator(mode="after")
+    def _negatives_to_beat(self) -> Loss:
+        if self.teacher == "margin_mse" and self.negatives == "in_batch":
+            raise ValueError(
+                "teacher=margin_mse is about hard negatives, and negatives=in_batch has none: set "
+                "negatives=in_batch_and_hard or triplet"
+            )
+        return self
 
     @model_validator(mode="after")
     def _different_dimensions(self) -> Loss:

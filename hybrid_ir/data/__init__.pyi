@@ -35,7 +35,7 @@ from .sources.lareqa import lareqa_collection as lareqa_collection
 from .sources.miracl import title_and_text as title_and_text
 from .sources.tatoeba import tatoeba_files as tatoeba_files
 from .splits import signature_of as signature_of
-from .staging import refuse_existing as refuse_existing, staged as staged
+from .staging import refuse_existing as refuse_existing, staged as staged, take_over as take_over
 from .store import (
     ROWS_PER_BLOCK as ROWS_PER_BLOCK,
     Partition as Partition,
@@ -44,3 +44,4 @@ from .store import (
     open_store as open_store,
 )
 from .tables.collections import write_collection as write_collection
+from .tables.columns import SCORES as SCORES, VECTORS as VECTORS

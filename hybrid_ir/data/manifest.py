@@ -33,6 +33,7 @@ class _PartitionEntry(BaseModel):
     negatives: bool
     most_negatives: int = 1
     files: list[_File]
+    teacher: list[_File] = []
 
 
 class _Manifest(BaseModel):
@@ -88,7 +89,7 @@ def read_manifest(path: str) -> dict[str, Any]:
         if name and not lies_inside(path, name):
             raise InputError(f"{path}/manifest.json names {name!r:.80}, which lies outside of the store; {OTHER}")
     root = files_root(path, manifest)
-    for name in (file.path for partition in parsed.partitions for file in partition.files):
+    for name in (file.path for partition in parsed.partitions for file in (*partition.files, *partition.teacher)):
         if not lies_inside(root, name):
             raise InputError(f"{path}/manifest.json names {name!r:.80}, which lies outside of the store; {OTHER}")
     return manifest

@@ -12,13 +12,13 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyarrow import fs
 
-from hybrid_ir.storage import open_filesystem, replace_folder
+from hybrid_ir.storage import lies_inside, open_filesystem, replace_folder
 from hybrid_ir.types import InputError, one_line
 
 
@@ -85,6 +85,21 @@ def _staged(path: str) -> Iterator[tuple[str, str]]:
             filesystem.delete_dir(entry.path)
         elif entry.base_name != "manifest.json":
             filesystem.delete_file(entry.path)
+
+
+def take_over(old: str, root: str, also: Iterable[str] = ()) -> None:
+    """Copy from a store to a new one what does not change with its groups: documents with their splits, and what was
+    rejected; and the files `also`, which are named from the store's root. Raises InputError for a link out of it."""
+    source, inner = open_filesystem(old)
+    target, place = open_filesystem(root)
+    found = source.get_file_info(fs.FileSelector(f"{inner}/rejected", allow_not_found=True))
+    besides = ["splits.parquet", *(f"rejected/{entry.base_name}" for entry in found if entry.is_file)]
+    for name in (*besides, *also):
+        if not lies_inside(old, name):
+            raise InputError(f"{old}/{name} is a link out of the store; put the file itself there")
+        if name not in besides or source.get_file_info(f"{inner}/{name}").is_file:
+            target.create_dir(f"{place}/{name}".rpartition("/")[0], recursive=True)
+            fs.copy_files(f"{inner}/{name}", f"{place}/{name}", source_filesystem=source, destination_filesystem=target)
 
 
 _PREFIX = "store-"

@@ -6,6 +6,7 @@
     STORE/eval/{validation,test}/         queries.parquet, candidates.parquet
     STORE/splits.parquet                  document -> split
     STORE/rejected/SOURCE.jsonl           every record that was left out, and why
+    STORE/teacher/p000/part-00000.parquet what a teacher says of the rows of that file of train/, if one was asked
 
 On an object store all but the manifest is in a folder below STORE, which the manifest names (`staging.py` says why).
 In: groups, in the order of their rows. Out: the values of a column at given rows; the queries and pool of a split.
@@ -29,7 +30,7 @@ from pyarrow import fs
 
 from hybrid_ir.data.manifest import files_root, read_manifest
 from hybrid_ir.data.tables.collections import read_collection
-from hybrid_ir.data.tables.columns import DAMAGE, TEXTS, check_column, holds_lists, values_of
+from hybrid_ir.data.tables.columns import DAMAGE, TEXTS, check_column, holds_lists, is_taught, values_of
 from hybrid_ir.data.tables.source_names import sources_of
 from hybrid_ir.storage import is_uri, open_filesystem
 from hybrid_ir.types import Collection, Group, InputError, one_line
@@ -56,6 +57,8 @@ class Partition:
     """Hard negatives of the group that has most of them in one language."""
     files: tuple[Mapping[str, Any], ...] = ()
     """{"path": relative path, "rows": count, "bytes": size}, in row order."""
+    teacher: tuple[Mapping[str, Any], ...] = ()
+    """Likewise of a teacher's columns, a file for each of `files`."""
     source: str | None = None
     """The source that all its groups are of; None = of any. The store's own partitions have groups of any."""
     rows_before: np.ndarray | None = field(default=None, compare=False, repr=False)
@@ -77,10 +80,11 @@ class Store:
                 p["negatives"],
                 p.get("most_negatives", 1),
                 tuple(p["files"]),
+                tuple(p.get("teacher", ())),
             )
             for p in manifest["partitions"]
         )
-        self._files: OrderedDict[tuple[int, int], pq.ParquetFile] = OrderedDict()
+        self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
         self._cache: OrderedDict[tuple[int, int, str], pa.Array] = OrderedDict()
         self._cached_bytes = 0
 
@@ -97,7 +101,7 @@ class Store:
 
     def take(self, partition: int, rows: np.ndarray, column: str) -> list[Any]:
         """Values of one column at `rows` of a partition, in that order: a text each, or of p, p_id, n and n_id a list
-        of texts. Reads only the row groups they are in."""
+        of texts, or of a teacher's an array. Reads only the row groups they are in."""
         values: list[Any] = [None] * len(rows)
         blocks = rows // ROWS_PER_BLOCK
         for block in np.unique(blocks):
@@ -151,10 +155,11 @@ class Store:
             self._cache.move_to_end(key)
             return self._cache[key]
         file, group = divmod(block, BLOCKS_PER_FILE)
-        entry = self.partitions[partition].files[file]
+        of = self.partitions[partition]
+        entry = (of.teacher if is_taught(column) else of.files)[file]
         path = f"{self._root}/{entry['path']}"
         try:
-            opened = self._open(partition, file, path)
+            opened = self._open(path)
             array = opened.read_row_group(group, columns=[column])[column].combine_chunks()
             # Pages have checksums, the footer has none: what it says must be what was written.
             rows = min(entry["rows"] - group * ROWS_PER_BLOCK, ROWS_PER_BLOCK)
@@ -167,15 +172,14 @@ class Store:
             self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return array
 
-    def _open(self, partition: int, file: int, path: str) -> pq.ParquetFile:
-        key = (partition, file)
-        if key not in self._files:
+    def _open(self, path: str) -> pq.ParquetFile:
+        if path not in self._files:
             filesystem, inner = open_filesystem(path)
-            self._files[key] = pq.ParquetFile(filesystem.open_input_file(inner), page_checksum_verification=True)
+            self._files[path] = pq.ParquetFile(filesystem.open_input_file(inner), page_checksum_verification=True)
             if len(self._files) > OPEN_FILES:
                 self._files.popitem(last=False)[1].close(force=True)
-        self._files.move_to_end(key)
-        return self._files[key]
+        self._files.move_to_end(path)
+        return self._files[path]
 
 
 def open_store(path: str) -> Store:
@@ -188,7 +192,7 @@ def open_store(path: str) -> Store:
     manifest = read_manifest(path)
     filesystem, inner = open_filesystem(files_root(path, manifest))
     for partition in manifest["partitions"]:
-        for file in partition["files"]:
+        for file in (*partition["files"], *partition.get("teacher", ())):
             info = filesystem.get_file_info(f"{inner}/{file['path']}")
             name = f"{files_root(path, manifest)}/{file['path']}"
             if info.type == fs.FileType.NotFound:

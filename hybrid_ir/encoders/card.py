@@ -55,6 +55,10 @@ def model_card(
         )
     rank, alpha = settings["encoder"]["lora"]["rank"], settings["encoder"]["lora"]["alpha"]
     lora = f" Trained by LoRA of rank {rank} and alpha {alpha:g}; `adapter/` has that alone, for PEFT." if rank else ""
+    taught = ""
+    if kind := loss.get("teacher"):
+        share = loss["teacher_weight"]
+        taught = f" A teacher, `{store['taught']['name']}`, has {share:g} of the loss (`loss.teacher={kind}`)."
     revision = f" (revision {encoder['revision']})" if encoder["revision"] else ""
     return f"""---
 {yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}
@@ -97,7 +101,7 @@ Every language pair's share is in the run's `ledger.json`.
 learning rate \
 {train["learning_rate"]:g}, {train["warmup_steps"]} warm-up steps, weight decay {train["weight_decay"]:g}, \
 InfoNCE at temperature {loss["temperature"]:g} with {loss["negatives"]} negatives, seed {settings["seed"]}, \
-texts cut to {encoder["max_tokens"]} tokens.{lora}
+texts cut to {encoder["max_tokens"]} tokens.{lora}{taught}
 
 ## Measures on the store's validation split
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pyarrow import fs
 
 import hybrid_ir
 from hybrid_ir.data import (
@@ -24,10 +23,11 @@ from hybrid_ir.data import (
     files_root,
     place_of,
     signature_of,
+    take_over,
     write_collection,
 )
-from hybrid_ir.storage import lies_inside, open_filesystem
-from hybrid_ir.types import Group, InputError, Passage
+from hybrid_ir.storage import open_filesystem
+from hybrid_ir.types import Group, Passage
 
 Negatives = Callable[[int, np.ndarray], Iterable[Mapping[str, Sequence[Passage]]]]
 """Number of a partition, rows of it -> the negatives of each row's group by language."""
@@ -68,10 +68,11 @@ def write_with_negatives(
         held_out = store.collection(split)
         write_collection(f"{root}/eval/{split}", held_out.queries, held_out.candidates)
         evals[split] = f"eval/{split}"
-    _take_over(files_root(store.path, store.manifest), root)
+    take_over(files_root(store.path, store.manifest), root)
     digest = hashlib.blake2b("".join(p["content_hash"] for p in partitions).encode(), digest_size=16).hexdigest()
     manifest = {
-        **store.manifest,
+        # What a teacher said was of the old rows and negatives.
+        **{key: value for key, value in store.manifest.items() if key != "taught"},
         "format": FORMAT,
         "version": hybrid_ir.__version__,
         "content_hash": digest,
@@ -110,16 +111,3 @@ def passages_of(
     """The answers (half p) or the negatives (n) of each of these rows of a partition, in a language."""
     columns = (store.take(number, rows, f"{column}_{language}") for column in (f"{half}_id", half))
     return [tuple(map(Passage, ids, texts)) for ids, texts in zip(*columns, strict=True)]
-
-
-def _take_over(old: str, root: str) -> None:
-    """Copy what does not change: documents with their splits, and what was rejected."""
-    source, inner = open_filesystem(old)
-    target, place = open_filesystem(root)
-    found = source.get_file_info(fs.FileSelector(f"{inner}/rejected", allow_not_found=True))
-    for name in ("splits.parquet", *(f"rejected/{entry.base_name}" for entry in found if entry.is_file)):
-        if not lies_inside(old, name):
-            raise InputError(f"{old}/{name} is a link out of the store; put the file itself there")
-        if source.get_file_info(f"{inner}/{name}").is_file:
-            target.create_dir(f"{place}/{name}".rpartition("/")[0], recursive=True)
-            fs.copy_files(f"{inner}/{name}", f"{place}/{name}", source_filesystem=source, destination_filesystem=target)

@@ -21,7 +21,8 @@ from hybrid_ir.encoders import save_encoder
 from hybrid_ir.training.checkpoint import State
 from hybrid_ir.training.decision import Decision, decide
 from hybrid_ir.training.figures import Figures
-from hybrid_ir.training.step import LossSettings, across_ranks, backward, learning_rate_at, update
+from hybrid_ir.training.losses.settings import LossSettings
+from hybrid_ir.training.step import across_ranks, backward, learning_rate_at, update
 from hybrid_ir.training.validation import validate
 from hybrid_ir.types import Collection
 

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 import hybrid_ir
-from hybrid_ir.batches import Plan, lexicon_for, plan_for, uneven_epochs
+from hybrid_ir.batches import Plan, check_dimension, lexicon_for, plan_for, uneven_epochs
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store, open_store
 from hybrid_ir.encoders import TextReader, check_peft
@@ -85,6 +85,7 @@ def _train(
     try:
         name = initial_model(experiment, store, run, put_back)
         model = load_model(experiment, name, torch.device("cpu"))
+        check_dimension(store, experiment, model.get_embedding_dimension())
         manifest["encoder"] = encoder = describe_encoder(experiment, model)
     except InputError:
         if not claimed:  # nothing was trained: other settings may have the folder

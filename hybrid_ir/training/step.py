@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,24 +16,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hybrid_ir.batches import Batch, slice_sizes
 from hybrid_ir.encoders import Embedder, Tokens, to_device
-from hybrid_ir.training.loss import (
+from hybrid_ir.training.losses.contrastive import (
     contrastive_loss,
     false_negative_mask,
     false_positive_mask,
     false_positive_mask_of_passages,
     same_questions,
 )
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """The config's `loss` section, as plain values; `contrastive_loss` says what they do."""
-
-    temperature: float
-    symmetric: bool
-    negatives: str
-    cached: bool
-    dimensions: tuple[int, ...] = ()
+from hybrid_ir.training.losses.logits import Masks
+from hybrid_ir.training.losses.settings import LossSettings
+from hybrid_ir.training.losses.teacher import lesson_of
 
 
 def across_ranks(embedder: Embedder, exchange: str) -> DistributedDataParallel:
@@ -69,6 +60,10 @@ def backward(
         start = sum(negative_sizes[:rank])
         tokens += batch.negative_tokens[start : start + negative_sizes[rank]]
         local_sizes.append(negative_sizes[rank])
+    parallel = batch.parallel_slice(rank, workers) if batch.parallel_tokens is not None else None
+    if batch.parallel_tokens is not None and parallel is not None:
+        tokens += batch.parallel_tokens[parallel]
+        local_sizes.append(parallel.stop - parallel.start)
 
     module = embedder.module if isinstance(embedder, DistributedDataParallel) else embedder
     device = module.model.device
@@ -85,23 +80,34 @@ def backward(
         negative_ids_N = to_device(batch.negative_ids_N, device)
         language_N = to_device(batch.passage_language_B[batch.negative_row_N], device)
         false_negatives_bN = false_negative_mask(ids_BLS, negative_ids_N, language_N, rows, same_question_P2)
-    masks = {
-        "false_positives_bB": false_positive_mask(*ours),
-        "false_positives_of_passages_bB": false_positive_mask_of_passages(*ours) if settings.symmetric else None,
-        "false_negatives_bN": false_negatives_bN,
-    }
+    masks = Masks(
+        false_positive_mask(*ours),
+        false_positive_mask_of_passages(*ours) if settings.symmetric else None,
+        false_negatives_bN,
+    )
+
+    parallel_row_a = None
+    if batch.parallel_row is not None and parallel is not None:
+        parallel_row_a = to_device(batch.parallel_row[parallel] - rows.start, device)
 
     def loss_of(vectors: Tensor) -> Tensor:
+        queries_bD, passages_bD, *more = vectors.split(local_sizes)
         return contrastive_loss(
-            *vectors.split(local_sizes),
+            queries_bD,
+            passages_bD,
+            more.pop(0) if negative_sizes is not None else None,
+            more.pop(0) if parallel is not None else None,
             start=rows.start,
-            **masks,
+            masks=masks,
             sizes=slice_sizes(batch.size, workers),
             negative_sizes=negative_sizes,
             temperature=settings.temperature,
             symmetric=settings.symmetric,
             negatives=settings.negatives,
             dimensions=settings.dimensions,
+            lesson=None if settings.teacher is None else lesson_of(batch, masks, rows, queries_bD, settings),
+            alignment=settings.alignment,
+            parallel_row_a=parallel_row_a,
         )
 
     if settings.cached:

@@ -1,7 +1,7 @@
 """InfoNCE over the gathered batch. In: this rank's unit vectors, masks by id, a temperature. Out: its part of the loss.
 
-Every rank's queries meet all ranks' passages. The temperature (`loss.temperature`) is applied in `contrastive_loss`
-and nowhere else: it divides the cosines before the softmax. Evaluation and search rank by plain cosines, whose order it
+Every rank's queries meet all ranks' passages. The temperature (`loss.temperature`) is applied in `logits_of` and
+nowhere else: it divides the cosines before the softmax. Evaluation and search rank by plain cosines, whose order it
 would not change. (`batch.language_temperature` is another one: how often the plan deals a language.)
 
 Shapes: B rows of the global batch, b of them local (a contiguous slice), N hard negatives of all rows, n of them of the
@@ -17,27 +17,33 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybrid_ir.training.losses.agreement import disagreement
+from hybrid_ir.training.losses.logits import Masks, logits_of
+from hybrid_ir.training.losses.teacher import Lesson
+
 
 def contrastive_loss(
     queries_bD: Tensor,
     passages_bD: Tensor,
     negatives_nD: Tensor | None = None,
+    parallel_aD: Tensor | None = None,
     *,
     start: int,
     sizes: Sequence[int],
     negative_sizes: Sequence[int] | None = None,
-    false_positives_bB: Tensor,
-    false_positives_of_passages_bB: Tensor | None = None,
-    false_negatives_bN: Tensor | None = None,
+    masks: Masks,
     temperature: float,
     symmetric: bool = False,
     negatives: str = "in_batch",
     dimensions: Sequence[int] = (),
+    lesson: Lesson | None = None,
+    alignment: float = 0.0,
+    parallel_row_a: Tensor | None = None,
 ) -> Tensor:
     """This rank's part of the mean InfoNCE loss of the global batch; embeddings are unit length.
 
     Rank r holds `sizes[r]` rows, ours start at `start`. It holds `negative_sizes[r]` hard negatives of these rows; None
-    = one of each. `false_positives_bB[i, j]`: passage j answers our query i too (i != j);
+    = one of each. `masks.false_positives_bB[i, j]`: passage j answers our query i too (i != j);
     `false_positives_of_passages_bB[i, j]`: our passage i answers query j too (for `symmetric`);
     `false_negatives_bN[i, j]`: hard negative j answers our query i. They are left out of i's denominator.
     The mean over ranks of the returned values, which is what DDP makes of their gradients, is the mean over all B rows
@@ -52,6 +58,10 @@ def contrastive_loss(
 
     `dimensions`: the loss is the mean of that of whole vectors and, for each d of these, of their first d values
     brought to unit length (Matryoshka representation learning, arXiv 2205.13147, Eq. 1 with equal weights).
+
+    With a `lesson` it is (1 - w) times that and w times the teacher's loss, w being `lesson.weight`. With `alignment`
+    that many times the disagreement of each row's query with `parallel_aD`, the same question in another language, is
+    added; `parallel_row_a` says which local rows have one. Both are of the same dimensions; mse is of whole vectors.
     """
     b, B = len(queries_bD), sum(sizes)
     if len(sizes) == 0 or min(sizes) < 1:
@@ -65,37 +75,29 @@ def contrastive_loss(
         negatives_ND = gather_rows(negatives_nD, negative_sizes or sizes)
 
     def loss_of(dimension: int | None) -> Tensor:
-        def logits_of(local_bD: Tensor, gathered_XD: Tensor | None, left_out_bX: Tensor | None) -> Tensor:
-            assert gathered_XD is not None
-            assert left_out_bX is not None
-            # The temperature: a low one sharpens the softmax, so that the hardest negatives get most of the gradient.
-            cosines_bX = _first(local_bD, dimension) @ _first(gathered_XD, dimension).T
-            return (cosines_bX / temperature).masked_fill(left_out_bX, -torch.inf)
-
-        positives_bB = logits_of(queries_bD, passages_BD, false_positives_bB)
-        if negatives == "in_batch":
-            logits, target_b = positives_bB, ours
-        else:
-            hard_bN = logits_of(queries_bD, negatives_ND, false_negatives_bN)
-            if negatives == "triplet":
-                own_b1 = positives_bB.gather(1, ours[:, None])
-                logits, target_b = torch.cat([own_b1, hard_bN], dim=1), torch.zeros_like(ours)
-            else:
-                logits, target_b = torch.cat([positives_bB, hard_bN], dim=1), ours
-        total = F.cross_entropy(logits, target_b, reduction="sum")
-        if not symmetric:
-            return total
-        queries_of_passages_bB = logits_of(passages_bD, queries_BD, false_positives_of_passages_bB)
-        return (total + F.cross_entropy(queries_of_passages_bB, ours, reduction="sum")) / 2
+        gathered = (passages_BD, negatives_ND)
+        logits = logits_of(
+            queries_bD, *gathered, masks, ours, temperature, dimension, passages_bD=passages_bD, queries_BD=queries_BD
+        )
+        candidates_bX, target_b = logits.candidates(negatives)
+        total = F.cross_entropy(candidates_bX, target_b, reduction="sum")
+        if logits.of_passages_bB is not None:
+            total = (total + F.cross_entropy(logits.of_passages_bB, ours, reduction="sum")) / 2
+        learned = None if lesson is None else lesson.of_logits(logits, negatives)
+        if lesson is not None and learned is not None:
+            total = lesson.mixed(total, learned)
+        if parallel_aD is not None and parallel_row_a is not None:
+            of = parallel_row_a
+            parallel = logits_of(parallel_aD, *gathered, masks.of(of), ours[of], temperature, dimension)
+            total = total + alignment * disagreement(candidates_bX[of], parallel.candidates(negatives)[0])
+        return total
 
     total = torch.stack([loss_of(dimension) for dimension in (None, *dimensions)]).mean()
+    learned = None if lesson is None else lesson.of_vectors(queries_bD, passages_bD)
+    if lesson is not None and learned is not None:
+        total = lesson.mixed(total, learned)
     # DDP divides the sum of the ranks' gradients by their number. Slices may differ by a row, so this is not 1 / b.
     return total * (len(sizes) / B)
-
-
-def _first(vectors_ND: Tensor, dimension: int | None) -> Tensor:
-    """Their first values, of unit length; None = the vectors as they are."""
-    return vectors_ND if dimension is None else F.normalize(vectors_ND[:, :dimension], dim=1)
 
 
 def false_positive_mask(
