@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
     BertConfig,
+    BertForSequenceClassification,
     BertModel,
     ModernBertConfig,
     ModernBertModel,
@@ -19,6 +21,7 @@ from transformers import (
     Qwen3Config,
     Qwen3Model,
     XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
     XLMRobertaModel,
 )
 
@@ -264,4 +267,17 @@ def make_qwen_embedding(folder: Path, kind: str = "qwen3", layers: int = 2) -> P
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def make_cross_encoder(folder: Path, kind: str = "xlm-roberta", labels: int = 1) -> Path:
+    """A reranker's folder: random weights of a small BERT or XLM-R with a head of `labels` outputs."""
+    {"bert": make_bert, "xlm-roberta": make_unigram}[kind](folder)
+    model = {"bert": BertForSequenceClassification, "xlm-roberta": XLMRobertaForSequenceClassification}[kind]
+    config = AutoConfig.from_pretrained(folder, num_labels=labels)
+    torch.manual_seed(6)
+    made = model(config)
+    for parameter in made.parameters():  # 0.02 leaves scores that are all but equal
+        parameter.data.mul_(5)
+    made.save_pretrained(folder)
     return folder

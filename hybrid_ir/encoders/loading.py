@@ -55,28 +55,10 @@ def load_encoder(
     model has positions for. Code that a model brings is run only where HYBRID_IR_TRUSTED_CODE has its hash. Raises
     InputError when `name` is not a model that can be loaded without other code.
     """
-    # torch takes all CPUs of the machine, and time on them may be limited: more threads than that wait for each other.
-    torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
-    name = restored_encoder(name) if name in RESTORED and not Path(name).exists() else fetch(name)
-    revision = None
-    if not Path(name).exists() and "@" in name:
-        name, _, revision = name.partition("@")
-    if Path(name).exists() and not any((Path(name) / f).is_file() for f in ("modules.json", "config.json")):
-        raise InputError(f"{name!r} is not a model: it has neither modules.json nor config.json")
-    if not Path(name).exists() and name.startswith(("/", "./", "../", "~")):  # no name on the hub begins so
-        raise InputError(f"{name!r} is not a model: there is no such folder")
-    if pickled := _pickled(Path(name)):
-        raise InputError(
-            f"{pickled} is a pickle, which may run anything when it is read, and no safetensors file is beside it; "
-            "save the model as safetensors (`save_pretrained` does) and give that folder"
-        )
+    few_threads()
+    name, revision = source_of(restored_encoder(name) if name in RESTORED and not Path(name).exists() else name)
     try:
-        if foreign := code_of_its_own(name, revision):
-            raise InputError(f"{name!r} cannot be used: {foreign}")
-        code = own_code(name)  # trusted by its hash, or else it would have been refused
-        if code is not None:
-            said = f"running the Python code that came with {name} (SHA-256 {hash_of(code)}), as {TRUSTED} asks"
-            print(said, file=sys.stderr, flush=True)
+        code = trusted_code(name, revision)
         trusted = code is not None
         if is_sentence_transformer_model(name, revision=revision):
             model = SentenceTransformer(name, device=device, revision=revision, trust_remote_code=trusted)
@@ -89,9 +71,8 @@ def load_encoder(
     except InputError:
         raise
     except Exception as error:  # a broken file raises SafetensorError, UnpicklingError, ...: no common class
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
-            f"{name!r} is not a model that can be loaded: {reason[:200].rstrip(' .')}. Give a preset "
+            f"{name!r} is not a model that can be loaded: {reason_of(error)}. Give a preset "
             f"({', '.join(PRESETS)}), {' or '.join(RESTORED)}, a folder, or the name of a Hugging Face model (and "
             "check the network or HF_HUB_OFFLINE)"
         ) from error
@@ -112,9 +93,56 @@ def load_encoder(
         own = model.max_seq_length
         # Tokenizers of models with relative positions (T5) name no length: theirs is 1e30.
         max_tokens = own if own is not None and own < 2**31 else 512
-    longest = _positions(model[0])
+    longest = positions_of(model[0])
     model.max_seq_length = max_tokens if longest is None else min(max_tokens, longest)
     return model
+
+
+def few_threads() -> None:
+    """torch takes all CPUs of the machine, and time on them may be limited: more threads than that wait for each
+    other."""
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
+
+
+def source_of(name: str) -> tuple[str, str | None]:
+    """The folder of a model, or its name on the hub and the revision (OWNER/NAME@REVISION) if one is asked for.
+
+    A URI is fetched. Raises InputError where there is no such folder, where it is no model's, and where its weights are
+    a pickle.
+    """
+    name, revision = fetch(name), None
+    if not Path(name).exists() and "@" in name:
+        name, _, revision = name.partition("@")
+    if Path(name).exists() and not any((Path(name) / f).is_file() for f in ("modules.json", "config.json")):
+        raise InputError(f"{name!r} is not a model: it has neither modules.json nor config.json")
+    if not Path(name).exists() and name.startswith(("/", "./", "../", "~")):  # no name on the hub begins so
+        raise InputError(f"{name!r} is not a model: there is no such folder")
+    if pickled := _pickled(Path(name)):
+        raise InputError(
+            f"{pickled} is a pickle, which may run anything when it is read, and no safetensors file is beside it; "
+            "save the model as safetensors (`save_pretrained` does) and give that folder"
+        )
+    return name, revision
+
+
+def trusted_code(name: str, revision: str | None) -> dict[str, bytes] | None:
+    """The Python files of a model that names code of its own, if that may run; None where it names none.
+
+    That code is about to run is said on stderr. Raises InputError where it was not trusted.
+    """
+    if foreign := code_of_its_own(name, revision):
+        raise InputError(f"{name!r} cannot be used: {foreign}")
+    code = own_code(name)
+    if code is not None:
+        said = f"running the Python code that came with {name} (SHA-256 {hash_of(code)}), as {TRUSTED} asks"
+        print(said, file=sys.stderr, flush=True)
+    return code
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what a library said, to stand before a full stop."""
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return reason[:200].rstrip(" .")
 
 
 def _pickled(folder: Path) -> Path | None:
@@ -180,7 +208,7 @@ def _dropouts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
             yield module, "attention_dropout"
 
 
-def _positions(transformer: Any) -> int | None:
+def positions_of(transformer: Any) -> int | None:
     """Tokens that the model has positions for; None where they have no end."""
     longest = getattr(transformer.config, "max_position_embeddings", None)
     for name, module in transformer.named_modules():

@@ -145,7 +145,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str], prefix: str, max_tokens: int)
     if not texts:
         return Tokens.of([])
     prefixed = [prefix + text for text in texts]
-    beginnings = [_beginning(text, CHARACTERS_OF_A_TOKEN * max_tokens) for text in prefixed]
+    beginnings = [beginning_of(text, CHARACTERS_OF_A_TOKEN * max_tokens) for text in prefixed]
     rows, cut = _read(tokenizer, beginnings, max_tokens)
     if again := [i for i, text in enumerate(prefixed) if len(beginnings[i]) < len(text) and not cut[i]]:
         for i, row, was_cut in zip(again, *_read(tokenizer, [prefixed[i] for i in again], max_tokens), strict=True):
@@ -157,7 +157,7 @@ CHARACTERS_OF_A_TOKEN = 16
 """No piece of SentencePiece is longer by default, and the mean of any language is far below."""
 
 
-def _beginning(text: str, enough: int) -> str:
+def beginning_of(text: str, enough: int) -> str:
     """The text up to a space behind `enough` characters, or up to twice as many where there is none."""
     if len(text) <= 2 * enough:
         return text
