@@ -12,20 +12,25 @@ import pickle
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import typer
 from checkpoints import TEXTS, make_cross_encoder
 from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import ask, write_served_index
 from placements import LOCAL, Replicas
 from starlette.testclient import TestClient
 
+from hybrid_ir.cli.app import app
 from hybrid_ir.client import SearchClient
 from hybrid_ir.config.experiment import Serve
 from hybrid_ir.encoders import load_reranker
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.serving.http_app import create_app
 from hybrid_ir.serving.local_release import LocalRelease
+from hybrid_ir.serving.ray_serve import distributed_release
+from hybrid_ir.serving.ray_serve.distributed_release import DistributedScorer
 from hybrid_ir.serving.ray_serve.gateway_metrics import GatewayMetrics
 from hybrid_ir.serving.ray_serve.replicas import RerankerReplica
 from hybrid_ir.serving.release import ShardDown
@@ -325,7 +330,7 @@ def test_what_was_not_scored_in_time_stands_behind_and_says_so(releases, limits,
     """Two parts of four are scored, and the deadline ends the others: eight of fourteen candidates."""
     monkeypatch.setattr(stage, "TOGETHER", 4)
     slow = Slow(folder, 2)
-    http, seen = with_scorer(releases, limits, slow, rerank_deadline_ms=800)
+    http, seen = with_scorer(releases, limits, slow, rerank_deadline_ms=1500)
     answer = ask(http, QUERIES[0], k=12, rerank={"candidates": 14})
     right = by_hand(http, reranker, QUERIES[0], 20, 8)
     wanted = [*right[:8], *((doc_id, score, False) for doc_id, score, _ in right[8:])][:12]
@@ -341,7 +346,7 @@ def test_what_was_not_scored_in_time_stands_behind_and_says_so(releases, limits,
 def test_the_requests_own_deadline_ends_the_second_stage_too(releases, limits, folder):
     slow = Slow(folder, 0)
     http, _ = with_scorer(releases, limits, slow)
-    answer = ask(http, QUERIES[0], k=3, rerank={"candidates": 3}, deadline_ms=700)
+    answer = ask(http, QUERIES[0], k=3, rerank={"candidates": 3}, deadline_ms=1500)
     assert [hit[2] for hit in found(answer)] == [False] * 3
     assert [hit[0] for hit in found(answer)] == [
         hit["doc_id"] for hit in ask(http, QUERIES[0], k=3)["results"][0]["hits"]
@@ -378,6 +383,39 @@ def test_what_cannot_be_reranked_is_refused(http, body, param, said):
     assert said in error["message"]
 
 
+def test_what_is_late_is_taken_out_of_the_queue_of_the_other_process(monkeypatch):
+    """Or a replica under load would compute for requests that have been answered, and be late for all others."""
+    cancelled = []
+
+    class Remote:
+        def __init__(self, method):
+            self.method = method
+
+        def __await__(self):
+            if self.method == "score":
+                yield from asyncio.sleep(3600).__await__()
+
+        def cancel(self):
+            cancelled.append(self.method)
+
+    class Handle:
+        def __getattr__(self, method):
+            return SimpleNamespace(remote=lambda *_: Remote(method))
+
+    monkeypatch.setattr(distributed_release.serve, "get_deployment_handle", lambda *_: Handle())
+
+    async def late():
+        scorer = DistributedScorer("app")
+        await scorer.wait(10)
+        ranking = stage.Reranking(scorer, Serve(), lambda *_: None)
+        found = await ranking._score([("query", ["a"] * 40)], 0.05)
+        scorer.close()
+        return found
+
+    assert asyncio.run(late()) == [[None] * 40]
+    assert cancelled == ["score"] * 3
+
+
 def test_the_client_asks_for_it(http):
     client = SearchClient(LOCAL)
     client._http = http
@@ -385,11 +423,25 @@ def test_the_client_asks_for_it(http):
     assert found(answer) == found(ask(http, QUERIES[0], k=3, rerank={"candidates": 9}))
 
 
+def test_the_command_asks_for_it_and_says_how_far_it_came(http, releases, limits, folder, monkeypatch, capsys):
+    late, _ = with_scorer(releases, limits, Slow(folder, 0), rerank_deadline_ms=50)
+    for service, said in ((http, ""), (late, "reranked in time: 0 of 9; the others stand behind these")):
+        client = SearchClient(LOCAL)
+        client._http, client.close = service, lambda: None
+        monkeypatch.setattr("hybrid_ir.client.SearchClient", lambda url, client=client: client)
+        words = ["search", QUERIES[0], "-k", "3", "--rerank", "9"]
+        typer.main.get_command(app).main(words, standalone_mode=False)
+        lines = capsys.readouterr().out.splitlines()
+        wanted = found(ask(service, QUERIES[0], k=3, rerank={"candidates": 9}))
+        assert [line.split()[-1] for line in lines[1:4]] == [doc_id for doc_id, *_ in wanted]
+        assert lines[4:] == ([said] if said else [])
+
+
 def test_the_pages_example_is_answered_as_the_page_says(http):
     """docs/serve.md: the body of the example of a search, and of the example of /v1/rerank."""
     page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text()
     section = page.partition("## A second stage")[2].partition("\n## ")[0]
-    bodies = [(path, json.loads(body)) for path, body in re.findall(r"localhost:8000(\S+) -d '(.+?)'", section, re.S)]
+    bodies = [(path, json.loads(body)) for path, body in re.findall(r"localhost:8000(\S+)\s[\s\\]*-d '(.+?)'", section)]
     assert [path for path, _ in bodies] == ["/search", "/v1/rerank"]
     for path, body in bodies:
         answer = post(http, path, **body)

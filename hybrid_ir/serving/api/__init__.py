@@ -17,7 +17,6 @@ from hybrid_ir.serving.api.errors import DeadlineResponse, ErrorDetail, ErrorRes
 from hybrid_ir.serving.api.rerank import (
     Rank,
     RankRequest,
-    RankResponse,
     RerankDocument,
     RerankRequest,
     RerankResponse,
@@ -72,7 +71,6 @@ __all__ = [
     "QueryResult",
     "Rank",
     "RankRequest",
-    "RankResponse",
     "Ready",
     "Rerank",
     "RerankDocument",

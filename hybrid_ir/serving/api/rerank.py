@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, RootModel, StrictBool, StrictInt, StrictStr
+from pydantic import ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from hybrid_ir.serving.api.embeddings import Usage
 from hybrid_ir.serving.api.message import Message
@@ -93,8 +93,3 @@ class Rank(Message):
     text: str | None = Field(
         default=None, description="With `return_text`: the text.", examples=["Der Rhein mündet in die Nordsee."]
     )
-
-
-class RankResponse(RootModel[list[Rank]]):
-    """The texts in order, as text-embeddings-inference gives it: best first, of equal scores the one that came
-    first."""

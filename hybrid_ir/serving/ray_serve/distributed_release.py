@@ -57,8 +57,15 @@ class Target:
         for _ in range(TRIES):
             if not self.up:
                 break
-            response = asyncio.ensure_future(_await(getattr(self._handle, method).remote(*arguments)))
-            await asyncio.wait({response, self._down}, return_when=asyncio.FIRST_COMPLETED)
+            remote = getattr(self._handle, method).remote(*arguments)
+            response = asyncio.ensure_future(_await(remote))
+            try:
+                await asyncio.wait({response, self._down}, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                # Who asked is gone, as at the deadline of a second stage: the replica would compute for nobody.
+                response.add_done_callback(lambda done: done.cancelled() or done.exception())
+                remote.cancel()
+                raise
             if not response.done():
                 response.cancel()
                 break
@@ -115,6 +122,9 @@ class DistributedScorer:
 
     def check(self) -> None:
         pass  # nothing computes in this process, and Serve checks the replicas themselves
+
+    def close(self) -> None:
+        self._target.close()
 
 
 class DistributedRelease:

@@ -57,7 +57,10 @@ def add_rerank_routes(
     for path in ("/v1/rerank", "/v2/rerank"):  # Cohere's client of today asks for the second
         app.post(path, **form)(rerank)
 
-    @app.post("/rerank", **documented(api.RankResponse, api.RankRequest, *errors))
+    form = documented(api.Rank, api.RankRequest, *errors)
+    form["responses"][200] = {"model": list[api.Rank], "description": "The texts in order, best first."}
+
+    @app.post("/rerank", **form)
     async def rank(request: Request) -> Response:
         """Texts in the order of a cross-encoder's scores, as clients of text-embeddings-inference ask for it."""
         wanted = await read(request, api.RankRequest)
