@@ -188,6 +188,16 @@ def test_texts_are_ranked_as_clients_of_text_embeddings_inference_read_it(http, 
     assert answer == [{"index": n, "score": pytest.approx(scores[n]), "text": texts[n]} for n in order]
 
 
+def test_equal_documents_tie_however_far_apart_they_stand(http):
+    """In two parts, padded to other lengths, their scores would differ in the last bits."""
+    documents = ["One text.", *(" ".join(WORDS[: 3 + n]) for n in range(20)), "One text."]
+    results = post(http, "/v1/rerank", query=TEXTS[0], documents=documents)["results"]
+    first, second = (place for place, result in enumerate(results) if result["index"] in (0, 21))
+    assert second == first + 1
+    assert [results[first]["index"], results[second]["index"]] == [0, 21]
+    assert results[first]["relevance_score"] == results[second]["relevance_score"]
+
+
 def test_a_document_that_is_cut_says_so(http):
     answer = post(http, "/v1/rerank", query="x", documents=["short", "word " * 150])
     assert {result["index"]: result["cut"] for result in answer["results"]} == {0: False, 1: True}
@@ -408,7 +418,7 @@ def test_what_is_late_is_taken_out_of_the_queue_of_the_other_process(monkeypatch
         scorer = DistributedScorer("app")
         await scorer.wait(10)
         ranking = stage.Reranking(scorer, Serve(), lambda *_: None)
-        found = await ranking._score([("query", ["a"] * 40)], 0.05)
+        found = await ranking._score([("query", [str(n) for n in range(40)])], 0.05)
         scorer.close()
         return found
 

@@ -119,18 +119,21 @@ class Reranking:
     async def _score(self, asked: Sequence[tuple[str, Sequence[str]]], seconds: float) -> list[list[Pair | None]]:
         """What was found of each query's texts in so many seconds; None for a text that was late. Raises ShardDown."""
         assert self._scorer is not None
-        found: list[list[Pair | None]] = [[None] * len(texts) for _, texts in asked]
+        # Equal texts are scored once: in two parts their scores would differ in the last bits, and not tie.
+        different = [list(dict.fromkeys(texts)) for _, texts in asked]
+        found: list[dict[str, Pair]] = [{} for _ in asked]
         # The first part of each query before the second of any.
-        parts = [(place, n, part) for n, (_, texts) in enumerate(asked) for place, part in enumerate(_parts(texts))]
+        parts = [(place, n, part) for n, texts in enumerate(different) for place, part in enumerate(_parts(texts))]
         parts.sort(key=lambda each: each[:2])
         waiting = iter(parts)
         scorer, start = self._scorer, time.perf_counter()
 
         async def work() -> None:
             for _, n, part in waiting:
-                query, texts = asked[n]
-                scored = await scorer.score(query, texts[part])
-                found[n][part] = zip(*(column.tolist() for column in scored), strict=True)
+                texts = different[n][part]
+                scored = await scorer.score(asked[n][0], texts)
+                pairs = zip(*(column.tolist() for column in scored), strict=True)
+                found[n] |= dict(zip(texts, pairs, strict=True))
 
         working = [asyncio.create_task(work()) for _ in range(min(AT_ONCE, len(parts)))]
         try:
@@ -142,9 +145,10 @@ class Reranking:
             for task in working:
                 task.cancel()
         self._observe("rerank_duration_seconds", time.perf_counter() - start, {})
-        if late := sum(pair is None for pairs in found for pair in pairs):
+        each = [[pairs.get(text) for text in texts] for pairs, (_, texts) in zip(found, asked, strict=True)]
+        if late := sum(pair is None for pairs in each for pair in pairs):
             self._observe("rerank_late", late, {})
-        return found
+        return each
 
 
 _SERVE_ONE = "start the service with serve.reranker=FOLDER, or the name of a cross-encoder on the hub"
