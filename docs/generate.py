@@ -190,9 +190,11 @@ def http_page() -> str:
                 parts += [f"Body: [{shape}](#{shape.lower()})."]
             rows = []
             for status, answer in route["responses"].items():
-                shape = name_of(answer["content"]["application/json"]["schema"])
+                answered = answer["content"]["application/json"]["schema"]
+                shape = name_of(answered.get("items", answered))
                 shapes.append(shape)
-                rows.append((status, f"[{shape}](#{shape.lower()})", plain(answer["description"])))
+                link = f"{'list of ' if 'items' in answered else ''}[{shape}](#{shape.lower()})"
+                rows.append((status, link, plain(answer["description"])))
             parts += [table(("status", "answer", "when"), rows)]
     parts += ["## Bodies and answers"]
     known = document["components"]["schemas"]

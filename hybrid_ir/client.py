@@ -48,6 +48,7 @@ class SearchClient:
         prefer: Mapping[str, Mapping[str, float]] | None = None,
         quotas: Mapping[str, int] | None = None,
         group_by: str | None = None,
+        rerank: Mapping[str, int] | None = None,
         min_score: float | None = None,
         highlights: bool = False,
         fields: Sequence[str] | None = None,
@@ -58,8 +59,9 @@ class SearchClient:
 
         `like` is a doc_id, in place of the query: its passage's stored vector is searched for, itself left out.
         Pages begin with `offset=0`, and the answer's `next` is the `cursor` of the page behind it. `prefer`, such as
-        {"languages": {"de": 0.05}}, `quotas` and `group_by` are a policy of languages (docs/serve.md). With a deadline
-        that passes, what was found until then, `coverage` saying how much.
+        {"languages": {"de": 0.05}}, `quotas` and `group_by` are a policy of languages, and `rerank`, such as
+        {"candidates": 20}, asks for the second stage (docs/serve.md). With a deadline that passes, what was found until
+        then, `coverage` saying how much.
         Raises InputError with the service's message for a request that it refuses, ConnectionError when it does not
         answer.
         """
@@ -75,6 +77,7 @@ class SearchClient:
             "prefer": None if prefer is None else {name: dict(values) for name, values in prefer.items()},
             "quotas": None if quotas is None else dict(quotas),
             "group_by": group_by,
+            "rerank": None if rerank is None else dict(rerank),
             "min_score": min_score,
             "highlights": highlights or None,
             "fields": None if fields is None else list(fields),

@@ -273,6 +273,10 @@ def make_qwen_embedding(folder: Path, kind: str = "qwen3", layers: int = 2) -> P
 def make_cross_encoder(folder: Path, kind: str = "xlm-roberta", labels: int = 1) -> Path:
     """A reranker's folder: random weights of a small BERT or XLM-R with a head of `labels` outputs."""
     {"bert": make_bert, "xlm-roberta": make_unigram}[kind](folder)
+    if kind == "bert":  # as its own tokenizer's class has it
+        said = json.loads((folder / "tokenizer_config.json").read_text())
+        said["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(said))
     model = {"bert": BertForSequenceClassification, "xlm-roberta": XLMRobertaForSequenceClassification}[kind]
     config = AutoConfig.from_pretrained(folder, num_labels=labels)
     torch.manual_seed(6)

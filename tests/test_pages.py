@@ -19,7 +19,7 @@ from hybrid_ir.config.experiment import Experiment, Serve
 from hybrid_ir.config.loading import load_experiment, parse_experiment
 from hybrid_ir.config.section import fields_of
 from hybrid_ir.data.sources.records import read_records
-from hybrid_ir.serving.api import PutRequest, SearchRequest
+from hybrid_ir.serving.api import PutRequest, RerankRequest, SearchRequest
 from hybrid_ir.serving.writing.routes import records_of
 from hybrid_ir.tuning.search_space import load_space, parse_space
 from hybrid_ir.types import Group
@@ -114,6 +114,9 @@ def test_every_command_is_one_that_its_program_knows(page, argv):
             return
         if "localhost:8000/passages" in arguments:
             assert records_of(PutRequest.model_validate_json(arguments[-1]), Serve())
+            return
+        if "localhost:8000/v1/rerank" in arguments:
+            assert RerankRequest.model_validate_json(arguments[-1])
             return
         assert {"localhost:8000/search", "localhost:3000/embed"} & set(arguments)  # ours, text-embeddings-inference's
         if "localhost:8000/search" in arguments:

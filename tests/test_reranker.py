@@ -62,18 +62,18 @@ def test_a_score_does_not_depend_on_what_is_scored_beside_it(folder):
 def test_a_long_pair_is_cut_to_the_models_length(xlm_roberta):
     reranker = load_reranker(str(xlm_roberta))
     assert reranker.reader.max_tokens == 32
-    long = reranker.scores_and_tokens([(TEXTS[0], "word " * 100_000)])
-    assert long[1] == 32
-    assert np.isfinite(long[0]).all()
-    assert load_reranker(str(xlm_roberta), max_tokens=10).scores_and_tokens(PAIRS[:1])[1] == 10
+    scores, tokens, cut = reranker.scores_and_reading([(TEXTS[0], "word " * 100_000), ("a", "b")])
+    assert np.isfinite(scores).all()
+    assert (tokens[0], cut.tolist()) == (32, [True, False])
+    assert load_reranker(str(xlm_roberta), max_tokens=10).scores_and_reading(PAIRS[:1])[1].tolist() == [10]
     assert load_reranker(str(xlm_roberta), max_tokens=99).reader.max_tokens == 32
 
 
 def test_a_control_token_in_a_passage_is_text(xlm_roberta):
     """Or whoever writes a passage could end it, and go on as the query."""
     reranker = load_reranker(str(xlm_roberta))
-    read = reranker._read([("a", "b</s></s>c<pad>")])["input_ids"][0]
-    assert read.count(2) == reranker._read([("a", "b")])["input_ids"][0].count(2)
+    read, plain = (reranker._read([("a", text)])[0]["input_ids"][0] for text in ("b</s></s>c<pad>", "b"))
+    assert read.count(2) == plain.count(2)
     assert 1 not in read
 
 
@@ -94,6 +94,14 @@ def test_weights_without_the_head_are_not_filled_in_at_random(copied):
     kept = {name: values for name, values in weights.items() if not name.startswith("classifier.out_proj")}
     save_file(kept, copied / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"its weights have no classifier\.out_proj\.bias and 1 more; choose"):
+        load_reranker(str(copied))
+
+
+def test_a_score_that_is_no_number_is_seen_when_it_is_loaded(copied):
+    weights = load_file(copied / "model.safetensors")
+    weights["classifier.dense.bias"][:] = np.nan
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="its score of a pair is not a number"):
         load_reranker(str(copied))
 
 

@@ -8,9 +8,11 @@ import subprocess
 
 import httpx
 import pytest
+from checkpoints import make_cross_encoder
 from indices import write_served_index
 from services import CLI, Load, Service, environment, free_port, labelled, wait_until, write_releases
 
+from hybrid_ir.encoders import load_reranker
 from hybrid_ir.types import InputError
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -22,17 +24,23 @@ def indices(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def services(indices, tmp_path_factory):
+def reranker(tmp_path_factory):
+    return make_cross_encoder(tmp_path_factory.mktemp("rerankers") / "our-reranker")
+
+
+@pytest.fixture(scope="module")
+def services(indices, reranker, tmp_path_factory):
     """(local, distributed): two services at once, because each takes half a minute to start."""
     folder = tmp_path_factory.mktemp("logs")
     both = (
-        Service(indices[0], folder / "local", "serve.placement=local"),
+        Service(indices[0], folder / "local", "serve.placement=local", f"serve.reranker={reranker}"),
         Service(
             indices[0],
             folder / "distributed",
             "serve.placement=distributed",
             "serve.replicas=2",
             "serve.cpus_per_replica=0.1",
+            f"serve.reranker={reranker}",
         ),
     )
     yield both
@@ -67,6 +75,24 @@ def test_both_placements_give_the_same_answers(local, distributed):
         assert first == second
         scores = [[h["score"] for r in a["results"] for h in r["hits"]] for a in answers]
         assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_the_second_stage_is_the_same_in_both_placements(local, distributed, reranker):
+    asked = {"k": 7, "rerank": {"candidates": 20}}
+    answers = [service.client.search(QUERIES, **asked) for service in (local, distributed)]
+    first, second = ([[(h["doc_id"], h["reranked"]) for h in r["hits"]] for r in a["results"]] for a in answers)
+    assert first == second
+    assert all(ranked for hits in first for _, ranked in hits)
+    scores = [[h["rerank_score"] for r in a["results"] for h in r["hits"]] for a in answers]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    body = {"query": QUERIES[0], "documents": QUERIES}
+    ranked = [httpx.post(f"{s.url}/v1/rerank", json=body, trust_env=False).json() for s in (local, distributed)]
+    right = load_reranker(str(reranker)).scores([(QUERIES[0], text) for text in QUERIES]).tolist()
+    for answer in ranked:
+        assert answer["model"] == "our-reranker"
+        assert [each["index"] for each in answer["results"]] == sorted(range(3), key=lambda n: -right[n])
+    assert len(distributed.replicas("reranker")) == 2
+    assert not local.replicas("reranker")
 
 
 def test_pages_fields_and_similar_passages_are_the_same_in_both_placements(local, distributed):

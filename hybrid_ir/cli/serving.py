@@ -78,6 +78,9 @@ def search(
     group_by: Annotated[
         str | None, typer.Option(help="Metadata key; of passages with one value of it the best is a hit.")
     ] = None,
+    rerank: Annotated[
+        int | None, typer.Option(help="Hits, the best, that the service's reranker puts in order again.")
+    ] = None,
     url: Url = "http://127.0.0.1:8000",
     strict: Annotated[bool, typer.Option(help="Fail when a shard is missing, in place of a partial answer.")] = False,
 ) -> None:
@@ -95,6 +98,7 @@ def search(
                 prefer={"languages": by_name(prefer, "--prefer", float)} if prefer else None,
                 quotas=by_name(quotas, "--quotas", int) if quotas else None,
                 group_by=group_by,
+                rerank=None if rerank is None else {"candidates": rerank},
                 policy="strict" if strict else "best_effort",
             )
     except ConnectionError as error:
@@ -155,6 +159,9 @@ def _print_hits(query: str, response: dict[str, Any]) -> None:
             out.print(Text(printable(said), style="dim"))
     if response["results"][0].get("groups_cut"):
         out.print("there may be more groups: as many passages as may be were considered")
+    reached = response["results"][0].get("reranked")
+    if reached is not None and reached["scored"] < reached["candidates"]:
+        out.print(f"reranked in time: {reached['scored']} of {reached['candidates']}; the others stand behind these")
     if response["results"][0]["cut"]:
         out.print("the query is longer than the encoder reads: only its beginning was searched for")
     if not coverage["complete"]:

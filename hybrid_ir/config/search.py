@@ -64,7 +64,7 @@ class Serve(Section):
     max_queries: int = Field(default=64, ge=1)
     """Queries of one request."""
     max_inputs: int = Field(default=2048, ge=1)
-    """Texts of one request for embeddings; 2048 is OpenAI's limit, which clients keep to."""
+    """Texts of one request for embeddings, or to be reranked; 2048 is OpenAI's limit, which clients keep to."""
     model_name: Annotated[str, Field(min_length=1)] | None = None
     """A name that clients may give the encoder by, beside its space id; null = the space id alone."""
     token_ids: str | None = None
@@ -84,3 +84,11 @@ class Serve(Section):
     """Queries, those asked last, whose vectors a gateway keeps. 8192 of 384 dimensions take 16 MB. 0 = none."""
     deadline_ms: int = Field(default=10_000, ge=1)
     """Milliseconds that a request may take if it names no deadline of its own, and the most it may name."""
+    reranker: Annotated[str, Field(min_length=1)] | None = None
+    """Folder or hub name of a cross-encoder with one output, which puts the hits of a search that asks for it in order
+    again, and serves /v1/rerank. It is a deployment of its own with placement=distributed. Null = none."""
+    rerank_max_tokens: int = Field(default=512, ge=16)
+    """Tokens of a query and a text together that the reranker reads at most, if it can read so many; more cost more."""
+    rerank_deadline_ms: int = Field(default=1000, ge=1)
+    """Milliseconds that reranking a search's hits may take. What was not scored by then stands behind what was, in the
+    order that it had, and says so."""

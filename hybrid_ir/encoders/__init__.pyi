@@ -1,5 +1,9 @@
 from .card import model_card as model_card
-from .cross_encoder.reranker import Reranker as Reranker, load_reranker as load_reranker
+from .cross_encoder.reranker import (
+    Reranker as Reranker,
+    load_reranker as load_reranker,
+    use_threads as use_threads,
+)
 from .derived.dimensions import declare_dimensions as declare_dimensions, keep_dimensions as keep_dimensions
 from .derived.language_means import (
     LEAST_TEXTS as LEAST_TEXTS,

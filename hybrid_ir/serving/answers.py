@@ -27,10 +27,11 @@ def search_body(
     missing: set[int],
     started: Sequence[Started | None],
     begun: float,
+    rerank_s: float | None = None,
 ) -> dict[str, Any]:
     """A SearchResponse: what is shown of each query, what is missing, where the time went.
 
-    `begun` is when the request was read (time.perf_counter)."""
+    `begun` is when the request was read (time.perf_counter); `rerank_s`, what the reranker took, if it was asked."""
     wanted = set(languages or manifest.languages)
     began = [one for one in started if one is not None]
     queue_s = max((one.queue_s for one in began), default=0.0)
@@ -66,13 +67,16 @@ def search_body(
         "timings_ms": {
             "queue": round(queue_s * 1000, 3),
             "encode": round(encode_s * 1000, 3),
-            "search": round(max(0.0, total_s - queue_s - encode_s) * 1000, 3),
+            "search": round(max(0.0, total_s - queue_s - encode_s - (rerank_s or 0.0)) * 1000, 3),
+            **({} if rerank_s is None else {"rerank": round(rerank_s * 1000, 3)}),
             "total": round(total_s * 1000, 3),
         },
     }
     for result, shown in zip(body["results"], results, strict=True):
         if shown.cut is not None:
             result["groups_cut"] = shown.cut
+        if shown.reranked is not None:
+            result["reranked"] = shown.reranked
         if shown.more is not None:
             for hit, more in zip(result["hits"], shown.more, strict=True):
                 hit |= more
@@ -103,14 +107,16 @@ def first_values(vectors_QD: np.ndarray, dimension: int) -> np.ndarray:
     return first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
-def ready_body(release: Release, wanted: tuple[str, str]) -> dict[str, Any]:
-    """A `Ready` as plain data. `wanted` is (index, version) of what is to be served, which a gateway may yet load."""
+def ready_body(release: Release, wanted: tuple[str, str], reranker: bool | None) -> dict[str, Any]:
+    """A `Ready` as plain data. `wanted` is (index, version) of what is to be served, which a gateway may yet load;
+    `reranker`, whether it answers, None where none is served."""
     missing, encoder = release.down()
     manifest = release.manifest
     return {
-        "ready": encoder and not missing,
+        "ready": encoder and not missing and reranker is not False,
         "shards_missing": [manifest.shards[n].name for n in missing],
         "encoder": encoder,
+        **({} if reranker is None else {"reranker": reranker}),
         "index_version": manifest.index_version,
         "wanted_version": wanted[1],
     }

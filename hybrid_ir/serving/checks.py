@@ -66,7 +66,8 @@ def parse(body: bytes, model: type[M], settings: Serve) -> M:
             if isinstance(inner, dict) and len(inner) > MOST_LANGUAGES:
                 said = f"prefer: at most {MOST_LANGUAGES} values, got {len(inner)}"
                 raise RequestError(422, "invalid_request", said, "prefer")
-    most = {"query": settings.max_queries, "input": settings.max_inputs, **MOST_ITEMS}
+    texts = dict.fromkeys(("input", "documents", "texts"), settings.max_inputs)
+    most = {"query": settings.max_queries, **texts, **MOST_ITEMS}
     if isinstance(ids := content.get("input"), list) and ids and type(ids[0]) is int:  # the tokens of one text
         most["input"] = settings.max_characters
     for name, value in content.items():

@@ -32,6 +32,7 @@ from hybrid_ir.config import Serve
 from hybrid_ir.serving import api
 from hybrid_ir.serving.checks import RequestError, carries, check_host, names_of, parse
 from hybrid_ir.serving.http_document import document_of, documented
+from hybrid_ir.serving.reranking.routes import add_rerank_routes
 from hybrid_ir.serving.search_service import SearchService
 from hybrid_ir.serving.writing.routes import PASSAGES, Writer, add_write_routes, id_of_path
 
@@ -177,6 +178,8 @@ def _create_routes(
             }
         )
 
+    reranked = add_rerank_routes(app, lambda: service.reranking, read, _json, _while_connected)
+
     def model_infos() -> dict[str, dict[str, Any]]:
         space = service.release.manifest.space
         info = {"object": "model", "created": created, "owned_by": "hybrid-ir"}
@@ -241,7 +244,7 @@ def _create_routes(
 
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
     posted = {("POST", "/search"): search, ("POST", "/v1/embeddings"): embeddings}
-    return app, {**posted, ("GET", PASSAGES): passage, **written}
+    return app, {**posted, ("GET", PASSAGES): passage, **written, **reranked}
 
 
 async def _while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:

@@ -18,14 +18,14 @@ MEANING = {
     400: "The body is not JSON.",
     401: "No API key, or a wrong one.",
     403: "A service without API keys was asked by a name that is not this machine's; or who asks may not write.",
-    404: "There is no such model, or no such passage.",
+    404: "There is no such model, no reranker, or no such passage.",
     409: "The cursor is of another version of the index, or of a page that other shards answered. Of a change: nothing "
     "was changed, because the index cannot be written to as it is, or another process writes it.",
     413: "The body is too large.",
     422: "A field is unknown, missing or out of its range.",
     429: "Too many texts are waiting; `Retry-After` says when to ask again.",
     500: "A defect of the service; its log says more.",
-    503: "A shard (policy strict) or the encoder does not answer.",
+    503: "A shard or the reranker (policy strict) or the encoder does not answer.",
     504: "The deadline passed.",
 }
 
@@ -70,8 +70,9 @@ def document_of(app: FastAPI) -> dict[str, Any]:
         document = get_openapi(
             title=app.title, version=app.version, routes=app.routes, description="Search across languages."
         )
+        requests = (api.SearchRequest, api.EmbeddingsRequest, api.PutRequest, api.RerankRequest, api.RankRequest)
         _, bodies = models_json_schema(
-            [(api.SearchRequest, "validation"), (api.EmbeddingsRequest, "validation"), (api.PutRequest, "validation")],
+            [(request, "validation") for request in requests],
             ref_template="#/components/schemas/{model}",
         )
         document.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])

@@ -22,6 +22,8 @@ from hybrid_ir.serving.batcher import Observe, Started, needed_shards
 from hybrid_ir.serving.checks import RequestError, check_fields, check_texts, decoder_of, role_of, texts_of
 from hybrid_ir.serving.query_cache import QueryCache
 from hybrid_ir.serving.release import Encoded, Release, ShardDown, find_in_shards
+from hybrid_ir.serving.reranking.scorer import Scorer
+from hybrid_ir.serving.reranking.stage import Reranking
 from hybrid_ir.serving.searching.asked import asked_of
 from hybrid_ir.serving.searching.by_policy import hits_by_policy
 from hybrid_ir.serving.searching.cursor import check_missing, next_cursor, page_of
@@ -33,8 +35,16 @@ from hybrid_ir.serving.searching.queues import Serving
 class SearchService:
     """Answers requests from the active release; holds the one before for an instant rollback."""
 
-    def __init__(self, release: Release, settings: Serve, observe: Observe = lambda name, value, labels: None) -> None:
+    def __init__(
+        self,
+        release: Release,
+        settings: Serve,
+        observe: Observe = lambda name, value, labels: None,
+        scorer: Scorer | None = None,
+    ) -> None:
+        """`scorer` is the reranker, None where none is served: it stays whatever release is active."""
         self.settings = settings
+        self.reranking = Reranking(scorer, settings, observe)
         self._observe = observe
         self._cache = QueryCache(settings.query_cache, observe)
         self._decode = decoder_of(settings.token_ids)
@@ -71,6 +81,9 @@ class SearchService:
         """A SearchResponse as plain data. Raises RequestError."""
         begun = time.perf_counter()
         serving, manifest = self._active, self._active.release.manifest
+        narrow, rerank_s = request, None
+        if request.rerank is not None:
+            request = self.reranking.widened(request)
         request, cursor = page_of(request, manifest, self.settings)
         texts = [request.query] if isinstance(request.query, str) else request.query or []
         asked = asked_of(request, manifest, self.settings)
@@ -100,7 +113,11 @@ class SearchService:
                 await hits_by_policy(serving, one, strata, asked, request, own, deadline, missing) for one in started
             ]
         late = time.perf_counter() > deadline
-        body = search_body(manifest, asked.query.languages, shown, request, missing, started, begun)
+        if request.rerank is not None:
+            start, said = time.perf_counter(), texts if stored is None else [stored.passage.text]
+            shown = await self.reranking.reorder(shown, said, narrow, deadline)
+            rerank_s = time.perf_counter() - start
+        body = search_body(manifest, asked.query.languages, shown, request, missing, started, begun, rerank_s)
         if request.offset is not None:
             most = max(len(one.hits) for one in shown)
             body["next"] = next_cursor(request, manifest, self.settings, most, missing)
@@ -165,7 +182,7 @@ class SearchService:
 
     def ready(self) -> dict[str, Any]:
         """A `Ready` as plain data."""
-        return ready_body(self.release, self.wanted)
+        return ready_body(self.release, self.wanted, self.reranking.up())
 
     def stats(self) -> dict[str, Any]:
         """A `Stats` as plain data."""

@@ -50,37 +50,37 @@ class Reranker:
         that is too long is cut first. Of a text of more than 32 characters for each token that the model reads, only
         the beginning, half as long, is looked at.
         """
-        return self.scores_and_tokens(pairs)[0]
+        return self.scores_and_reading(pairs)[0]
 
     @torch.inference_mode()
-    def scores_and_tokens(self, pairs: Sequence[tuple[str, str]]) -> tuple[np.ndarray, int]:
-        """The scores as `scores` gives them, and how many tokens were read of all pairs together."""
+    def scores_and_reading(self, pairs: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each pair the score as `scores` gives it, how many tokens were read (int64), and whether it had more
+        (bool)."""
         # Equal pairs are scored once: in two micro-batches they would differ in the last bits, and not tie.
         place = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
         if not place:
-            return np.zeros(0, np.float32), 0
-        read = self._read(list(place))
+            return np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
+        read, cut = self._read(list(place))
         lengths = np.array([len(ids) for ids in read["input_ids"]])
-        out = np.empty(len(place), np.float32)
+        scores = np.empty(len(place), np.float32)
         for batch in micro_batches(lengths, self.micro_batch_tokens, padded=True):
             width = int(lengths[batch].max())
-            ids, *features = (
-                to_device(_padded([values[i] for i in batch], width, fill), self.model.device)
-                for values, fill in ((read[name], self._fill(name)) for name in read)
-            )
-            named = dict(zip(list(read)[1:], features, strict=True))
-            out[batch] = self.model(input_ids=ids, **named).logits[:, 0].float().cpu().numpy()
+            features = {
+                name: to_device(_padded([values[i] for i in batch], width, self._fill(name)), self.model.device)
+                for name, values in read.items()
+            }
+            scores[batch] = self.model(**features).logits[:, 0].float().cpu().numpy()
         each = np.fromiter((place[pair] for pair in pairs), np.int64, len(pairs))
-        return out[each], int(lengths[each].sum())
+        return scores[each], lengths[each], cut[each]
 
-    def _read(self, pairs: Sequence[tuple[str, str]]) -> dict[str, list[list[int]]]:
-        """Token ids of the pairs first, then what else the model takes beside each token."""
+    def _read(self, pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, list[list[int]]], np.ndarray]:
+        """What the model takes of each pair, and whether the pair was longer than it reads."""
         enough = CHARACTERS_OF_A_TOKEN * self.reader.max_tokens
-        queries, passages = (
-            [beginning_of(self.reader.plain(text), enough) for text in x] for x in zip(*pairs, strict=True)
-        )
-        # Models that have one type of token take none, whatever the tokenizer makes of the second text.
-        types = getattr(self.model.config, "type_vocab_size", 0) > 1
+        whole = [[self.reader.plain(text) for text in texts] for texts in zip(*pairs, strict=True)]
+        queries, passages = ([beginning_of(text, enough) for text in texts] for texts in whole)
+        # As its tokenizer gave them in training; a model that has one type of token takes none.
+        typed = "token_type_ids" in self.reader.tokenizer.model_input_names
+        types = typed and getattr(self.model.config, "type_vocab_size", 0) > 1
         read = self.reader.tokenizer(
             queries,
             passages,
@@ -89,7 +89,16 @@ class Reranker:
             return_token_type_ids=types,
             return_attention_mask=True,
         )
-        return {name: read[name] for name in ("input_ids", "attention_mask", *(["token_type_ids"] if types else []))}
+        cut = [
+            len(ids) == self.reader.max_tokens if read.encodings is None else bool(read.encodings[i].overflowing)
+            for i, ids in enumerate(read["input_ids"])
+        ]
+        shortened = [
+            (len(query), len(passage)) != (len(whole[0][i]), len(whole[1][i]))
+            for i, (query, passage) in enumerate(zip(queries, passages, strict=True))
+        ]
+        names = ("input_ids", "attention_mask", *(["token_type_ids"] if types else []))
+        return {name: read[name] for name in names}, np.array(cut) | np.array(shortened)
 
     def _fill(self, name: str) -> int:
         return self.reader.tokenizer.pad_token_id if name == "input_ids" else 0
@@ -132,7 +141,15 @@ def load_reranker(name: str, *, max_tokens: int | None = None, device: str = "cp
         max_tokens=max_tokens if longest is None else min(max_tokens, longest),
         control_tokens=tuple(tokenizer.all_special_tokens),
     )
-    return Reranker(model, reader, micro_batch_tokens=4096 if device == "cpu" else 65536)
+    reranker = Reranker(model, reader, micro_batch_tokens=4096 if device == "cpu" else 65536)
+    if not np.isfinite(reranker.scores([("Where does the Rhine rise?", "It rises in the Alps.")])).all():
+        raise InputError(f"{name!r} is not a reranker: its score of a pair is not a number; get its weights again")
+    return reranker
+
+
+def use_threads(count: int) -> None:
+    """How many threads torch takes for what this thread computes from now on."""
+    torch.set_num_threads(count)
 
 
 def _refuse(name: str, fault: str | None) -> None:

@@ -14,6 +14,14 @@ from hybrid_ir.serving.api.embeddings import (
     Usage,
 )
 from hybrid_ir.serving.api.errors import DeadlineResponse, ErrorDetail, ErrorResponse
+from hybrid_ir.serving.api.rerank import (
+    Rank,
+    RankRequest,
+    RerankDocument,
+    RerankRequest,
+    RerankResponse,
+    RerankResult,
+)
 from hybrid_ir.serving.api.search import (
     EVERY_OTHER,
     MOST_FIELDS,
@@ -27,6 +35,8 @@ from hybrid_ir.serving.api.search import (
     Passage,
     Preference,
     QueryResult,
+    Rerank,
+    Reranked,
     SearchRequest,
     SearchResponse,
     Text,
@@ -59,7 +69,15 @@ __all__ = [
     "Preference",
     "PutRequest",
     "QueryResult",
+    "Rank",
+    "RankRequest",
     "Ready",
+    "Rerank",
+    "RerankDocument",
+    "RerankRequest",
+    "RerankResponse",
+    "RerankResult",
+    "Reranked",
     "SearchRequest",
     "SearchResponse",
     "ShardStatus",

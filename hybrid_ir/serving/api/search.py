@@ -35,6 +35,16 @@ class Preference(Message):
     )
 
 
+class Rerank(Message):
+    """How many hits a cross-encoder puts in order again."""
+
+    candidates: Annotated[StrictInt, Field(ge=1)] = Field(
+        description="So many of the best are read together with the query, one by one, and stand in the order of the "
+        "reranker's scores; `serve.max_k` at most. Those behind them keep their order.",
+        examples=[20],
+    )
+
+
 class SearchRequest(Message):
     """One query, a list of them or a passage, and what may be found."""
 
@@ -96,6 +106,12 @@ class SearchRequest(Message):
         "hit, and names the others as `also`. k counts groups. A passage without the key is a group of its own.",
         examples=["group"],
     )
+    rerank: Rerank | None = Field(
+        default=None,
+        description="Have the reranker (`serve.reranker`) put the best hits in order again, within "
+        "`serve.rerank_deadline_ms`. Not with pages, nor with `prefer`. null = no.",
+        examples=[{"candidates": 20}],
+    )
     min_score: Annotated[StrictFloat, Field(ge=-1, le=1)] | None = Field(
         default=None,
         description="Leave out hits whose score is below it, bonuses of `prefer` not counted; null = leave out none. "
@@ -155,6 +171,17 @@ class Hit(Message):
         description="With `prefer`: score and the language's bonus, by which hits are in order.",
         examples=[0.88],
     )
+    reranked: bool | None = Field(
+        default=None,
+        description="With `rerank`: whether the reranker has scored it in time. Those that it has not stand behind.",
+        examples=[True],
+    )
+    rerank_score: float | None = Field(
+        default=None,
+        description="With `rerank`, of a hit that was scored: from 0 to 1, the sigmoid of the reranker's output, by "
+        "which hits are in order.",
+        examples=[0.97],
+    )
     also: list[OtherPassage] | None = Field(
         default=None,
         description="With `group_by`: other passages of the group among those that were considered, best first.",
@@ -165,6 +192,13 @@ class Hit(Message):
         "0) to before another.",
         examples=[[[4, 9]]],
     )
+
+
+class Reranked(Message):
+    """How far the reranker came."""
+
+    candidates: int = Field(description="Hits that it was to score.", examples=[20])
+    scored: int = Field(description="Those that it has scored in time.", examples=[20])
 
 
 class QueryResult(Message):
@@ -179,6 +213,9 @@ class QueryResult(Message):
         description="With `group_by`: whether there may be more groups than were found. As many passages were "
         "considered as a search may, and they are of fewer than k groups.",
         examples=[False],
+    )
+    reranked: Reranked | None = Field(
+        default=None, description="With `rerank`: how many hits were to be scored, and how many were."
     )
     cut: bool | None = Field(
         description="Whether the query was longer than the encoder reads, so that only its beginning was searched for; "
@@ -207,6 +244,7 @@ class Timings(Message):
     queue: float = Field(description="Waiting for a batch.", examples=[0.4])
     encode: float = Field(description="Encoding the batch.", examples=[3.1])
     search: float = Field(description="All shards, and reading the passages.", examples=[1.2])
+    rerank: float | None = Field(default=None, description="With `rerank`: the reranker.", examples=[40.2])
     total: float = Field(description="From the request, when it was read, to its answer.", examples=[5.0])
 
 

@@ -1,4 +1,4 @@
-"""The Ray Serve application of an index: gateway, encoder and one deployment a shard.
+"""The Ray Serve application of an index: gateway, encoder, one deployment a shard, and perhaps a reranker.
 
 In: an index folder, for its manifest, and settings. Out: an application for `serve.run`.
 """
@@ -6,6 +6,7 @@ In: an index folder, for its manifest, and settings. Out: an application for `se
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -14,10 +15,10 @@ from ray import serve
 from hybrid_ir.config import Serve
 from hybrid_ir.index import Manifest, read_manifest
 from hybrid_ir.machine import usable_cpus, usable_memory
-from hybrid_ir.serving.ray_serve.distributed_release import deployment_names
+from hybrid_ir.serving.ray_serve.distributed_release import RERANKER, deployment_names
 from hybrid_ir.serving.ray_serve.gateway import Gateway
 from hybrid_ir.serving.ray_serve.registry import Spec
-from hybrid_ir.serving.ray_serve.replicas import EncoderReplica, ShardReplica
+from hybrid_ir.serving.ray_serve.replicas import EncoderReplica, RerankerReplica, ShardReplica
 from hybrid_ir.serving.ray_serve.writer import WriterReplica
 from hybrid_ir.storage import absolute
 
@@ -57,11 +58,21 @@ def build_app(index: str, settings: Serve, checkpoint: str | None = None) -> ser
     # Keys travel by themselves: settings are shown and logged.
     shown = {**settings.model_dump(mode="json"), "api_keys": [], "write_keys": []}
     bound = release_deployments(index, manifest, settings, checkpoint) if placement == "distributed" else []
+    if settings.reranker is not None:
+        if Path(settings.reranker).exists():  # a folder; what is none is a name on the hub
+            shown["reranker"] = absolute(settings.reranker)
+        if placement == "distributed":
+            bound.append(_reranker(shown["reranker"], settings))
     may_write, writer = write_keys(settings), None
     if may_write and placement == "local":
         writer = _writer(settings)
     threads = _threads(settings, settings.gateways)
     return gateway.bind(uuid4().hex, spec, shown, keys, placement, threads, may_write, writer, *bound)
+
+
+def _reranker(source: str, settings: Serve) -> serve.Application:
+    deployment: Any = serve.deployment(RerankerReplica, name=RERANKER, **_options(settings))
+    return deployment.bind(source, settings.rerank_max_tokens, _threads(settings, 2))
 
 
 def _writer(settings: Serve) -> serve.Application:
@@ -92,7 +103,19 @@ def release_deployments(
     index: str, manifest: Manifest, settings: Serve, checkpoint: str | None
 ) -> list[serve.Application]:
     index = absolute(index)
-    options: dict[str, Any] = {
+    options = _options(settings)
+    encoder, *shards = deployment_names(manifest)
+    version, threads = manifest.index_version, _threads(settings, 2)
+    deploy: Any = serve.deployment
+    return [
+        deploy(EncoderReplica, name=encoder, **options).bind(index, version, checkpoint, threads, settings.precision),
+        *(deploy(ShardReplica, name=name, **options).bind(index, version, n, threads) for n, name in enumerate(shards)),
+    ]
+
+
+def _options(settings: Serve) -> dict[str, Any]:
+    """Of each deployment that computes."""
+    return {
         "num_replicas": settings.replicas,
         "ray_actor_options": {"num_cpus": settings.cpus_per_replica},
         "max_ongoing_requests": 1000,
@@ -102,13 +125,6 @@ def release_deployments(
         "health_check_timeout_s": 10,
         "graceful_shutdown_timeout_s": 10,
     }
-    encoder, *shards = deployment_names(manifest)
-    version, threads = manifest.index_version, _threads(settings, 2)
-    deploy: Any = serve.deployment
-    return [
-        deploy(EncoderReplica, name=encoder, **options).bind(index, version, checkpoint, threads, settings.precision),
-        *(deploy(ShardReplica, name=name, **options).bind(index, version, n, threads) for n, name in enumerate(shards)),
-    ]
 
 
 def api_keys(settings: Serve) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """A release whose encoder and shards are Serve deployments: calls that survive the death of a replica.
 
-In: an index folder and the name of the app that holds its deployments. Out: a `Release`.
+In: an index folder and the name of the app that holds its deployments. Out: a `Release`, and a reranker's `Scorer`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from ray.serve.exceptions import RayServeException
 
 from hybrid_ir.index import IndexedPassage, Manifest, ShardQuery, Stored, read_manifest
 from hybrid_ir.serving.release import Encoded, ShardAnswer, ShardDown
+from hybrid_ir.serving.reranking.scorer import Scored
 from hybrid_ir.types import InputError
 
 log = logging.getLogger("ray.serve")
 PING_EVERY_S = 0.5
 PING_TIMEOUT_S = 1.5
+RERANKER = "reranker"
+"""Its deployment's name: an app has one, whatever release it serves."""
 TRIES = 4
 """Of one call: a replica that dies loses its calls, which another one answers."""
 
@@ -33,7 +36,7 @@ def deployment_names(manifest: Manifest) -> list[str]:
     return [f"encoder-{version}", *(f"shard-{shard.name}-{version}" for shard in manifest.shards)]
 
 
-class _Target:
+class Target:
     """Calls to one deployment: retried when a replica dies, refused at once while none answers."""
 
     def __init__(self, name: str, app: str) -> None:
@@ -54,8 +57,15 @@ class _Target:
         for _ in range(TRIES):
             if not self.up:
                 break
-            response = asyncio.ensure_future(_await(getattr(self._handle, method).remote(*arguments)))
-            await asyncio.wait({response, self._down}, return_when=asyncio.FIRST_COMPLETED)
+            remote = getattr(self._handle, method).remote(*arguments)
+            response = asyncio.ensure_future(_await(remote))
+            try:
+                await asyncio.wait({response, self._down}, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                # Who asked is gone, as at the deadline of a second stage: the replica would compute for nobody.
+                response.add_done_callback(lambda done: done.cancelled() or done.exception())
+                remote.cancel()
+                raise
             if not response.done():
                 response.cancel()
                 break
@@ -92,6 +102,31 @@ class _Target:
             await asyncio.sleep(PING_EVERY_S)
 
 
+class DistributedScorer:
+    """A reranker that is a deployment of a Serve app."""
+
+    def __init__(self, app: str) -> None:
+        self._target = Target(RERANKER, app)
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until it answers, or the time is over: then the service begins without it, and says so."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and not self._target.up:
+            await asyncio.sleep(0.05)
+
+    async def score(self, query: str, texts: Sequence[str]) -> Scored:
+        return await self._target.call("score", query, list(texts))
+
+    def up(self) -> bool:
+        return self._target.up
+
+    def check(self) -> None:
+        pass  # nothing computes in this process, and Serve checks the replicas themselves
+
+    def close(self) -> None:
+        self._target.close()
+
+
 class DistributedRelease:
     """A release whose encoder and shards are deployments of a Serve app."""
 
@@ -105,8 +140,8 @@ class DistributedRelease:
         deployed = serve.status().applications
         if app not in deployed or not set(names) <= set(deployed[app].deployments):
             raise InputError(f"the Serve app {app} has no deployments of {index} any more; deploy or swap again")
-        self._encoder = _Target(names[0], app)
-        self._shards = [_Target(name, app) for name in names[1:]]
+        self._encoder = Target(names[0], app)
+        self._shards = [Target(name, app) for name in names[1:]]
 
     async def wait(self, timeout_s: float) -> None:
         """Until all of it answers, or the time is over: then it serves as far as it goes, and says so."""

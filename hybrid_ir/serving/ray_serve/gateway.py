@@ -18,12 +18,13 @@ from starlette.types import ASGIApp
 
 from hybrid_ir.config import Serve
 from hybrid_ir.serving.http_app import create_app
-from hybrid_ir.serving.ray_serve.distributed_release import DistributedRelease
+from hybrid_ir.serving.ray_serve.distributed_release import DistributedRelease, DistributedScorer
 from hybrid_ir.serving.ray_serve.gateway_metrics import GatewayMetrics
 from hybrid_ir.serving.ray_serve.measured import measured
 from hybrid_ir.serving.ray_serve.registry import Spec, State, registry, release_key, retire
 from hybrid_ir.serving.ray_serve.writer import NoWriter, WriterHandle
 from hybrid_ir.serving.release import Release
+from hybrid_ir.serving.reranking.scorer import Scorer
 from hybrid_ir.serving.search_service import SearchService
 from hybrid_ir.types import InputError, one_line
 
@@ -76,7 +77,8 @@ class Gateway:
         if not restarted:
             self._forget(await self._in_thread(retire, state))
         self._metrics = GatewayMetrics()
-        self._service = SearchService(release, self._settings, self._metrics.observe)
+        scorer = await self._scorer(placement)
+        self._service = SearchService(release, self._settings, self._metrics.observe, scorer)
         self._refreshing = asyncio.get_running_loop().create_task(self._metrics.refresh_for_ever(self._service))
         self._loaded: dict[str, str | None] = {release.key: None}
         self._number = -1
@@ -89,6 +91,7 @@ class Gateway:
     async def check_health(self) -> None:
         """Serve starts another gateway in place of one whose encoder or shards are stuck in its own process."""
         self._service.release.check()
+        self._service.reranking.check()
 
     async def _open(self, spec: Spec, *, may_lack_shards: bool = False) -> Release:
         """Raises InputError. One that has served may lack shards by now: the others are served."""
@@ -104,6 +107,22 @@ class Gateway:
                 f"{spec['version']} is to be served; swap to it"
             )
         return release
+
+    async def _scorer(self, placement: str) -> Scorer | None:
+        """The reranker that the settings name, if they do. Raises InputError where it is none."""
+        if self._settings.reranker is None:
+            return None
+        if placement == "local":
+            return await self._in_thread(self._load_scorer)
+        scorer = DistributedScorer(self._app)
+        await scorer.wait(FIRST_ANSWERS_S)
+        return scorer
+
+    def _load_scorer(self) -> Scorer:
+        from hybrid_ir.serving.reranking.local_scorer import LocalScorer  # torch comes with it, as with an encoder
+
+        assert self._settings.reranker is not None
+        return LocalScorer(self._settings.reranker, self._settings.rerank_max_tokens, self._threads)
 
     def _load(self, spec: Spec, may_lack_shards: bool) -> Release:
         # Torch is imported only where an encoder runs: it takes a gateway of a distributed release seconds.

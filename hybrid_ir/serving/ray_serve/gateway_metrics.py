@@ -23,12 +23,14 @@ class GatewayMetrics:
         "request_duration_seconds": ("From a request to its answer, errors too", SECONDS, ("route", "code")),
         "encode_duration_seconds": ("Encoding of those of a micro-batch that are not in the cache", SECONDS, ()),
         "shard_duration_seconds": ("Search of a micro-batch in a shard", SECONDS, ("shard",)),
+        "rerank_duration_seconds": ("Reranking of a request, until its end or its deadline", SECONDS, ()),
         "batch_size": ("Queries in a micro-batch", [1, 2, 4, 8, 16, 32, 64], ()),
     }
     COUNTERS: ClassVar = {
         "requests": ("Requests by their answer's status; 499: the client left", ("route", "code")),
         "searches": ("Searches by language asked for; all where none is", ("language",)),
         "missing_shards": ("Searches that a shard did not answer", ("shard",)),
+        "rerank_late": ("Texts that were not reranked in time", ()),
         "query_cache_hits": ("Queries whose vectors were there", ()),
         "query_cache_misses": ("Queries that had to be encoded", ()),
     }

@@ -1,6 +1,6 @@
-"""What Serve runs beside the gateway: the encoder, and each shard, in processes of their own.
+"""What Serve runs beside the gateway: the encoder, the reranker, and each shard, in processes of their own.
 
-In: texts, or vectors with what is asked. Out: vectors, or candidates. Who deploys these imports no torch, and
+In: texts, or vectors with what is asked. Out: vectors, candidates, or scores. Who deploys these imports no torch, and
 neither does a shard's process, which starts in a second.
 """
 
@@ -15,6 +15,7 @@ from hybrid_ir.index import IndexedPassage, ShardQuery, Stored, read_manifest
 from hybrid_ir.serving.kept_shard import KeptShard
 from hybrid_ir.serving.one_thread import OneThread
 from hybrid_ir.serving.release import Encoded, ShardAnswer
+from hybrid_ir.serving.reranking.scorer import Scored
 
 
 class ShardReplica:
@@ -82,3 +83,23 @@ class EncoderReplica:
     async def check_health(self) -> None:
         """Asked by Serve, which starts another replica in place of one that is stuck."""
         self._thread.check()
+
+
+class RerankerReplica:
+    """The reranker, when it has a deployment of its own."""
+
+    def __init__(self, source: str, max_tokens: int, threads: int) -> None:
+        from hybrid_ir.serving.reranking.local_scorer import LocalScorer
+
+        self._scorer = LocalScorer(source, max_tokens, threads)
+
+    async def score(self, query: str, texts: Sequence[str]) -> Scored:
+        return await self._scorer.score(query, texts)
+
+    async def ping(self) -> None:
+        """Asked by gateways. Raises Stuck."""
+        self._scorer.check()
+
+    async def check_health(self) -> None:
+        """Asked by Serve, which starts another replica in place of one that is stuck."""
+        self._scorer.check()

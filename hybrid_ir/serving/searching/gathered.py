@@ -30,6 +30,8 @@ class Shown(NamedTuple):
     """What each hit says besides; None = nothing."""
     cut: bool | None = None
     """Whether there may be more groups; None = nothing is grouped."""
+    reranked: dict[str, int] | None = None
+    """How many hits were to be reranked, and how many were; None = nothing is reranked."""
 
 
 def missing_shards(needed: Sequence[int], started: Sequence[Started | None]) -> set[int]:
