@@ -48,7 +48,7 @@ def build(
         str | None,
         typer.Option(
             help="Vectors of the passages, instead of encoding them: a folder of `hybrid-ir encode`; Parquet of doc_id "
-            "and vector; or a .npy matrix."
+            "and vector (or embedding); or a .npy matrix."
         ),
     ] = None,
     trust_vectors: Annotated[
@@ -87,7 +87,10 @@ def build(
     if (taken := manifest.settings.get("vectors")) is not None:
         said = "this encoder made them"
         if taken["space"] is None:
-            said = f"trusted; their median cosine with vectors that this encoder makes is {taken['agreement']:.3f}"
+            said = (
+                f"trusted; their cosines with vectors that this encoder makes are {taken['agreement']:.3f} in the "
+                f"median and {taken['lowest']:.3f} at the lowest"
+            )
         console().print(
             f"vectors were taken from {taken['path']}: {said}; {taken['normalised']:,} were not of unit length, and "
             "are now"
