@@ -158,9 +158,9 @@ def merge(
     if len(there) > 1:
         hits.sort()
     best = [Hit(shard, row, global_id, -score) for score, global_id, shard, row in hits[:k]]
-    return (
-        best if all(part.spans is None for _, part in there) else [_with_piece(hit, parts[hit.shard]) for hit in best]
-    )
+    if all(part.spans is None for _, part in there):
+        return best
+    return [_with_piece(hit, parts[hit.shard]) for hit in best]
 
 
 def _with_piece(hit: Hit, part: Found | None) -> Hit:
@@ -182,7 +182,9 @@ def _cut_by_codec(parts: list[tuple[int, Found]], wanted: int) -> list[tuple[int
         keep = np.zeros(len(codec_scores), dtype=bool)
         keep[np.lexsort((np.concatenate([part.ids for _, part in parts]), -codec_scores))[:wanted]] = True
         keeps = np.split(keep, np.cumsum([len(part.ids) for _, part in parts])[:-1])
-    return [
-        (i, Found(*(None if values is None else values[keep] for values in part)))
-        for (i, part), keep in zip(parts, keeps, strict=True)
-    ]
+    return [(i, _those(part, keep)) for (i, part), keep in zip(parts, keeps, strict=True)]
+
+
+def _those(part: Found, keep: np.ndarray) -> Found:
+    spans = None if part.spans is None else part.spans[keep]
+    return Found(part.codec_scores[keep], part.scores[keep], part.ids[keep], part.rows[keep], spans)

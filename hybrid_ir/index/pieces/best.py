@@ -78,7 +78,7 @@ def best_by_codec(
 
 def score_passages(
     query: np.ndarray, vectors: np.ndarray, pieces: PieceTable, rows: np.ndarray
-) -> tuple[np.ndarray, ...]:
+) -> tuple[np.ndarray, np.ndarray]:
     """(scores, pieces), (len(rows),) each: the exact score of every passage of `rows`, which is that of the best of its
     pieces, and that piece. query: (D,)."""
     if not len(rows):
