@@ -52,48 +52,49 @@ def cut_into_pieces(
             f"tokens, and index.pieces.overlap={overlap} must be less than half of that; set more tokens or less "
             "overlap"
         )
+    narrow = TextReader(reader.tokenizer, reader.prefixes, tokens, reader.control_tokens)
     found: list[tuple[int, int, int]] = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         part = texts[start : start + TEXTS_AT_ONCE]
-        for number, spans in enumerate(_cut(reader, part, room, overlap, role), start):
+        for number, spans in enumerate(_cut(narrow, part, room, overlap, role), start):
             found += [(number, first, end) for first, end in spans]
     return np.asarray(found, dtype=np.int32).reshape(-1, 3)
 
 
-def _cut(reader: TextReader, texts: Sequence[str], room: int, overlap: int, role: str) -> list[list[tuple[int, int]]]:
-    """The pieces of each text. Alone, a piece may have more tokens than within its text, where it was cut within a
-    word: one that has too many is cut once more."""
-    limit = room + len(reader.read([""], role)[0])
-    narrow = TextReader(reader.tokenizer, reader.prefixes, limit, reader.control_tokens)
-    cuts = [_spans(text, places, room, overlap) for text, places in zip(texts, _places(reader, texts), strict=True)]
-    pieces = [(n, first, end) for n, spans in enumerate(cuts) if len(spans) > 1 for first, end in spans]
-    if not pieces:
+def _cut(narrow: TextReader, texts: Sequence[str], room: int, overlap: int, role: str) -> list[list[tuple[int, int]]]:
+    """The pieces of each text, which `narrow` reads whole: it reads as many tokens as a piece may have.
+
+    Alone, a piece may have more tokens than it has within its text, where it was cut within a word. One that has too
+    many is cut once more.
+    """
+    cuts = [[(0, len(text))] for text in texts]
+    long = np.flatnonzero(narrow.read(texts, role).cut).tolist()
+    if not long:
         return cuts
+    for n, places in zip(long, _places(narrow, [texts[n] for n in long]), strict=True):
+        cuts[n] = _spans(texts[n], places, room, overlap)
+    pieces = [(n, first, end) for n in long for first, end in cuts[n]]
     too_long = narrow.read([texts[n][first:end] for n, first, end in pieces], role).cut.tolist()
-    for n in {n for (n, _, _), is_long in zip(pieces, too_long, strict=True) if is_long}:
-        smaller = max(2 * overlap + 1, room * 3 // 4)
-        if smaller < room:
-            cuts[n] = _cut_further(reader, texts[n], cuts[n], narrow, smaller, overlap, role)
+    smaller = max(2 * overlap + 1, room * 3 // 4)
+    again = {piece for piece, is_long in zip(pieces, too_long, strict=True) if is_long and smaller < room}
+    for n in {n for n, _, _ in again}:
+        cuts[n] = [
+            part
+            for first, end in cuts[n]
+            for part in (
+                _within(narrow, texts[n], first, end, smaller, overlap, role)
+                if (n, first, end) in again
+                else [(first, end)]
+            )
+        ]
     return cuts
 
 
-def _cut_further(
-    reader: TextReader,
-    text: str,
-    spans: list[tuple[int, int]],
-    narrow: TextReader,
-    room: int,
-    overlap: int,
-    role: str,
+def _within(
+    narrow: TextReader, text: str, first: int, end: int, room: int, overlap: int, role: str
 ) -> list[tuple[int, int]]:
-    cut: list[tuple[int, int]] = []
-    for first, end in spans:
-        if narrow.read([text[first:end]], role).cut[0]:
-            (again,) = _cut(reader, [text[first:end]], room, overlap, role)
-            cut += [(first + a, first + b) for a, b in again]
-        else:
-            cut.append((first, end))
-    return cut
+    (spans,) = _cut(narrow, [text[first:end]], room, overlap, role)
+    return [(first + a, first + b) for a, b in spans]
 
 
 def _places(reader: TextReader, texts: Sequence[str]) -> list[np.ndarray]:
