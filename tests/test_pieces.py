@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import random
+import re
+import sys
+from contextlib import nullcontext
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,26 +15,36 @@ import numpy as np
 import pytest
 from checkpoints import TEXTS, make_preset
 from hypothesis import HealthCheck, given, settings, strategies as st
-from indices import search, unit, write_index
+from indices import ask, search, unit, write_index
+from placements import clients_of
 from test_shard import LANGUAGES, D
+from typed_commands import split as split_command
+from without_ray import without_ray
 
-from hybrid_ir.config.experiment import Index
+from hybrid_ir.cli import app as cli
+from hybrid_ir.config.experiment import Index, Serve
 from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.config.search import Pieces
+from hybrid_ir.encoders.embedding import encode
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.long_texts.pieces import cut_into_pieces
 from hybrid_ir.encoders.tokens import TextReader
-from hybrid_ir.index import query as query_module
+from hybrid_ir.index import query as query_module, ray_stages
+from hybrid_ir.index.build import build_index, verify_index
+from hybrid_ir.index.changes.change import add_passages, delete_passages, replace_passages
+from hybrid_ir.index.changes.compact import compact_index
+from hybrid_ir.index.folder import read_manifest
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import ShardQuery, is_flat, merge
 from hybrid_ir.index.tombstones import bury, rows_of
+from hybrid_ir.index.vectors.made import encode_passages
 from hybrid_ir.index.writing import make_manifest, open_shards
 from hybrid_ir.types import InputError
 
 PAGE = (Path(__file__).parents[1] / "docs" / "index_passages.md").read_text(encoding="utf-8")
 WORDS = " ".join(TEXTS).split()
-HOW = Pieces(tokens=16, overlap=3)
-SETTINGS = Index(recall_target=0, recall_sample=5, pieces=HOW)
+HOW = Pieces(tokens=28, overlap=4)
+SETTINGS = Index(recall_target=0, recall_sample=5, pieces=HOW, precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +62,7 @@ words = st.sampled_from(
 texts = st.lists(words, min_size=1, max_size=60).map(" ".join)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(text=texts, overlap=st.integers(0, 3))
 def test_pieces_are_parts_that_cover_the_text_overlap_and_are_read_whole(reader, text, overlap):
     table = cut_into_pieces(reader, [text], tokens=20, overlap=overlap)
@@ -255,3 +271,226 @@ def test_the_manifest_counts_vectors_and_long_passages(indices):
     left = without(folder, whole, ["doc-7"])
     assert (left.pieces.vectors, left.pieces.most) == (len(TABLE) - 150, 12)
     assert search(open_shards(folder, left, checksums=False), VECTORS[:1], [ShardQuery(COUNT)])[0]
+
+
+# A build, and what becomes of its index
+
+
+def said(count: int, seed: int) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=count))
+
+
+LONG = [
+    IndexedPassage(f"{language}/{n}", said(length, n), language, {"year": 2000 + n % 3, "group": n // 2})
+    for n, (language, length) in enumerate(zip(("de", "en") * 12, (4, 60, 9, 130, 3, 25) * 4, strict=True))
+]
+NEW = [IndexedPassage("en/new", said(90, 100), "en"), LONG[1]._replace(text=said(80, 101))]
+
+
+def write_passages(path, passages):
+    path.write_text("".join(json.dumps(p._asdict() | {"metadata": dict(p.metadata)}) + "\n" for p in passages))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """An encoder of 32 tokens, passages, and an index of them in two shards."""
+    root = tmp_path_factory.mktemp("made")
+    make_preset(root / "preset")
+    model = load_encoder(str(root / "preset"), query_prefix="query: ", passage_prefix="passage: ")
+    model.save_pretrained(str(root / "encoder"), create_model_card=False)
+    write_passages(root / "passages.jsonl", LONG)
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        build(root, root / "index")
+    return root
+
+
+def build(root, out, pieces=HOW, passages="passages.jsonl", shards=2, **more):
+    settings = SETTINGS.model_copy(update={"pieces": pieces, "shards": shards})
+    return build_index(str(root / "encoder"), [str(root / passages)], str(out), settings, seed=0, **more)
+
+
+def pieces_of(root, passages):
+    """(doc_id, first, end) of every piece, and their vectors."""
+    model = encoder(root)
+    table = cut_into_pieces(TextReader.of(model), [p.text for p in passages], tokens=HOW.tokens, overlap=HOW.overlap)
+    parts = [(passages[n].doc_id, a, b) for n, a, b in table.tolist()]
+    texts = [passages[n].text[a:b] for n, a, b in table.tolist()]
+    return parts, encode(model, texts, role="document", precision="fp32")
+
+
+@cache
+def encoder(root):
+    return load_encoder(str(root / "encoder"))
+
+
+def by_best_piece(parts, vectors, query):
+    """[(doc_id, score, piece)] of all passages, best first."""
+    best = {}
+    for (doc_id, a, b), score in zip(parts, (vectors @ query).tolist(), strict=True):
+        if doc_id not in best or score > best[doc_id][0]:
+            best[doc_id] = score, (a, b)
+    order = sorted(best, key=lambda doc_id: -best[doc_id][0])
+    return [(doc_id, *best[doc_id]) for doc_id in order]
+
+
+def check_answers(root, folder, passages):
+    """That the index finds what brute force finds: of each passage its last piece as the query."""
+    manifest = read_manifest(folder)
+    shards = open_shards(folder, manifest)
+    parts, vectors = pieces_of(root, passages)
+    last = {doc_id: n for n, (doc_id, *_) in enumerate(parts)}
+    queries = [ShardQuery(50)] * len(last)
+    answers = [shard.search(vectors[list(last.values())], queries) for shard in shards]
+    for i, (doc_id, n) in enumerate(last.items()):
+        hits = merge([answer[i] for answer in answers], 50, not is_flat(manifest.codec))
+        found = [(shards[h.shard].passages[h.row].doc_id, h.score, h.piece) for h in hits]
+        assert found[0] == (doc_id, pytest.approx(1, abs=1e-3), parts[n][1:])
+        expected = by_best_piece(parts, vectors, vectors[n])
+        assert sorted(name for name, *_ in found) == sorted(name for name, *_ in expected)
+        wanted = {name: score for name, score, _ in expected}
+        assert [score for _, score, _ in found] == pytest.approx([wanted[name] for name, *_ in found], abs=1e-3)
+
+
+def test_a_build_counts_what_it_cuts_and_every_end_is_found(made):
+    parts, _ = pieces_of(made, LONG)
+    manifest = verify_index(str(made / "index"), SETTINGS, seed=0)
+    several = [p.language for p in LONG if sum(name == p.doc_id for name, *_ in parts) > 1]
+    assert len(parts) > len(LONG) + 20
+    assert (manifest.pieces.vectors, manifest.rows, manifest.cut) == (len(parts), len(LONG), {})
+    assert manifest.pieces.long == {name: several.count(name) for name in sorted(set(several))}
+    check_answers(made, made / "index", LONG)
+
+
+def test_without_pieces_nothing_changes_and_the_ends_are_counted_as_cut(made, tmp_path, monkeypatch):
+    without_ray(monkeypatch)
+    manifest = build(made, tmp_path / "index", Pieces())
+    assert (manifest.format, manifest.pieces) == (2, None)
+    assert sum(manifest.cut.values()) == sum(len(p.text.split()) > 20 for p in LONG)
+    content = json.loads((tmp_path / "index" / "manifest.json").read_text())
+    assert "pieces" not in content, "older programs read it"
+    assert not list((tmp_path / "index").rglob("pieces.npy"))
+
+
+@pytest.mark.parametrize("codec", ["Flat", "IVF4,SQ8"])
+def test_passages_are_added_replaced_deleted_and_compacted_with_their_pieces(made, tmp_path, monkeypatch, codec):
+    """Additions are cut as the index was built, whatever is asked for then."""
+    without_ray(monkeypatch)
+    folder, other = tmp_path / "index", SETTINGS.model_copy(update={"pieces": Pieces(), "shards": None})
+    settings = SETTINGS.model_copy(update={"codec": codec, "shards": 2})
+    build_index(str(made / "encoder"), [str(made / "passages.jsonl")], str(folder), settings, seed=0)
+    add_passages(str(folder), [write_passages(tmp_path / "a.jsonl", NEW[:1])], other, seed=0)
+    replace_passages(str(folder), [write_passages(tmp_path / "r.jsonl", NEW[1:])], other, seed=0)
+    delete_passages(str(folder), [LONG[3].doc_id, LONG[4].doc_id], other, seed=0)
+    left = [p for p in LONG if p.doc_id not in {LONG[1].doc_id, LONG[3].doc_id, LONG[4].doc_id}] + NEW
+    manifest = read_manifest(folder)
+    assert (manifest.rows, manifest.pieces.vectors) == (len(left), len(pieces_of(made, left)[0]))
+    assert manifest.settings["pieces"] == {"tokens": HOW.tokens, "overlap": HOW.overlap}
+    if codec == "Flat":
+        check_answers(made, folder, left)
+    compacted = compact_index(str(folder), other, seed=0)
+    assert len(compacted.shards) == 1
+    assert (compacted.pieces, compacted.format) == (manifest.pieces, 4)
+    check_answers(made, folder, left)
+    verify_index(str(folder), settings, seed=0)
+
+
+def test_what_goes_with_a_vector_a_passage_is_refused_with_nothing_written(made, tmp_path, monkeypatch):
+    without_ray(monkeypatch)
+    encode_passages(str(made / "encoder"), [str(made / "passages.jsonl")], str(tmp_path / "v"), Index(recall_target=0))
+    with pytest.raises(InputError, match=r"tokens=28 cuts passages into pieces, and --vectors has a vector a passage"):
+        build(made, tmp_path / "index", vectors=str(tmp_path / "v"))
+    with pytest.raises(
+        InputError, match=r"tokens=28 cuts passages into pieces, and `encode` writes a vector a passage"
+    ):
+        encode_passages(str(made / "encoder"), [str(made / "passages.jsonl")], str(tmp_path / "w"), SETTINGS)
+    with pytest.raises(InputError, match=r"tokens=64 is more than the 32 tokens that the encoder reads"):
+        build(made, tmp_path / "index", Pieces(tokens=64))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["v"]
+
+
+def test_an_unfinished_build_goes_on_with_the_same_pieces_alone(made, tmp_path, monkeypatch):
+    without_ray(monkeypatch)
+    whole = ray_stages._EncodeFragment.__call__
+    monkeypatch.setattr(ray_stages._EncodeFragment, "__call__", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build(made, tmp_path / "index")
+    monkeypatch.setattr(ray_stages._EncodeFragment, "__call__", whole)
+    with pytest.raises(
+        InputError, match=r"with index\.pieces\.tokens=28 and \.overlap=4, not .*tokens=null; delete it"
+    ):
+        build(made, tmp_path / "index", Pieces())
+    assert build(made, tmp_path / "index").index_version == read_manifest(made / "index").index_version
+
+
+# The service
+
+
+@pytest.fixture(scope="module")
+def services(made):
+    return clients_of({("index",): made / "index"}, Serve(max_k=60))
+
+
+@pytest.mark.parametrize("placement", ["local", "distributed"])
+def test_a_service_answers_by_passage_and_names_the_piece(made, services, placement):
+    http = services["index", placement]
+    texts = {p.doc_id: p.text for p in LONG}
+    for query in ("Hauptstadt Berlin", "the river Seine"):
+        vector = encode(encoder(made), [query], role="query", precision="fp32")[0]
+        expected = by_best_piece(*pieces_of(made, LONG), vector)
+        hits = ask(http, query, k=50)["results"][0]["hits"]
+        assert [h["doc_id"] for h in hits] == [name for name, *_ in expected]
+        assert [tuple(h["piece"]) for h in hits] == [piece for *_, piece in expected]
+        assert [h["score"] for h in hits] == pytest.approx([score for _, score, _ in expected], abs=1e-5)
+        assert all(h["text"] == texts[h["doc_id"]] for h in hits)
+        # Filters, languages and policies go by passages too.
+        german = ask(http, query, k=50, languages=["de"], filter={"must": [{"key": "year", "match": {"value": 2001}}]})
+        keep = {p.doc_id for p in LONG if p.language == "de" and p.metadata["year"] == 2001}
+        assert [h["doc_id"] for h in german["results"][0]["hits"]] == [n for n, *_ in expected if n in keep]
+        groups = ask(http, query, k=50, group_by="group", quotas={"de": 3})["results"][0]["hits"]
+        assert len(groups) == len({LONG_GROUP[h["doc_id"]] for h in groups})
+        assert sum(h["language"] == "de" for h in groups) <= 3
+        assert {(h["doc_id"], *h["piece"]) for h in groups} <= {(n, *piece) for n, _, piece in expected}
+        pages, body = [], ask(http, query, k=7, offset=0)
+        while True:
+            pages += body["results"][0]["hits"]
+            if (cursor := body["next"]) is None:
+                break
+            body = ask(http, query, k=7, cursor=cursor)
+        assert [(h["doc_id"], h["piece"]) for h in pages] == [(h["doc_id"], h["piece"]) for h in hits]
+
+
+LONG_GROUP = {p.doc_id: p.metadata["group"] for p in LONG}
+
+
+def test_a_passage_is_read_whole_and_like_one_in_pieces_is_refused(services):
+    http = services["index", "local"]
+    assert http.get(f"/passages/{LONG[3].doc_id}").json()["text"] == LONG[3].text
+    refused = http.post("/search", json={"like": LONG[3].doc_id})
+    assert refused.status_code == 422
+    assert "was cut into pieces, and has no vector of its own; send a text of it" in refused.json()["error"]["message"]
+    hits = http.post("/search", json={"like": LONG[0].doc_id, "k": 5}).json()["results"][0]["hits"]
+    assert len(hits) == 5
+    assert LONG[0].doc_id not in {h["doc_id"] for h in hits}
+
+
+def test_the_page_s_example_cuts_and_says_so(made, tmp_path, monkeypatch, capsys):
+    """The command of "Long passages", with an encoder of so many tokens."""
+    section = PAGE.partition("## Long passages\n")[2].partition("\n## ")[0]
+    (argv,) = split_command(re.findall(r"^```bash\n(.*?)^```", section, re.M | re.S)[0].replace("\\\n", " "))
+    make_preset(tmp_path / "runs" / "mine" / "checkpoint", max_tokens=256)
+    write_passages(tmp_path / "passages.jsonl", [LONG[0], LONG[1]._replace(text=said(700, 1))])
+    without_ray(monkeypatch)
+    monkeypatch.setattr("hybrid_ir.cluster.ray_session", lambda *_: nullcontext())
+    monkeypatch.setattr("hybrid_ir.cluster.live_nodes", lambda: 1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [*argv, "-v"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert not left.value.code, err
+    pieces = read_manifest(tmp_path / "index").pieces
+    assert (pieces.tokens, pieces.overlap, pieces.long) == (256, 32, {"en": 1})
+    assert pieces.most >= 4
+    assert f"1 passages are in pieces of at most 256 tokens: {pieces.vectors} vectors in all" in " ".join(out.split())

@@ -203,6 +203,11 @@ def print_index(manifest: Any, index: str) -> None:
     out = console()
     out.print(table)
     out.print(f"{manifest.rows:,} passages in {len(manifest.shards)} shards ({sizes}), codec {manifest.codec}{nprobe}")
+    if manifest.pieces is not None:
+        long, vectors = sum(manifest.pieces.long.values()), manifest.pieces.vectors
+        out.print(
+            f"{long:,} passages are in pieces of at most {manifest.pieces.tokens} tokens: {vectors:,} vectors in all"
+        )
     if dead := sum(shard.rows for shard in manifest.shards) - manifest.rows:
         out.print(f"{dead:,} deleted passages are still in the files: hybrid-ir index compact --index {index}")
     print_left_out(manifest, f"{index}/rejected*.jsonl")
@@ -217,7 +222,7 @@ def print_left_out(manifest: Any, rejects: str) -> None:
     if cut:
         out.print(
             f"{cut:,} passages ({cut / manifest.rows:.1%}) are longer than the {manifest.space['max_tokens']} tokens "
-            "that the encoder reads: their ends cannot be found; cut them into shorter ones"
+            "that the encoder reads: their ends cannot be found; index.pieces.tokens cuts them into pieces"
         )
     rejected = sum(manifest.rejected.values())
     if rejected:

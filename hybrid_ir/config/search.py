@@ -13,19 +13,21 @@ class Pieces(Section):
     tokens: int | None = Field(default=None, ge=8)
     """Cut longer passages into pieces of at most so many tokens, prefix and special tokens included, each with a vector
     of its own; a passage is found by its best piece. Null = longer passages lose what the encoder does not read."""
-    overlap: int = Field(default=32, ge=0)
-    """Tokens that a piece has in common with the one before; 0 = none."""
+    overlap: int | None = Field(default=None, ge=0)
+    """Tokens that a piece has in common with the one before; 0 = none, null = an eighth of its own."""
 
     @model_validator(mode="after")
     def _goes_on(self) -> Pieces:
-        if self.tokens is not None and 2 * self.overlap >= self.tokens:
+        if self.tokens is not None and self.overlap is not None and 2 * self.overlap >= self.tokens:
             raise ValueError(f"overlap={self.overlap} must be less than half of tokens={self.tokens}")
         return self
 
     @property
     def how(self) -> tuple[int, int] | None:
         """(tokens, overlap); None = nothing is cut into pieces."""
-        return None if self.tokens is None else (self.tokens, self.overlap)
+        if self.tokens is None:
+            return None
+        return self.tokens, self.tokens // 8 if self.overlap is None else self.overlap
 
 
 class Index(Section):

@@ -75,11 +75,10 @@ class _EncodeFragment:
 
     def _pieces(self, texts: list[str]) -> tuple[list[str], np.ndarray | None]:
         """What is encoded of the texts, and which part of which text that is; None = each as a whole."""
-        wanted = self._settings.pieces
-        if wanted.tokens is None:
+        if self._settings.pieces.how is None:
             return texts, None
-        reader = TextReader.of(self._model)
-        table = cut_into_pieces(reader, texts, tokens=wanted.tokens, overlap=wanted.overlap, role=self._role)
+        tokens, overlap = self._settings.pieces.how
+        table = cut_into_pieces(TextReader.of(self._model), texts, tokens=tokens, overlap=overlap, role=self._role)
         return [texts[row][start:end] for row, start, end in table.tolist()], table
 
 

@@ -211,7 +211,7 @@ def _add(
 def cut_as_built(settings: Index, old: Manifest) -> Index:
     """Long passages are cut as the index was built, whatever is asked for now: so they are found alike whenever they
     came."""
-    tokens, overlap = (None, 0) if old.pieces is None else old.pieces.how
+    tokens, overlap = (None, None) if old.pieces is None else old.pieces.how
     return settings.model_copy(update={"pieces": Pieces(tokens=tokens, overlap=overlap)})
 
 
