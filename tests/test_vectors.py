@@ -25,7 +25,7 @@ from hybrid_ir.index import fragments, ray_stages
 from hybrid_ir.index.build import build_index
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import ShardQuery
-from hybrid_ir.index.vectors import checks, given, placed
+from hybrid_ir.index.vectors import given, placed
 from hybrid_ir.index.vectors.checks import as_unit, first_fault
 from hybrid_ir.index.vectors.made import encode_passages
 from hybrid_ir.index.writing import open_shards
@@ -228,10 +228,9 @@ def test_trusted_vectors_of_another_encoder_are_refused_and_nothing_is_written(m
     assert not (tmp_path / "index").exists(), "mended vectors are taken by the same command"
 
 
-def test_trusted_vectors_in_another_order_are_refused(made, tmp_path, monkeypatch):
+def test_trusted_vectors_in_another_order_are_refused(made, tmp_path):
     """Nothing in a matrix says whose a row is, so only the texts can tell. Random weights bring all vectors close
     together: those of two languages to a cosine of .975."""
-    monkeypatch.setattr(checks, "LEAST_AGREEMENT", 0.99)
     np.save(tmp_path / "mine.npy", np.load(made / "npy" / "vectors.npy")[::-1])
     with pytest.raises(InputError, match=r"are not those that --checkpoint makes of these passages"):
         build(made, tmp_path / "index", tmp_path / "mine.npy", passages="good.jsonl", trust=True)
