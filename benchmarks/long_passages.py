@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def main() -> None:
         cut_off = 0
         begun = time.perf_counter()
 
-        def encode_passages(texts: list[str]) -> np.ndarray:
+        def encode_passages(texts: Sequence[str]) -> np.ndarray:
             nonlocal cut_off
             cut = np.zeros(len(texts), dtype=bool)
             made = encode(model, texts, role="document", cut=cut)

@@ -424,6 +424,14 @@ def test_an_unfinished_build_goes_on_with_the_same_pieces_alone(made, tmp_path, 
     assert build(made, tmp_path / "index").index_version == read_manifest(made / "index").index_version
 
 
+@pytest.mark.slow
+def test_actors_cut_as_this_process_does(made, tmp_path, ray_cluster):
+    settings = SETTINGS.model_copy(update={"cpus_per_actor": 0.5, "shards": 2})
+    manifest = build_index(str(made / "encoder"), [str(made / "passages.jsonl")], str(tmp_path / "i"), settings, seed=0)
+    assert manifest.pieces == read_manifest(made / "index").pieces
+    check_answers(made, tmp_path / "i", LONG)
+
+
 # The service
 
 

@@ -160,8 +160,9 @@ def evaluate(
     more: dict[str, Any] = {}
     if pieces is not None:
         more["cut"] = partial(cut_into_pieces, TextReader.of(model), tokens=pieces[0], overlap=pieces[1])
+        more["cut"]([])  # an encoder that reads fewer tokens is refused before anything is encoded
     result = test.measure(partial(clock, role="query"), partial(clock, role="document"), out / "runs", **more)
-    summary = named | summarize(result, **chance)
+    summary: dict[str, Any] = named | summarize(result, **chance)
     summary["counts"]["cut"] = clock.cut
     if test.content is not None:
         summary["cost"] = {**size_of(model), "texts_per_s": round(clock.texts / max(clock.seconds, 1e-9), 1)}
