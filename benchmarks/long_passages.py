@@ -2,7 +2,7 @@
 
     python benchmarks/long_passages.py --xquad XQUAD_R --encoder multilingual-e5-small --work /tmp/long
 
-A document is the five paragraphs of one article in one language: 48 in each of eleven. A question is about one of its
+A document is the five paragraphs of one article in one language: 48 in each language. A question is about one of its
 paragraphs, and its documents are the article in every language. Documents are cut off where the encoder ends, or cut
 into pieces of so many tokens (`--tokens`), each with the score of its best one. Prints a line of JSON a way: AP, RR@10
 and nDCG@10 of all documents in one pool (`multi`), of those in the question's language (`mono`) and of those in each
@@ -29,11 +29,11 @@ LATE = 3
 """The first of the paragraphs that are late in their article, counted from 0."""
 
 
-def write_test_set(xquad: Path, folder: Path) -> set[str]:
+def write_test_set(xquad: Path, folder: Path, languages: list[str] | None) -> set[str]:
     """Write articles and questions as a `judged` test set; the ids of the questions whose paragraph is late."""
     folder.mkdir(parents=True, exist_ok=True)
     passages, queries, judgements, late = [], [], [], set()
-    files = sorted(file for file in xquad.glob("*.json"))
+    files = sorted(file for file in xquad.glob("*.json") if languages is None or file.stem in languages)
     languages = [file.stem for file in files]
     for file in files:
         for number, article in enumerate(json.loads(file.read_text(encoding="utf-8"))["data"]):
@@ -58,11 +58,12 @@ def main() -> None:
     parser.add_argument("--xquad", type=Path, required=True)
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--tokens", type=int, nargs="*", default=[512, 256, 128, 64])
+    parser.add_argument("--tokens", type=int, nargs="*", default=[512, 256, 128])
+    parser.add_argument("--languages", nargs="*", default=None, help="Of documents and questions; all by default.")
     parser.add_argument("--overlap", type=int, default=None, help="Of a piece; by default an eighth of it.")
     given = parser.parse_args()
     quiet_libraries()
-    late = write_test_set(given.xquad, given.work / "test")
+    late = write_test_set(given.xquad, given.work / "test", given.languages)
     test = load_test_set("judged", str(given.work / "test"))
     model = load_encoder(given.encoder)
     vectors = encode(model, [query.text for query in test.queries.values()], role="query")
