@@ -261,6 +261,24 @@ def test_a_lossy_codec_that_visits_all_lists_scores_a_passage_by_its_best_piece(
             assert TABLE[own[int(scores.argmax())], 1] == start
 
 
+@pytest.mark.parametrize("shards", [1, 3])
+def test_lists_are_visited_until_there_are_enough_passages_whatever_one_of_them_fills(tmp_path, shards):
+    """The nearest list holds 200 pieces, all of one passage; the 30 other passages are in the other three."""
+    rng = np.random.default_rng(1)
+    owner = np.concatenate([np.zeros(200, np.int32), np.arange(1, 31, dtype=np.int32)])
+    centres = np.eye(4, D)[np.where(owner == 0, 0, 1 + owner % 3)]
+    table = np.stack([owner, np.zeros_like(owner), np.ones_like(owner)], axis=1)
+    passages = [IndexedPassage(f"doc-{n}", "text", "en") for n in range(31)]
+    vectors = unit(centres + 0.05 * rng.normal(size=(len(owner), D)))
+    manifest = write_index(
+        tmp_path / "i", passages, vectors, codec="IVF4,SQ8", shards=shards, sharding="random", pieces=table, nprobe=1
+    )
+    shards_open = open_shards(tmp_path / "i", manifest)
+    (hits,) = answers(shards_open, vectors[:1], [ShardQuery(10)])
+    assert len(hits) == 10
+    assert hits[0][0] == 0
+
+
 def test_the_manifest_counts_vectors_and_long_passages(indices):
     _, manifest = indices["Flat", 3, "language"]
     counts = np.bincount(TABLE[:, 0])
