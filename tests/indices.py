@@ -37,7 +37,10 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def write_fragments(folder: Path, passages: list[IndexedPassage], vectors: np.ndarray) -> Fragments:
+def write_fragments(
+    folder: Path, passages: list[IndexedPassage], vectors: np.ndarray, pieces: np.ndarray | None = None
+) -> Fragments:
+    """`pieces` (vectors, 3) says whose each vector is, and of which characters; None = vector n is of passage n."""
     names = sorted({p.language for p in passages}, reverse=True)  # not in the order of their names
     keys = tuple(sorted({k for p in passages for k in p.metadata}))
     counts = []
@@ -47,7 +50,11 @@ def write_fragments(folder: Path, passages: list[IndexedPassage], vectors: np.nd
         home.mkdir(parents=True)
         write_passages(home / "passages.arrow", part, keys)
         np.save(home / "languages.npy", np.asarray([names.index(p.language) for p in part], dtype=np.int16))
-        save_array(home / "vectors.npy", vectors[start : start + FRAGMENT_ROWS])
+        here = slice(start, start + FRAGMENT_ROWS)
+        if pieces is not None:
+            here = (pieces[:, 0] >= start) & (pieces[:, 0] < start + FRAGMENT_ROWS)
+            save_array(home / "pieces.npy", pieces[here] - np.asarray([start, 0, 0], dtype=np.int32))
+        save_array(home / "vectors.npy", vectors[here])
         counts.append(len(part))
     return Fragments(folder, tuple(counts), tuple(names), keys, {})
 
@@ -63,10 +70,11 @@ def write_index(
     nprobe: int = 4,
     seed: int = 0,
     candidates: int = 4,
+    pieces: np.ndarray | None = None,
 ) -> Manifest:
-    """An index without an encoder at `folder`."""
+    """An index without an encoder at `folder`. `pieces` as `write_fragments` takes them."""
     folder.mkdir(parents=True)
-    fragments = write_fragments(folder / "fragments", passages, vectors)
+    fragments = write_fragments(folder / "fragments", passages, vectors, pieces)
     trained = train_codec(codec, fragments, vectors.shape[1], 0)
     empty = faiss.serialize_index(trained)
     parts = cut_shards(fragments.row_languages(), fragments.languages, shards, sharding, seed)
@@ -78,8 +86,10 @@ def write_index(
         folder,
         space={**SPACE, "dimension": vectors.shape[1]}, probes=np.zeros((0, vectors.shape[1])), codec=codec, sharding=sharding,  # noqa: E501
         shards=entries, keys=fragments.keys, rejected={}, settings={}, nprobe=0 if is_flat(codec) else nprobe,
-        candidates=candidates,
+        candidates=candidates, pieces=None if pieces is None else (64, 16),
     )  # fmt: skip
+    if not is_flat(codec):
+        faiss.write_index(trained, str(folder / "codec.faiss"))
     files = count_lists(folder, open_shards(folder, manifest))
     return publish(folder, manifest.model_copy(update={"files": {**manifest.files, **files}}))
 

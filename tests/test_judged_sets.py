@@ -28,7 +28,7 @@ from hybrid_ir.evaluation.tasks.result import summarize
 from hybrid_ir.evaluation.test_sets.judged_set import LanguageText
 from hybrid_ir.evaluation.test_sets.layouts import load_test_set
 from hybrid_ir.evaluation.test_sets.measure import measure_judged
-from hybrid_ir.types import InputError, Passage
+from hybrid_ir.types import Collection, InputError, Passage
 
 PAGE = (Path(__file__).parents[1] / "docs" / "evaluate.md").read_text(encoding="utf-8")
 
@@ -454,3 +454,71 @@ def test_the_page_s_example_is_a_test_set_and_its_command_measures_it(tmp_path, 
     summary = json.loads((tmp_path / "OUT" / "metrics.json").read_text())
     assert list(summary["per_language"]) == ["de", "en"]
     assert summary["counts"]["left_out"] == dict.fromkeys(summary["counts"]["left_out"], 0)
+
+
+# Long passages, by document
+
+
+def halves(texts):
+    """Pieces of texts that have a bar in the middle: what is before it and what is behind it."""
+    rows = []
+    for n, text in enumerate(texts):
+        before, bar, _ = text.partition(" | ")
+        rows += [(n, 0, len(before)), *([(n, len(before) + 3, len(text))] if bar else [])]
+    return np.array(rows, np.int32)
+
+
+def test_a_passage_has_the_score_of_its_best_piece_and_stands_once_in_the_run(judged):
+    """Scores of `height`: Old tower .6, tall .8, lake 0. So d4 has .8 by its second piece, as d2, and d3 .6 by its
+    first; of `bridge` d4 has .6 and d3 .8."""
+    records = [
+        ("d1", "lake", "en"),
+        ("d2", "tall", "de"),
+        ("d3", "Old tower | lake", "en"),
+        ("d4", "lake | tall", "de"),
+    ]
+    texts = json_lines(*({"doc_id": d, "text": t, "language": x} for d, t, x in records))
+    write(judged / "passages.jsonl", texts)
+    result = measure_judged(load_test_set("judged", str(judged)), looked_up, looked_up, judged / "runs", halves)
+    run = [line.split()[:5] for line in (judged / "runs" / "all.trec").read_text().splitlines()]
+    assert [(q, d, float(score)) for q, _, d, _, score in run] == [
+        *(("qa", d, pytest.approx(score)) for d, score in (("d4", 0.8), ("d2", 0.8), ("d3", 0.6), ("d1", 0))),
+        *(("qb", d, pytest.approx(score)) for d, score in (("d3", 0.8), ("d4", 0.6), ("d2", 0.6), ("d1", 0))),
+    ]
+    assert (result.counts["pieces"], result.counts["passages in pieces"]) == (6, 2)
+    assert rows_of(result)["qb"]["RR@10"] == 1, "d3 is relevant to it"
+
+
+def test_the_page_s_command_measures_long_passages_whole_and_other_collections_refuse(tmp_path, monkeypatch, capsys):
+    """The only judgement is of a passage whose words stand at its end, behind all that the encoder reads."""
+    section = PAGE.partition("### Long passages\n")[2].partition("\n## ")[0]
+    (argv,) = split_command(re.findall(r"^```bash\n(.*?)^```", section, re.M | re.S)[0])
+    make_preset(tmp_path / "CKPT", max_tokens=256)
+    words = ["Paris", "is", "the", "capital", "of", "France", "on", "the", "river", "Seine"]
+    long = " ".join(words[n * n % 10] for n in range(400))
+    write(tmp_path / "mine/queries.jsonl", json_lines({"query_id": "q", "text": "Berlin", "language": "en"}))
+    passages = [{"doc_id": "d1", "text": f"{long} Berlin", "language": "en"}, {"doc_id": "d2", "text": "Seine"}]
+    write(tmp_path / "mine/passages.jsonl", json_lines(*passages))
+    write(tmp_path / "mine/judgements.jsonl", json_lines({"query_id": "q", "doc_id": "d1", "grade": 1}))
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for name, words_typed in (("whole", argv), ("cut", [w for w in argv if "pieces" not in w])):
+        monkeypatch.setattr(sys, "argv", words_typed)
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        assert not left.value.code
+        summary = json.loads((tmp_path / "OUT" / "metrics.json").read_text())
+        found[name] = summary["counts"], summary["made_from"], " ".join(capsys.readouterr().out.split())
+    counts, made_from, said = found["whole"]
+    assert (counts["passages in pieces"], counts["cut"]) == (1, 0)
+    assert f"1 long passages are cut: {counts['pieces']} pieces are ranked" in said
+    assert made_from.pop("pieces") == [256, 32]
+    counts, same, said = found["cut"]
+    assert (counts["cut"], "pieces" in counts) == (1, False)
+    assert "1 passages are longer than the encoder reads: their ends were not ranked" in said
+    assert same == made_from, "the two are not taken for each other, and differ in nothing else"
+    collection = Collection("store", [], [])
+    with pytest.raises(
+        InputError, match=r"tokens=256 is for test sets of your own \(beir, trec, judged\).*store is of"
+    ):
+        evaluate(None, "x", collection, tmp_path, load_experiment(None, ["index.pieces.tokens=256"]))  # type: ignore[arg-type]

@@ -102,8 +102,8 @@ def table_of(made):
     return [table["doc_id"].to_pylist()[i] for i in order], vectors
 
 
-def write_table(path, ids, vectors):
-    pq.write_table(pa.table({"doc_id": ids, "vector": [list(v) for v in vectors]}), path, row_group_size=30)
+def write_table(path, ids, vectors, column="vector"):
+    pq.write_table(pa.table({"doc_id": ids, column: [list(v) for v in vectors]}), path, row_group_size=30)
     return path
 
 
@@ -204,24 +204,36 @@ def test_vectors_of_the_users_own_are_matched_by_id_normalised_and_counted(made,
     ids, vectors = table_of(made)
     vectors[3] *= 2
     vectors[50] *= 0.5
-    mine = write_table(tmp_path / "mine.parquet", ids, vectors)
+    mine = write_table(tmp_path / "mine.parquet", ids, vectors, "embedding")
     with pytest.raises(InputError, match=r"does not say which encoder .*add --trust-vectors"):
         build(made, tmp_path / "taken", mine)
     usual = build(made, tmp_path / "usual")
     taken = build(made, tmp_path / "taken", mine, trust=True)
     np.testing.assert_allclose(stored(tmp_path / "taken", taken), stored(tmp_path / "usual", usual), rtol=0, atol=1e-7)
-    assert taken.settings["vectors"] == {"path": str(mine), "space": None, "normalised": 2, "agreement": 1.0}
+    assert taken.settings["vectors"] == {
+        "path": str(mine), "space": None, "normalised": 2, "agreement": 1.0, "lowest": 1.0
+    }  # fmt: skip
     assert taken.cut == {}, "nobody says which texts were cut"
 
 
-def test_trusted_vectors_of_another_encoder_show_in_their_agreement(made, tmp_path):
+def test_trusted_vectors_of_another_encoder_are_refused_and_nothing_is_written(made, tmp_path):
     """In 64 and more dimensions two directions at random have a cosine of some 0.1."""
     ids, vectors = table_of(made)
-    other = np.random.default_rng(0).normal(size=vectors.shape)
-    mine = write_table(tmp_path / "mine.parquet", ids, other)
-    taken = build(made, tmp_path / "index", mine, trust=True)
-    assert abs(taken.settings["vectors"]["agreement"]) < 0.1
-    assert taken.settings["vectors"]["normalised"] == 91
+    mine = write_table(tmp_path / "mine.parquet", ids, np.random.default_rng(0).normal(size=vectors.shape))
+    with pytest.raises(InputError) as refused:
+        build(made, tmp_path / "index", mine, trust=True)
+    said = re.search(r"of 64 that were encoded again the median cosine is (-?\d\.\d+), and", str(refused.value))
+    assert said is not None
+    assert abs(float(said[1])) < 0.2
+    assert not (tmp_path / "index").exists(), "mended vectors are taken by the same command"
+
+
+def test_trusted_vectors_in_another_order_are_refused(made, tmp_path):
+    """Nothing in a matrix says whose a row is, so only the texts can tell. Random weights bring all vectors close
+    together: those of two languages to a cosine of .975."""
+    np.save(tmp_path / "mine.npy", np.load(made / "npy" / "vectors.npy")[::-1])
+    with pytest.raises(InputError, match=r"are not those that --checkpoint makes of these passages"):
+        build(made, tmp_path / "index", tmp_path / "mine.npy", passages="good.jsonl", trust=True)
 
 
 def test_a_matrix_alone_is_matched_by_row_where_every_passage_is_good(made, tmp_path):
@@ -371,7 +383,7 @@ def test_the_commands_say_what_they_wrote_and_took(made, tmp_path, monkeypatch, 
     write_table(tmp_path / "mine.parquet", *table_of(made))
     code, said = typed(monkeypatch, capsys, *index, "--out", "j", "--vectors", "mine.parquet", "--trust-vectors")
     assert code == 0
-    assert "trusted; their median cosine with vectors that this encoder makes is 1.000; 0 were not" in said
+    assert "makes are 1.000 in the median and 1.000 at the lowest; 0 were not" in said
 
 
 @pytest.mark.parametrize(

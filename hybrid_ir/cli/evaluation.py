@@ -84,5 +84,13 @@ def evaluate(
             console().print(pairs_table(pairs, first))
         if left_out := [f"{n:,} {name}" for name, n in summary["counts"]["left_out"].items() if n]:
             console().print(f"left out or missing: {', '.join(left_out)}")
+        counts = summary["counts"]
+        if pieces := counts.get("pieces"):
+            console().print(f"{counts['passages in pieces']:,} long passages are cut: {pieces:,} pieces are ranked")
+        if cut := counts["cut"]:
+            console().print(
+                f"{cut:,} passages are longer than the encoder reads: their ends were not ranked; where these are of a "
+                "test set of your own, index.pieces.tokens=256 ranks passages by their best pieces"
+            )
     else:
         console().print(collection_table(summary["collection"], {Path(checkpoint).parent.name or checkpoint: summary}))

@@ -48,7 +48,7 @@ def build(
         str | None,
         typer.Option(
             help="Vectors of the passages, instead of encoding them: a folder of `hybrid-ir encode`; Parquet of doc_id "
-            "and vector; or a .npy matrix."
+            "and vector (or embedding); or a .npy matrix."
         ),
     ] = None,
     trust_vectors: Annotated[
@@ -87,7 +87,10 @@ def build(
     if (taken := manifest.settings.get("vectors")) is not None:
         said = "this encoder made them"
         if taken["space"] is None:
-            said = f"trusted; their median cosine with vectors that this encoder makes is {taken['agreement']:.3f}"
+            said = (
+                f"trusted; their cosines with vectors that this encoder makes are {taken['agreement']:.3f} in the "
+                f"median and {taken['lowest']:.3f} at the lowest"
+            )
         console().print(
             f"vectors were taken from {taken['path']}: {said}; {taken['normalised']:,} were not of unit length, and "
             "are now"
@@ -200,6 +203,11 @@ def print_index(manifest: Any, index: str) -> None:
     out = console()
     out.print(table)
     out.print(f"{manifest.rows:,} passages in {len(manifest.shards)} shards ({sizes}), codec {manifest.codec}{nprobe}")
+    if manifest.pieces is not None:
+        long, vectors = sum(manifest.pieces.long.values()), manifest.pieces.vectors
+        out.print(
+            f"{long:,} passages are in pieces of at most {manifest.pieces.tokens} tokens: {vectors:,} vectors in all"
+        )
     if dead := sum(shard.rows for shard in manifest.shards) - manifest.rows:
         out.print(f"{dead:,} deleted passages are still in the files: hybrid-ir index compact --index {index}")
     print_left_out(manifest, f"{index}/rejected*.jsonl")
@@ -214,7 +222,7 @@ def print_left_out(manifest: Any, rejects: str) -> None:
     if cut:
         out.print(
             f"{cut:,} passages ({cut / manifest.rows:.1%}) are longer than the {manifest.space['max_tokens']} tokens "
-            "that the encoder reads: their ends cannot be found; cut them into shorter ones"
+            "that the encoder reads: their ends cannot be found; index.pieces.tokens cuts them into pieces"
         )
     rejected = sum(manifest.rejected.values())
     if rejected:

@@ -150,8 +150,10 @@ def _print_hits(query: str, response: dict[str, Any]) -> None:
     timings, coverage = response["timings_ms"], response["coverage"]
     out.print(Text(printable(query), style="bold"), Text(f"  {timings['total']:.1f} ms", style="dim"))
     for hit in response["results"][0]["hits"]:
+        first, end = hit.get("piece", (0, None))
+        text = hit["text"][first:end]
         out.print(
-            Text(printable(f"{hit['position']:>3}  {hit['score']:.3f}  {hit['language']}  {hit['text']}")),
+            Text(printable(f"{hit['position']:>3}  {hit['score']:.3f}  {hit['language']}  {text}")),
             Text(printable(hit["doc_id"]), style="dim"),
         )
         for other in hit.get("also", ()):

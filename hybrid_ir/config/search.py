@@ -4,9 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hybrid_ir.config.section import Precision, Section
+
+
+class Pieces(Section):
+    tokens: int | None = Field(default=None, ge=8)
+    """Cut longer passages into pieces of at most so many tokens, prefix and special tokens included, each with a vector
+    of its own; a passage is found by its best piece. Null = longer passages lose what the encoder does not read."""
+    overlap: int | None = Field(default=None, ge=0)
+    """Tokens that a piece has in common with the one before; 0 = none, null = an eighth of its own."""
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> Pieces:
+        if self.tokens is not None and self.overlap is not None and 2 * self.overlap >= self.tokens:
+            raise ValueError(f"overlap={self.overlap} must be less than half of tokens={self.tokens}")
+        return self
+
+    @property
+    def how(self) -> tuple[int, int] | None:
+        """(tokens, overlap); None = nothing is cut into pieces."""
+        if self.tokens is None:
+            return None
+        return self.tokens, self.tokens // 8 if self.overlap is None else self.overlap
 
 
 class Index(Section):
@@ -18,6 +39,8 @@ class Index(Section):
     """Parts that are built and searched apart; null = one a million passages."""
     sharding: Literal["language", "random"] = "language"
     """language: a shard holds whole languages as far as sizes allow; random: every shard holds all of them."""
+    pieces: Pieces = Pieces()
+    """How passages that are longer than the encoder reads are cut; `evaluate` takes it too."""
     recall_target: float = Field(default=0.98, ge=0, le=1)
     """Recall@10 of exact search that each language must reach; what is built below it is refused. 0 = no gate."""
     recall_sample: int = Field(default=50, ge=1)

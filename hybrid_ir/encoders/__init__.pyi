@@ -32,6 +32,7 @@ from .loading import (
     dropout_of as dropout_of,
     load_encoder as load_encoder,
 )
+from .long_texts.pieces import cut_into_pieces as cut_into_pieces
 from .onnx_export import (
     check_onnx as check_onnx,
     describe_onnx as describe_onnx,

@@ -23,7 +23,15 @@ from sentence_transformers import SentenceTransformer
 import hybrid_ir
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import lareqa_collection, open_store
-from hybrid_ir.encoders import best_device, encode, load_encoder, resolve_precision, space_of
+from hybrid_ir.encoders import (
+    TextReader,
+    best_device,
+    cut_into_pieces,
+    encode,
+    load_encoder,
+    resolve_precision,
+    space_of,
+)
 from hybrid_ir.evaluation.averages import evaluate_collection, evaluate_scores
 from hybrid_ir.evaluation.lexical import bm25_scores, bm25_version
 from hybrid_ir.evaluation.public_tasks import TASKS, Task, load_task
@@ -71,8 +79,8 @@ def load_test(
         if split is not None and name != "beir":
             raise InputError(f"{name} has no splits, got --split {split}; name the files of that split instead")
         judged = load_test_set(name, path, split=split, languages=languages, **given)
-        mteb = MtebTask(name, split or "test")
-        return Task(name, partial(measure_judged, judged), judged.n_texts, f"{name} {judged.content}", mteb)
+        measure, mteb = partial(measure_judged, judged), MtebTask(name, split or "test")
+        return Task(name, measure, judged.n_texts, f"{name} {judged.content}", mteb, takes_pieces=True)
     if name in TASKS:
         return load_task(name, path, split=split, languages=languages, corpus=corpus)
     if name in LAREQA:
@@ -130,6 +138,12 @@ def evaluate(
     Returns what `metrics.json` holds. Of `experiment`, `evaluate` and `seed` are read.
     """
     start = time.perf_counter()
+    pieces = experiment.index.pieces.how
+    if pieces is not None and not (isinstance(test, Task) and test.takes_pieces):
+        raise InputError(
+            f"index.pieces.tokens={pieces[0]} is for test sets of your own ({', '.join(TEST_SETS)}), whose passages "
+            f"may be long; {test.name} is of sentences and passages: set it to null"
+        )
     encode_role = encoder_of(model, experiment, progress)
     chance = {"seed": experiment.seed, "resamples": experiment.evaluate.bootstrap_rounds}
     named = {"checkpoint": checkpoint, "precision": resolve_precision(experiment.evaluate.precision, model.device.type)}
@@ -144,8 +158,13 @@ def evaluate(
         tables = {"per_query": result.per_query}
         return _write(out, test.name, start, summary, tables, partial(write_report, training_log=log))
     clock = _Clock(encode_role)
-    result = test.measure(partial(clock, role="query"), partial(clock, role="document"), out / "runs")
-    summary = named | summarize(result, **chance)
+    more: dict[str, Any] = {}
+    if pieces is not None:
+        more["cut"] = partial(cut_into_pieces, TextReader.of(model), tokens=pieces[0], overlap=pieces[1])
+        more["cut"]([])  # an encoder that reads fewer tokens is refused before anything is encoded
+    result = test.measure(partial(clock, role="query"), partial(clock, role="document"), out / "runs", **more)
+    summary: dict[str, Any] = named | summarize(result, **chance)
+    summary["counts"]["cut"] = clock.cut
     if test.content is not None:
         summary["cost"] = {**size_of(model), "texts_per_s": round(clock.texts / max(clock.seconds, 1e-9), 1)}
         summary["made_from"] = made_from(model, test, experiment)
@@ -155,16 +174,19 @@ def evaluate(
 
 
 class _Clock:
-    """An encoder that adds up how many texts it had, and how long it took."""
+    """An encoder that adds up how many texts it had, how many passages of these were longer than it reads, and how long
+    it took."""
 
     def __init__(self, encode_role: Callable[..., np.ndarray]) -> None:
         self._encode = encode_role
-        self.texts, self.seconds = 0, 0.0
+        self.texts, self.cut, self.seconds = 0, 0, 0.0
 
     def __call__(self, texts: Sequence[str], role: str) -> np.ndarray:
         start = time.perf_counter()
-        vectors = self._encode(texts, role=role)
+        cut = np.zeros(len(texts), dtype=bool)
+        vectors = self._encode(texts, role=role, cut=cut)
         self.texts += len(texts)
+        self.cut += int(cut.sum()) if role == "document" else 0
         self.seconds += time.perf_counter() - start
         return vectors
 
@@ -183,7 +205,9 @@ def evaluate_bm25(test: Collection, out: Path, experiment: Experiment) -> dict[s
 
 def made_from(model: SentenceTransformer | None, test: Test, experiment: Experiment) -> dict[str, Any]:
     """All that the measures depend on: two evaluations with equal ones need not both be run. `model` None is BM25."""
+    pieces = experiment.index.pieces.how
     return {
+        **({} if pieces is None else {"pieces": list(pieces)}),
         "ranker": bm25_version() if model is None else space_of(model)["id"],
         "precision": None if model is None else resolve_precision(experiment.evaluate.precision, model.device.type),
         "test": _content_of(test),

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from hybrid_ir.data import tatoeba_files
-from hybrid_ir.evaluation.ranking import Encode
 from hybrid_ir.evaluation.tasks.mewsli_x import load_mewsli, measure_mewsli
 from hybrid_ir.evaluation.tasks.miracl import load_miracl, measure_miracl, miracl_files
 from hybrid_ir.evaluation.tasks.mteb_result import MtebTask
@@ -36,13 +34,15 @@ class Task:
     """`measure` takes the encoders of queries and passages and the folder for TREC runs. `n_texts` is how many texts it
     encodes; None where only the end of a corpus tells. `content` is a hash of all that it measures on; None where its
     files are not read before they are ranked, so that nobody knows whether two measurements are of one test. `mteb` is
-    what it is in a result of mteb's; None where it has no such measures."""
+    what it is in a result of mteb's; None where it has no such measures. Where it `takes_pieces`, `measure` also takes
+    `cut`, by which long passages are cut into pieces."""
 
     name: str
-    measure: Callable[[Encode, Encode, Path], TaskResult]
+    measure: Callable[..., TaskResult]
     n_texts: int | None = None
     content: str | None = None
     mteb: MtebTask | None = None
+    takes_pieces: bool = False
 
 
 def load_task(

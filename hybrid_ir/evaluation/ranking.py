@@ -3,7 +3,9 @@
 In: unit vectors of queries, passages from an iterator of any length. Out: a run, its file, measures by query. Memory
 holds one chunk of passages with its scores, and the best `depth` passages of each query; never the corpus.
 
-Shape legend: `Q` queries, `C` passages of a chunk, `D` dimensions.
+A passage that is cut into pieces has the score of its best one.
+
+Shape legend: `Q` queries, `C` passages of a chunk, or their pieces, `D` dimensions.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from hybrid_ir.types import InputError, Passage
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Texts -> (texts, D) float32 unit vectors, in their order."""
+Cut = Callable[[Sequence[str]], np.ndarray]
+"""Texts -> (pieces, 3), as `cut_into_pieces` gives them."""
 
 Run = Mapping[str, Mapping[str, float]]
 """query_id -> doc_id -> score."""
@@ -80,7 +84,7 @@ def rank_passages(
     Raises InputError for vectors that are not finite or do not fit. The iterator is read once, `chunk` at a time.
     """
     best, n_passages = BestPassages(len(query_vectors_QD), depth), 0
-    for part, vectors_CD in _encoded(query_vectors_QD, passages, encode_passage, chunk):
+    for part, vectors_CD, _ in _encoded(query_vectors_QD, passages, encode_passage, chunk):
         n_passages += len(part)
         best.add(_scores(query_vectors_QD, vectors_CD), np.array([passage.doc_id for passage in part], object))
     return best, n_passages
@@ -92,38 +96,51 @@ def rank_pools(
     encode_passage: Encode,
     *,
     depth: int,
+    cut: Cut | None = None,
     chunk: int = CHUNK,
 ) -> dict[str, BestPassages]:
     """As `rank_passages`, apart for the passages of each language: {language: the best `depth` of every query}.
 
-    A passage is encoded once. The best of all languages are the best of these, merged.
+    A passage is encoded once, or with `cut` each of its pieces. The best of all languages are the best of these,
+    merged.
     """
     pools: dict[str, BestPassages] = {}
-    for part, vectors_CD in _encoded(query_vectors_QD, passages, encode_passage, chunk):
+    for part, vectors_CD, owner_C in _encoded(query_vectors_QD, passages, encode_passage, chunk, cut):
         doc_ids = np.array([passage.text_id for passage in part], object)
-        language_C = np.array([passage.language for passage in part])
-        for language in sorted(set(language_C.tolist())):
-            columns = np.flatnonzero(language_C == language)
+        languages = np.array([passage.language for passage in part])
+        for language in sorted(set(languages.tolist())):
+            rows = np.flatnonzero(languages == language)
             pool = pools.setdefault(language, BestPassages(len(query_vectors_QD), depth))
-            pool.add(_scores(query_vectors_QD, vectors_CD[columns]), doc_ids[columns])
+            columns = np.flatnonzero(np.isin(owner_C, rows))
+            starts = np.searchsorted(owner_C[columns], rows)
+            scores = _scores(query_vectors_QD, vectors_CD[columns])
+            pool.add((np.maximum.reduceat(scores_C, starts) for scores_C in scores), doc_ids[rows])
     return pools
 
 
 def _encoded(
-    query_vectors_QD: np.ndarray, passages: Iterable[Ranked], encode_passage: Encode, chunk: int
-) -> Iterator[tuple[list[Ranked], np.ndarray]]:
-    """`chunk` passages at a time, with their checked vectors."""
+    query_vectors_QD: np.ndarray,
+    passages: Iterable[Ranked],
+    encode_passage: Encode,
+    chunk: int,
+    cut: Cut | None = None,
+) -> Iterator[tuple[list[Ranked], np.ndarray, np.ndarray]]:
+    """`chunk` passages at a time, with their checked vectors, and the place in the chunk of each vector's passage."""
     _check_finite("query", query_vectors_QD)
     stream = iter(passages)
     while part := list(islice(stream, chunk)):
-        vectors_CD = encode_passage([passage.text for passage in part])
+        texts, owner_C = [passage.text for passage in part], np.arange(len(part))
+        if cut is not None:
+            pieces = cut(texts)
+            texts, owner_C = [texts[row][start:end] for row, start, end in pieces.tolist()], pieces[:, 0]
+        vectors_CD = encode_passage(texts)
         _check_finite("passage", vectors_CD)
-        if vectors_CD.shape != (len(part), query_vectors_QD.shape[1]):
+        if vectors_CD.shape != (len(texts), query_vectors_QD.shape[1]):
             raise InputError(
-                f"{len(part)} passages have vectors of shape {vectors_CD.shape}, queries of {query_vectors_QD.shape}; "
+                f"{len(texts)} passages have vectors of shape {vectors_CD.shape}, queries of {query_vectors_QD.shape}; "
                 "encode both with the same checkpoint"
             )
-        yield part, vectors_CD
+        yield part, vectors_CD, owner_C
 
 
 def measure_run(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequence[str]) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_ir.config import Index
-from hybrid_ir.encoders import check_space, load_encoder, probe_vectors, space_of
+from hybrid_ir.encoders import TextReader, check_space, cut_into_pieces, load_encoder, probe_vectors, space_of
 from hybrid_ir.index.codec import ROWS_PER_SHARD, default_codec, make_codec
 from hybrid_ir.index.folder import (
     Manifest,
@@ -29,7 +29,7 @@ from hybrid_ir.index.query import is_flat
 from hybrid_ir.index.ray_stages import Progress, encode_fragments, write_shards
 from hybrid_ir.index.recall import gate_and_publish, recall_gate
 from hybrid_ir.index.resuming import claim, clear, codec_of, copy_file, inputs_of, is_finished, keep_encoder
-from hybrid_ir.index.vectors.checks import agreement
+from hybrid_ir.index.vectors.checks import check_agreement
 from hybrid_ir.index.vectors.given import find_vectors, open_vectors
 from hybrid_ir.index.vectors.placed import place_vectors
 from hybrid_ir.index.writing import alone, cut_shards, keep_version, open_shards
@@ -91,29 +91,36 @@ def _build(
         raise InputError(f"{out} holds something that is not an index, so it is left alone; choose another --out")
     model = load_encoder(checkpoint, pooling=pooling, query_prefix=prefixes[0], passage_prefix=prefixes[1])  # type: ignore[arg-type]
     space = space_of(model)
+    if settings.pieces.how is not None:  # in a second, before anything is read
+        cut_into_pieces(TextReader.of(model), [], tokens=settings.pieces.how[0], overlap=settings.pieces.how[1])
     if settings.codec is not None:
         make_codec(settings.codec, space["dimension"])
+    if found is not None and settings.pieces.tokens is not None:
+        raise InputError(
+            f"index.pieces.tokens={settings.pieces.tokens} cuts passages into pieces, and --vectors has a vector a "
+            "passage; leave out one of the two, or give the pieces as passages, with a doc_id each"
+        )
     given = None if found is None else open_vectors(found, space)
-    claim(build, inputs, space, seed=seed, precision=settings.precision)
+    claim(build, inputs, space, seed=seed, precision=settings.precision, pieces=settings.pieces.how)
     fragments = ingest(here, build, progress=progress)
     shown: dict[str, Any] = {"checkpoint": checkpoint, "passages": list(map(str, passages)), "seed": seed}
     if given is not None:
         try:
             taken = place_vectors(given, fragments, build, progress)
+            if given.space is None:
+                progress("comparing vectors", 0)
+                taken |= check_agreement(model, fragments, settings.precision, given.path)
         except InputError:
             clear(build)  # so that the same command takes them once they are mended
             raise
-        if given.space is None:
-            progress("comparing vectors", 0)
-            taken["agreement"] = round(agreement(model, fragments, settings.precision), 4)
         shown["vectors"] = taken
     keep_encoder(model, space, build / "encoder", index / "encoder", checkpoint)
     if given is None:
         encode_fragments(index / "encoder", fragments, settings, progress)
-    count = settings.shards or -(-fragments.rows // ROWS_PER_SHARD)
+    count = settings.shards or min(-(-fragments.n_vectors // ROWS_PER_SHARD), fragments.rows)
     if count > fragments.rows:
         raise InputError(f"index.shards={count} is more than there are passages ({fragments.rows})")
-    codec = settings.codec or default_codec(fragments.rows, count)
+    codec = settings.codec or default_codec(fragments.n_vectors, count)
     progress("training the codec", 0)
     trained = codec_of(build, codec, fragments, space["dimension"], seed)
     if not is_flat(codec):
@@ -135,6 +142,7 @@ def _build(
         keys=fragments.keys,
         rejected=fragments.rejected,
         cut=fragments.cut(),
+        pieces=settings.pieces.how,
         settings_shown=shown,
         progress=progress,
     )

@@ -50,14 +50,14 @@ def make_codec(codec: str, dimension: int) -> Any:
 
 def train_codec(codec: str, fragments: Fragments, dimension: int, seed: int) -> Any:
     """One trained, empty index for all shards, on a sample stratified by language: 64 passages a list, at least 256
-    of each language or all it has."""
+    of each language or all it has, and of long ones all pieces."""
     index = make_codec(codec, dimension)
     if is_flat(codec):
         return index
     wanted = max(64 * index.nlist, 10_000)
-    if fragments.rows < index.nlist:
+    if fragments.n_vectors < index.nlist:
         raise InputError(
-            f"codec {codec!r} has more lists than there are passages ({fragments.rows}); use Flat, or fewer lists"
+            f"codec {codec!r} has more lists than there are passages ({fragments.n_vectors}); use Flat, or fewer lists"
         )
     sample = stratified_sample(fragments.row_languages(), wanted, 256, seed)
     index.cp.seed = seed

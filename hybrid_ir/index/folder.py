@@ -12,6 +12,7 @@ In: an index folder. Out: its manifest, or an InputError that names the file at 
                      vectors.f16.npy   the vectors for exact scores (not for Flat, whose codes are the vectors)
                      ids.npy           global id of each row: the passage's number among those that were accepted
                      passages.arrow    doc_id, text, language, metadata
+                     pieces.npy        row and characters of each vector, where long passages have several
                      deleted-HASH.npy  numbers of the rows that are deleted, in the versions that name it
     INDEX/rejected.jsonl               records that the build left out, and why
     INDEX/rejected-003.jsonl           the same of the addition that wrote shard 003
@@ -37,9 +38,9 @@ from hybrid_ir.storage import fetch_files, is_uri, lies_inside, read_file, sizes
 from hybrid_ir.types import InputError, one_line
 
 FORMAT = 2
-WITH_DELETED = 3
-"""Of a manifest that names deleted rows, which a program that does not know of them must not read."""
-READABLE = (1, 2, 3)
+WITH_DELETED, WITH_PIECES = 3, 4
+"""Of a manifest that names deleted rows, or whose passages have pieces: who does not know of them must not read it."""
+READABLE = (1, 2, 3, 4)
 """Format 1 had one version, and no checksum of the manifest."""
 REBUILD = "build the index again: hybrid-ir index --checkpoint ... --passages ... --out ..."
 
@@ -93,6 +94,24 @@ class ShardEntry(_Part):
         return content
 
 
+class PiecesOf(_Part):
+    """How long passages were cut, and what came of it."""
+
+    tokens: int
+    overlap: int
+    """As `index.pieces` says."""
+    vectors: int
+    """Pieces of all passages that are not deleted."""
+    most: int
+    """Pieces of the passage that has the most."""
+    long: dict[str, int]
+    """Passages of each language that have several."""
+
+    @property
+    def how(self) -> tuple[int, int]:
+        return self.tokens, self.overlap
+
+
 class Manifest(_Part):
     format: int
     index_version: str
@@ -124,8 +143,18 @@ class Manifest(_Part):
     """Version that this one was made from by a change; None = by a build."""
     cut: dict[str, int] = {}
     """Passages of each language that were longer than the encoder reads: their ends are not in their vectors."""
+    pieces: PiecesOf | None = None
+    """None = every passage has one vector."""
     checksum: str = ""
     """`checksum_of` all the other fields."""
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As it was written before passages had pieces, where none has: older programs read it."""
+        content = handler(self)
+        if self.pieces is None:
+            del content["pieces"]
+        return content
 
     @property
     def rows(self) -> int:

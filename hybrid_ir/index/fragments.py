@@ -1,6 +1,7 @@
 """The first stage of a build: passages are read, checked, and cut into fragments on disk, each to be encoded alone.
 
-In: files of passages. Out: `INDEX/.build/fragments/`, a folder each of passages, languages and, once encoded, vectors.
+In: files of passages. Out: `INDEX/.build/fragments/`, a folder each of passages, languages and, once encoded, vectors,
+with the pieces that they are of where long passages are cut.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from hybrid_ir.index.passage_table import ROWS_PER_BATCH, PassageTable, passage_schema, write_passages
 from hybrid_ir.index.passages import MAX_METADATA_KEYS, IndexedPassage, read_passages
+from hybrid_ir.index.pieces.table import PIECES, runs, starts_of
 from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError, Rejected, key64
 
@@ -58,9 +60,29 @@ class Fragments:
         counts = np.bincount(self.row_languages()[cut], minlength=len(self.languages)).tolist()
         return {name: count for name, count in sorted(zip(self.languages, counts, strict=True)) if count}
 
+    @property
+    def in_pieces(self) -> bool:
+        """Whether passages may have several vectors, once all are encoded."""
+        return (self.path(0) / PIECES).is_file()
+
+    @property
+    def n_vectors(self) -> int:
+        """Vectors of all passages, once these are encoded."""
+        if not self.in_pieces:
+            return self.rows
+        return sum(len(np.load(self.path(n) / PIECES, mmap_mode="r")) for n in range(len(self.counts)))
+
     def vectors(self, ids: np.ndarray) -> np.ndarray:
-        """(len(ids), D) float32 of the given global ids, in their order. Reads only the pages they are on."""
+        """(vectors, D) float32 of the passages of the given global ids, in their order: one a passage, or all of its
+        pieces'. Reads only the pages they are on."""
         assert int(ids.max()) < self.rows
+        if self.in_pieces:
+            return np.concatenate(
+                [
+                    np.asarray(np.load(self.path(number) / "vectors.npy", mmap_mode="r"))[self._pieces(number, rows)[0]]
+                    for number, rows, _ in _runs(ids)
+                ]
+            )
         out: np.ndarray | None = None
         for number, rows, where in _runs(ids):
             stored = np.asarray(np.load(self.path(number) / "vectors.npy", mmap_mode="r"))
@@ -69,6 +91,23 @@ class Fragments:
             np.take(stored, rows, axis=0, out=out[where], mode="clip")  # "raise" would copy once more
         assert out is not None
         return out
+
+    def pieces(self, ids: np.ndarray) -> np.ndarray:
+        """(vectors, 3) int32 of the passages of the given global ids: the place of each among them, and the piece's
+        first character and the character after its last."""
+        parts = []
+        for number, rows, where in _runs(ids):
+            found, counts, table = self._pieces(number, rows)
+            part = table[found]
+            part[:, 0] = np.repeat(np.arange(where.start, where.stop), counts)
+            parts.append(part)
+        return np.concatenate(parts)
+
+    def _pieces(self, number: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of these rows of a fragment: the numbers of their vectors, how many each has, and the fragment's table."""
+        table = np.load(self.path(number) / PIECES)
+        starts = starts_of(table[:, 0], self.counts[number])
+        return runs(starts[rows], starts[rows + 1]), starts[rows + 1] - starts[rows], table
 
     def passages(self, ids: np.ndarray) -> Iterator[IndexedPassage]:
         """Passages of the given global ids, in their order."""

@@ -51,6 +51,9 @@ class Totals:
     """(languages, lists): passages of each language, in the order of their names, in each inverted list of all shards;
     None in an index of format 1, and for Flat."""
 
+    most_pieces: int = 1
+    """Vectors of the passage that has the most."""
+
     def scans(self, query: ShardQuery) -> bool:
         """Whether a query is answered by an exact scan of what its filter leaves."""
         if is_flat(self.codec) or query.where is not None:
@@ -100,6 +103,9 @@ class Found(NamedTuple):
     """(C,) int64 global ids."""
     rows: np.ndarray
     """(C,) int64 rows of the shard."""
+    spans: np.ndarray | None = None
+    """(C, 2): the first character of the piece that has the score, and the character after its last; None in a shard
+    that has a vector a passage."""
 
 
 class Hit(NamedTuple):
@@ -107,6 +113,8 @@ class Hit(NamedTuple):
     row: int
     global_id: int
     score: float
+    piece: tuple[int, int] | None = None
+    """Of a passage in pieces: where in its text the one is that has the score."""
 
 
 class Stored(NamedTuple):
@@ -114,9 +122,9 @@ class Stored(NamedTuple):
 
     row: int
     passage: IndexedPassage
-    vector: np.ndarray
+    vector: np.ndarray | None
     """(D,) float32, unit length: as stored in an index without loss; else as the float16 that exact scores come from,
-    made unit length again."""
+    made unit length again. None of a passage in several pieces."""
 
 
 def depth(k: int, candidates: int = CANDIDATES) -> int:
@@ -149,7 +157,17 @@ def merge(
     ]
     if len(there) > 1:
         hits.sort()
-    return [Hit(shard, row, global_id, -score) for score, global_id, shard, row in hits[:k]]
+    best = [Hit(shard, row, global_id, -score) for score, global_id, shard, row in hits[:k]]
+    if all(part.spans is None for _, part in there):
+        return best
+    return [_with_piece(hit, parts[hit.shard]) for hit in best]
+
+
+def _with_piece(hit: Hit, part: Found | None) -> Hit:
+    assert part is not None
+    assert part.spans is not None
+    start, end = part.spans[int(np.flatnonzero(part.rows == hit.row)[0])].tolist()
+    return hit._replace(piece=(start, end))
 
 
 def _cut_by_codec(parts: list[tuple[int, Found]], wanted: int) -> list[tuple[int, Found]]:
@@ -164,4 +182,9 @@ def _cut_by_codec(parts: list[tuple[int, Found]], wanted: int) -> list[tuple[int
         keep = np.zeros(len(codec_scores), dtype=bool)
         keep[np.lexsort((np.concatenate([part.ids for _, part in parts]), -codec_scores))[:wanted]] = True
         keeps = np.split(keep, np.cumsum([len(part.ids) for _, part in parts])[:-1])
-    return [(i, Found(*(values[keep] for values in part))) for (i, part), keep in zip(parts, keeps, strict=True)]
+    return [(i, _those(part, keep)) for (i, part), keep in zip(parts, keeps, strict=True)]
+
+
+def _those(part: Found, keep: np.ndarray) -> Found:
+    spans = None if part.spans is None else part.spans[keep]
+    return Found(part.codec_scores[keep], part.scores[keep], part.ids[keep], part.rows[keep], spans)

@@ -19,10 +19,11 @@ import ray.data
 import ray.exceptions
 
 from hybrid_ir.config import Index
-from hybrid_ir.encoders import encode, load_encoder
+from hybrid_ir.encoders import TextReader, cut_into_pieces, encode, load_encoder
 from hybrid_ir.index.folder import ShardEntry
 from hybrid_ir.index.fragments import Fragments, save_array
 from hybrid_ir.index.passage_table import PassageTable
+from hybrid_ir.index.pieces.table import PIECES
 from hybrid_ir.index.vectors.checks import first_fault
 from hybrid_ir.index.writing import write_one_shard
 from hybrid_ir.storage import write_json
@@ -48,14 +49,16 @@ class _EncodeFragment:
         precision, token_budget = self._settings.precision, self._settings.token_budget
         done, faults = [], []
         for folder in (self._fragments.path(int(n)) for n in rows["fragment"]):
-            texts = [text for batch in PassageTable(folder / "passages.arrow").column("text") for text in batch]
+            whole = [text for batch in PassageTable(folder / "passages.arrow").column("text") for text in batch]
+            texts, table = self._pieces(whole)
             cut = np.zeros(len(texts), dtype=bool)
             vectors = encode(
                 self._model, texts, role=self._role, precision=precision, token_budget=token_budget, cut=cut
             )
-            done.append(len(texts))
+            done.append(len(whole))
             if (fault := first_fault(vectors)) is not None:
                 row, what = fault
+                row = row if table is None else int(table[row, 0])
                 doc_id = PassageTable(folder / "passages.arrow")[row].doc_id
                 faults.append(
                     f"the encoder's vector of passage {doc_id!r:.80} is {what}; its weights may be damaged, or too "
@@ -63,9 +66,20 @@ class _EncodeFragment:
                 )
                 continue
             faults.append("")
+            if table is not None:
+                save_array(folder / PIECES, table)
+                cut = np.isin(np.arange(len(whole)), table[cut, 0])
             save_array(folder / "cut.npy", cut)
             save_array(folder / "vectors.npy", vectors)
         return {"passages": np.asarray(done), "fault": np.asarray(faults, dtype=object)}
+
+    def _pieces(self, texts: list[str]) -> tuple[list[str], np.ndarray | None]:
+        """What is encoded of the texts, and which part of which text that is; None = each as a whole."""
+        if self._settings.pieces.how is None:
+            return texts, None
+        tokens, overlap = self._settings.pieces.how
+        table = cut_into_pieces(TextReader.of(self._model), texts, tokens=tokens, overlap=overlap, role=self._role)
+        return [texts[row][start:end] for row, start, end in table.tolist()], table
 
 
 def encode_fragments(

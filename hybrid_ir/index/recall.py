@@ -61,7 +61,7 @@ def recall_gate(
         rows = [(shard, row) for shard in shards for row in _sample_rows(shard, language, sample, rng)]
         for i in rng.choice(len(rows), size=min(sample, len(rows)), replace=False):
             shard, row = rows[i]
-            queries.append(np.asarray(shard.vectors[row], dtype=np.float32))
+            queries.append(np.asarray(shard.vectors[shard.first(row)], dtype=np.float32))
             own.append(int(shard.ids[row]))
             languages.append(language)
     vectors = np.stack(queries)

@@ -51,13 +51,17 @@ def claim(
     base: str | None = None,
     role: str = "document",
     resumable: bool = True,
+    pieces: tuple[int, int] | None = None,
 ) -> None:
     """Start a build folder, or find that it holds the same build. `base` is the version that is changed, `role` what
-    the texts are encoded as. What is not `resumable` gives way to any other: nothing is lost with it.
+    the texts are encoded as, `pieces` (tokens, overlap) how they are cut. What is not `resumable` gives way to any
+    other: nothing is lost with it.
 
     Raises InputError if it is another's.
     """
     wanted = {"space": space, "inputs": inputs, "seed": seed, "precision": precision, "base": base, "role": role}
+    if pieces is not None:
+        wanted["pieces"] = list(pieces)
     if not resumable:
         wanted["resumable"] = False
     found = _marker(build)
@@ -74,12 +78,21 @@ def claim(
         what = f"with seed={found.get('seed')}, not {seed}"
     elif found.get("precision") != precision:
         what = f"with index.precision={found.get('precision')}, not {precision}"
+    elif found.get("pieces") != wanted.get("pieces"):
+        said = [_typed(how) for how in (found.get("pieces"), pieces)]
+        what = f"with {said[0]}, not {said[1]}"
     elif found.get("role", "document") != role:
         what = f"with --role {found.get('role')}, not {role}"
     else:
         return
     remedy = "delete it, or choose another --out" if base is None else "finish it by its own command, or delete it"
     raise InputError(f"{build} holds an unfinished build {what}; {remedy}")
+
+
+def _typed(pieces: Sequence[int] | None) -> str:
+    """(tokens, overlap) as they are typed."""
+    tokens, overlap = pieces or (None, None)
+    return "index.pieces.tokens=null" if tokens is None else f"index.pieces.tokens={tokens} and .overlap={overlap}"
 
 
 def is_finished(build: Path, inputs: list[Any], current: str, *, addition: bool) -> bool:

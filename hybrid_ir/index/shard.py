@@ -27,6 +27,8 @@ from hybrid_ir.index.filters.rows import passing
 from hybrid_ir.index.folder import REBUILD, Manifest, ShardEntry, check_files, is_lists, local_files
 from hybrid_ir.index.passage_table import PassageTable
 from hybrid_ir.index.passages import IndexedPassage
+from hybrid_ir.index.pieces.best import best_by_codec, best_passages, score_passages
+from hybrid_ir.index.pieces.table import open_pieces
 from hybrid_ir.index.query import Found, ShardQuery, Stored, Totals, depth, is_flat
 from hybrid_ir.index.searching.exact import exact_top, score_rows
 from hybrid_ir.index.searching.nearest import NearestLists
@@ -59,18 +61,21 @@ class Shard:
         self.rows = entry.rows
         self.passages = passages
         self.totals = totals
+        self.pieces = open_pieces(folder, self.rows)  # None: vector n is that of row n
         self.ids = np.asarray(np.load(folder / "ids.npy", mmap_mode="r"))
-        self._index: Any = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
+        self.index: Any = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
         self._masks = Recent(_MASKS)
         self._nearest = nearest
         if is_flat(totals.codec):
-            self.vectors = faiss.rev_swig_ptr(self._index.get_xb(), self.rows * self._index.d).reshape(self.rows, -1)
+            count = self.index.ntotal
+            self.vectors = faiss.rev_swig_ptr(self.index.get_xb(), count * self.index.d).reshape(count, -1)
         else:
             # As plain arrays: numpy's memmap class costs microseconds at each access.
             self.vectors = np.asarray(np.load(folder / "vectors.f16.npy", mmap_mode="r"))
-            self._index.parallel_mode = 3  # by default `search_preassigned` takes one thread
-            self._quantizer: Any = faiss.downcast_index(self._index.quantizer)
-        if not (self.rows == len(self.ids) == self._index.ntotal == passages.rows == len(self.vectors)):
+            self.index.parallel_mode = 3  # by default `search_preassigned` takes one thread
+            self._quantizer: Any = faiss.downcast_index(self.index.quantizer)
+        vectors = self.rows if self.pieces is None else len(self.pieces)
+        if not (self.rows == len(self.ids) == passages.rows and self.index.ntotal == len(self.vectors) == vectors):
             raise InputError(f"the files of {folder} do not belong together: their row counts differ; {REBUILD}")
 
     @property
@@ -110,20 +115,37 @@ class Shard:
         row = self.passages.find(doc_id)
         if row is None or (self.living is not None and not self.living[row]):
             return None
-        vector = np.array(self.vectors[row], dtype=np.float32)
+        if self.pieces is not None and self.pieces.counts[row] > 1:
+            return Stored(row, self.passages[row], None)
+        vector = np.array(self.vectors[self.first(row)], dtype=np.float32)
         if self.vectors.dtype != np.float32:
             vector /= np.linalg.norm(vector)
         return Stored(row, self.passages[row], vector)
 
+    def first(self, rows: Any) -> Any:
+        """Numbers of the first vectors of these rows."""
+        return rows if self.pieces is None else self.pieces.starts[rows]
+
     def scan(self, vectors: np.ndarray, k: int, languages: tuple[str, ...] | None, where: Filter | None) -> list[Found]:
         """The k best by exact score among the rows that pass."""
         rows = self._ranges(languages) if where is None else self._rows_where(languages, where)
-        found = []
-        for scores, best in exact_top(vectors, self.vectors, rows, k, self.living if where is None else None):
+        living, found = self.living if where is None else None, []
+        if self.pieces is not None:
+            parts = best_passages(vectors, self.vectors, self.pieces, rows, k, living)
+            return [self._found(scores, scores, best, k) for scores, best in parts]
+        for scores, best in exact_top(vectors, self.vectors, rows, k, living):
             order = np.lexsort((self.ids[best], -scores))[:k]
             scores, best = scores[order], best[order]
             found.append(Found(scores, scores, self.ids[best], best))
         return found
+
+    def _found(self, codec_scores: np.ndarray, scores: np.ndarray, best: np.ndarray, k: int | None = None) -> Found:
+        """The k best of the passages that these pieces are of, one of each; None = all."""
+        assert self.pieces is not None
+        rows = self.pieces.owner[best].astype(np.int64)
+        order = np.lexsort((self.ids[rows], -scores))[:k]
+        spans = self.pieces.spans(best[order])
+        return Found(codec_scores[order], scores[order], self.ids[rows[order]], rows[order], spans)
 
     def _probe(self, vectors: np.ndarray, wanted: int, query: ShardQuery) -> list[Found]:
         """The `wanted` best by codec score in the nearest lists, with their exact scores."""
@@ -133,6 +155,9 @@ class Shard:
     def _probe_part(self, vectors: np.ndarray, wanted: int, query: ShardQuery) -> list[Found]:
         lists, list_scores = self._nearest_lists(vectors, wanted, query)
         parameters = self._parameters(lists.shape[1], query.languages)
+        if self.pieces is not None:
+            each = zip(vectors[:, None], lists[:, None], list_scores[:, None], strict=True)
+            return [self._probe_pieces(*one, wanted, parameters) for one in each]
         ask = min(self.rows, wanted + 1)
         codec_scores, rows = self._codec_best(vectors, lists, list_scores, ask, parameters)
         if ask > wanted:
@@ -156,6 +181,20 @@ class Shard:
         counts = np.count_nonzero(rows >= 0, axis=1).tolist()
         return [Found(*(values[n, :count] for values in kept)) for n, count in enumerate(counts)]
 
+    def _probe_pieces(
+        self, vector: np.ndarray, lists: np.ndarray, list_scores: np.ndarray, wanted: int, parameters: Any
+    ) -> Found:
+        """Of one query (1, D): the `wanted` passages of the best pieces by codec score, with their exact scores."""
+        assert self.pieces is not None
+
+        def codec_best(ask: int) -> tuple[np.ndarray, np.ndarray]:
+            scores, pieces = self._codec_best(vector, lists, list_scores, ask, parameters)
+            return scores[0], pieces[0]
+
+        codec_scores, rows = best_by_codec(codec_best, self.pieces, self.ids, wanted)
+        scores, best = score_passages(vector[0], self.vectors, self.pieces, rows)
+        return self._found(codec_scores, scores, best)
+
     def _codec_best(
         self, vectors: np.ndarray, lists: np.ndarray, list_scores: np.ndarray, ask: int, parameters: Any
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +202,7 @@ class Shard:
         vectors, lists, list_scores = (np.ascontiguousarray(a) for a in (vectors, lists, list_scores))
         codec_scores = np.empty((len(vectors), ask), dtype=np.float32)
         rows = np.empty((len(vectors), ask), dtype=np.int64)
-        self._index.search_preassigned_c(
+        self.index.search_preassigned_c(
             len(vectors), faiss.swig_ptr(vectors), ask, faiss.swig_ptr(lists), faiss.swig_ptr(list_scores),
             faiss.swig_ptr(codec_scores), faiss.swig_ptr(rows), False, parameters,
         )  # fmt: skip
@@ -201,38 +240,9 @@ class Shard:
         """(Q, lists to visit) numbers and scores; every shard visits the same."""
         nprobe, holds = self.totals.probes(query, self.lists), self.totals.in_lists(query)
         enough = 0 if holds is None else min(wanted, self.totals.left(query))
+        if holds is not None and self.pieces is not None:  # so many pieces are of `wanted` passages, whichever they are
+            enough = min(wanted * self.totals.most_pieces, int(holds.sum()))
         return self._nearest.that_hold(enough, holds, vectors, self._quantizer, nprobe)
-
-    def list_sizes(self) -> dict[str, np.ndarray]:
-        """Language -> (lists,): its living passages in each inverted list of this shard."""
-        lists: Any = self._index.invlists
-        names = sorted(self.entry.languages, key=lambda name: self.entry.languages[name])
-        starts = [self.entry.languages[name][0] for name in names]
-        sizes = np.zeros((len(names), self.lists), dtype=np.int64)
-        for number in range(self.lists):
-            if count := lists.list_size(number):
-                rows = faiss.rev_swig_ptr(lists.get_ids(number), count)
-                rows = rows if self.living is None else rows[self.living[rows]]
-                places = np.searchsorted(starts, rows, side="right") - 1
-                sizes[:, number] = np.bincount(places, minlength=len(names))
-        return dict(zip(names, sizes, strict=True))
-
-    def list_codes(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of an inverted list and the code of each, deleted ones too."""
-        lists: Any = faiss.downcast_InvertedLists(self._index.invlists)
-        packer: Any = getattr(lists, "packer", None)  # of codes in blocks
-        size = lists.code_size if packer is None else packer.code_size
-        if not (count := lists.list_size(number)):
-            return np.empty(0, np.int64), np.empty((0, size), np.uint8)
-        rows = faiss.rev_swig_ptr(lists.get_ids(number), count)
-        if packer is None:
-            return rows, faiss.rev_swig_ptr(lists.get_codes(number), count * size).reshape(count, size)
-        blocks = faiss.rev_swig_ptr(lists.get_codes(number), -(-count // packer.nvec) * packer.block_size)
-        codes = np.empty((count, size), np.uint8)
-        for n in range(count):
-            block = blocks[n // packer.nvec * packer.block_size :]
-            packer.unpack_1_c(faiss.swig_ptr(block), n % packer.nvec, faiss.swig_ptr(codes[n]))
-        return rows, codes
 
     def _ranges(self, languages: tuple[str, ...] | None) -> list[tuple[int, int]]:
         if languages is None:
@@ -254,11 +264,11 @@ class Shard:
 
     def _selector(self, languages: tuple[str, ...] | None) -> tuple[Any, np.ndarray]:
         def make() -> tuple[Any, np.ndarray]:
-            mask = np.zeros(-(-self.rows // 8) * 8, dtype=bool)
+            rows = np.zeros(self.rows, dtype=bool)
             for start, end in self._ranges(languages):
-                mask[start:end] = True if self.living is None else self.living[start:end]
-            bits = np.packbits(mask, bitorder="little")
-            return faiss.IDSelectorBitmap(self.rows, faiss.swig_ptr(bits)), bits
+                rows[start:end] = True if self.living is None else self.living[start:end]
+            bits = np.packbits(rows if self.pieces is None else rows[self.pieces.owner], bitorder="little")
+            return faiss.IDSelectorBitmap(len(self.vectors), faiss.swig_ptr(bits)), bits
 
         return self._masks.get(languages, make)
 
@@ -280,7 +290,8 @@ def open_shard(
         counts = None
         for name in beside:
             counts = np.load(local_files(index, beside) / name)
-        totals = Totals(manifest.codec, manifest.nprobe, manifest.languages, manifest.candidates, counts)
+        most = 1 if manifest.pieces is None else manifest.pieces.most
+        totals = Totals(manifest.codec, manifest.nprobe, manifest.languages, manifest.candidates, counts, most)
         passages, living = PassageTable(folder / "passages.arrow"), living_rows(index, entry)
         return Shard(folder, entry, totals, passages, nearest or NearestLists(), living)
     except (RuntimeError, ValueError, OSError) as error:

@@ -27,6 +27,7 @@ import hybrid_ir
 from hybrid_ir.index.folder import (
     FORMAT,
     WITH_DELETED,
+    WITH_PIECES,
     File,
     Manifest,
     ShardEntry,
@@ -37,13 +38,19 @@ from hybrid_ir.index.folder import (
     version_of,
 )
 from hybrid_ir.index.fragments import Fragments, save_array
+from hybrid_ir.index.pieces.counts import count_pieces
+from hybrid_ir.index.pieces.table import PIECES
 from hybrid_ir.index.query import CANDIDATES, is_flat
 from hybrid_ir.index.searching.exact import BLOCK
+from hybrid_ir.index.searching.lists import list_sizes
 from hybrid_ir.index.searching.nearest import NearestLists
 from hybrid_ir.index.shard import Shard, open_shard
 from hybrid_ir.index.tombstones import save_by_content
 from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError, one_line
+
+BLOCK_OF_LONG = 1024
+"""Passages in pieces whose vectors are copied at a time."""
 
 
 @contextmanager
@@ -101,13 +108,17 @@ def write_one_shard(
     folder = index / "shards" / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    flat = is_flat(codec)
+    flat, step, count = is_flat(codec), BLOCK, len(ids)
+    if fragments.in_pieces:
+        pieces = fragments.pieces(ids)
+        save_array(folder / PIECES, pieces)
+        step, count = BLOCK_OF_LONG, len(pieces)
     halves = None if flat else (folder / "vectors.f16.npy").open("wb")
     with halves or nullcontext():
         if halves is not None:
-            begin_halves(halves, len(ids), trained.d)
-        for start in range(0, len(ids), BLOCK):
-            vectors = fragments.vectors(ids[start : start + BLOCK])
+            begin_halves(halves, count, trained.d)
+        for start in range(0, len(ids), step):
+            vectors = fragments.vectors(ids[start : start + step])
             trained.add(vectors)
             if halves is not None:
                 halves.write(vectors.astype("<f2").tobytes())
@@ -151,7 +162,7 @@ def count_lists(index: Path, shards: Sequence[Shard]) -> dict[str, File]:
     counts = np.zeros((len(totals.languages), shards[0].lists), dtype=np.int64)
     row = {language: n for n, language in enumerate(sorted(totals.languages))}
     for shard in shards:
-        for language, sizes in shard.list_sizes().items():
+        for language, sizes in list_sizes(shard).items():
             if language in row:  # of a language that is deleted, none is
                 counts[row[language]] += sizes
     stem = f"lists-{shards[-1].entry.name}"
@@ -188,8 +199,10 @@ def make_manifest(
     candidates: int = CANDIDATES,
     recall: dict[str, Any] | None = None,
     cut: dict[str, int] | None = None,
+    pieces: tuple[int, int] | None = None,
 ) -> Manifest:
-    """The manifest of the shards and of the files beside them; `publish` writes it. Without `files`: all there are."""
+    """The manifest of the shards and of the files beside them; `publish` writes it. Without `files`: all there are.
+    `pieces` (tokens, overlap) is how long passages were cut; None = not at all."""
     languages: Counter[str] = Counter()
     for shard in shards:
         languages.update(shard.living)
@@ -197,8 +210,9 @@ def make_manifest(
         beside = [path for path in ("codec.faiss", "rejected.jsonl") if (index / path).is_file()]
         beside += sorted(str(path.relative_to(index)) for path in (index / "encoder").rglob("*") if path.is_file())
         files = describe_files(index, beside)
+    format_ = FORMAT if all(shard.deleted is None for shard in shards) else WITH_DELETED
     return Manifest(
-        format=FORMAT if all(shard.deleted is None for shard in shards) else WITH_DELETED,
+        format=format_ if pieces is None else WITH_PIECES,
         index_version=version_of(space, codec, nprobe, candidates, list(shards)),
         space=space,
         probes=probes.astype(float).tolist(),
@@ -217,6 +231,7 @@ def make_manifest(
         versions={"hybrid-ir": hybrid_ir.__version__, "faiss": faiss.__version__, "python": platform.python_version()},
         parent=parent,
         cut=cut or {},
+        pieces=None if pieces is None else count_pieces(index, shards, *pieces),
     )
 
 

@@ -98,6 +98,11 @@ class SearchService:
         queries = [stratum.query for stratum in strata] or [asked.query]
         if request.like is not None:
             shard, stored = await self._find(serving.release, request.like, "like", deadline - begun)
+            if stored.vector is None:
+                said = (
+                    f"like: {request.like!r:.200} was cut into pieces, and has no vector of its own; send a text of it"
+                )
+                raise RequestError(422, "invalid_request", said, "like")
             own = (shard, stored.row)
             futures = [serving.submit_vector(stored.vector, queries)]
         else:

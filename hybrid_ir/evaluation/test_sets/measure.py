@@ -10,13 +10,13 @@ above 0 as relevant. The mean of RR@10 is what papers call MRR@10.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from hybrid_ir.evaluation.ranking import BestPassages, Encode, Run, measure_run, rank_pools, write_run
+from hybrid_ir.evaluation.ranking import BestPassages, Cut, Encode, Run, measure_run, rank_pools, write_run
 from hybrid_ir.evaluation.tasks.result import TaskResult, per_query_table, task_counts
 from hybrid_ir.evaluation.test_sets.judged_set import JudgedSet
 
@@ -26,8 +26,11 @@ LEFT_OUT = ("unjudged queries", "queries without relevant", "relevant not in cor
 """What of a set takes no part, summed over languages."""
 
 
-def measure_judged(test: JudgedSet, encode_query: Encode, encode_passage: Encode, runs: Path) -> TaskResult:
-    """Rank all passages for every query, once in one pool and once in the pool of each language of passages.
+def measure_judged(
+    test: JudgedSet, encode_query: Encode, encode_passage: Encode, runs: Path, cut: Cut | None = None
+) -> TaskResult:
+    """Rank all passages for every query, once in one pool and once in the pool of each language of passages. With
+    `cut` a passage has the score of the best of its pieces, and those that have several are counted.
 
     A relevant passage that the pool lacks lowers recall as it should, and is counted. Writes `runs/all.trec`, of the
     one pool, and `runs/qrels.trec`.
@@ -35,7 +38,8 @@ def measure_judged(test: JudgedSet, encode_query: Encode, encode_passage: Encode
     query_ids = list(test.queries)
     vectors = encode_query([query.text for query in test.queries.values()])
     depth = DEPTH + test.own_ids_are_no_answer
-    pools = rank_pools(vectors, test.ranked_passages(), encode_passage, depth=depth)
+    counted = None if cut is None else _Counted(cut)
+    pools = rank_pools(vectors, test.ranked_passages(), encode_passage, depth=depth, cut=counted)
     together = BestPassages(len(query_ids), depth)
     for pool in pools.values():
         together.merge(pool)
@@ -51,8 +55,24 @@ def measure_judged(test: JudgedSet, encode_query: Encode, encode_passage: Encode
     counts = task_counts(test.left_out, LEFT_OUT)
     counts["left_out"]["passages without text"] = test.n_empty
     counts["passages"] = dict(sorted(test.n_passages.items()))
+    if counted is not None:
+        counts["pieces"], counts["passages in pieces"] = counted.pieces, counted.long
     pairs = [_pairs(test, code, pool) for code, pool in sorted(pools.items())] if len(pools) > 1 else []
     return TaskResult(MEASURES, per_query_table(rows), counts, per_pair=pa.concat_tables(pairs) if pairs else None)
+
+
+class _Counted:
+    """What cuts passages into pieces, and counts these."""
+
+    def __init__(self, cut: Cut) -> None:
+        self._cut = cut
+        self.pieces = self.long = 0
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        found = self._cut(texts)
+        self.pieces += len(found)
+        self.long += int(np.count_nonzero(np.bincount(found[:, 0]) > 1))
+        return found
 
 
 def _answers(run: Run, test: JudgedSet) -> Run:

@@ -19,7 +19,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from hybrid_ir.config import Index
+from hybrid_ir.config import Index, Pieces
 from hybrid_ir.encoders import TextReader, check_space, load_encoder
 from hybrid_ir.index.codec import make_codec
 from hybrid_ir.index.folder import Manifest, check_files, describe_files, is_lists, kept_versions, read_manifest
@@ -90,6 +90,7 @@ def _delete(doc_ids: Sequence[str], out: str, settings: Index, seed: int, progre
     index = Path(out).absolute()
     build = index / ".build"
     old = read_manifest(index)
+    settings = cut_as_built(settings, old)
     inputs: list[Any] = [["deleted", hashlib.blake2b(json.dumps(doc_ids).encode(), digest_size=16).hexdigest()]]
     keep_version(index)
     if is_finished(build, inputs, old.index_version, addition=True):
@@ -120,6 +121,7 @@ def _delete(doc_ids: Sequence[str], out: str, settings: Index, seed: int, progre
             cut=dict(Counter(old.cut) - _cut_of(index, old, rows)),
             files={name: file for name, file in old.files.items() if not is_lists(name)},
             parent=old.index_version,
+            pieces=old.pieces and old.pieces.how,
             settings_shown=old.settings,
             progress=progress,
         )
@@ -149,6 +151,7 @@ def _add(
     if is_finished(build, inputs, old.index_version, addition=True):
         return old
     check_files(index, old.every_file)
+    settings = cut_as_built(settings, old)
     model = loaded or load_encoder(str(index / "encoder"))
     check_space(str(index), old.space, old.probes, model)
     claim(
@@ -197,11 +200,19 @@ def _add(
         cut=dict(Counter(old.cut) - _cut_of(index, old, rows) + Counter(fragments.cut())),
         files=beside,
         parent=old.index_version,
+        pieces=old.pieces and old.pieces.how,
         settings_shown=shown,
         progress=progress,
     )
     clear(build)
     return manifest
+
+
+def cut_as_built(settings: Index, old: Manifest) -> Index:
+    """Long passages are cut as the index was built, whatever is asked for now: so they are found alike whenever they
+    came."""
+    tokens, overlap = (None, None) if old.pieces is None else old.pieces.how
+    return settings.model_copy(update={"pieces": Pieces(tokens=tokens, overlap=overlap)})
 
 
 def next_shard(index: Path) -> str:

@@ -26,10 +26,12 @@ from hybrid_ir.index.codec import ROWS_PER_SHARD, make_codec
 from hybrid_ir.index.folder import Manifest, ShardEntry, check_files, is_lists, read_manifest
 from hybrid_ir.index.fragments import save_array
 from hybrid_ir.index.passage_table import ROWS_PER_BATCH, PassageTable, passage_schema
+from hybrid_ir.index.pieces.table import PIECES, runs
 from hybrid_ir.index.query import ShardQuery, is_flat, merge
 from hybrid_ir.index.ray_stages import Progress, write_each
 from hybrid_ir.index.resuming import claim, clear, is_finished
 from hybrid_ir.index.searching.exact import BLOCK
+from hybrid_ir.index.searching.lists import list_codes
 from hybrid_ir.index.shard import Shard
 from hybrid_ir.index.tombstones import keys_of_living
 from hybrid_ir.index.writing import (
@@ -65,7 +67,8 @@ def compact_index(out: str, settings: Index, *, seed: int, progress: Progress = 
 
 def _compact(index: Path, settings: Index, seed: int, progress: Progress) -> Manifest:
     build, old = index / ".build", read_manifest(index)
-    count = settings.shards or -(-old.rows // ROWS_PER_SHARD)
+    vectors = old.rows if old.pieces is None else old.pieces.vectors
+    count = settings.shards or min(-(-vectors // ROWS_PER_SHARD), old.rows)
     inputs: list[Any] = [["compacted", count]]
     keep_version(index)
     if is_finished(build, inputs, old.index_version, addition=True):
@@ -108,6 +111,7 @@ def _compact(index: Path, settings: Index, seed: int, progress: Progress) -> Man
         candidates=old.candidates,
         recall=old.recall,
         cut=old.cut,
+        pieces=old.pieces and old.pieces.how,
     )
     made = open_shards(index, draft, checksums=False)
     lists = count_lists(index, made)
@@ -127,7 +131,7 @@ def _check_answers(before: Sequence[Shard], after: Sequence[Shard], manifest: Ma
     queries = [ShardQuery(10)] * CHECKED
     for shard in before:
         rows = np.arange(shard.rows) if shard.living is None else np.flatnonzero(shard.living)
-        vectors = np.array(shard.vectors[rows[:: -(-len(rows) // CHECKED)]], dtype=np.float32)
+        vectors = np.array(shard.vectors[shard.first(rows[:: -(-len(rows) // CHECKED)])], dtype=np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         found = []
         for shards in (before, after):
@@ -171,25 +175,42 @@ def _write_shard(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shards, trained, flat = open_shards(index, old, checksums=False), faiss.deserialize_index(empty), is_flat(old.codec)
+    every = part
+    if old.pieces is not None:
+        every, of = _pieces_of(shards, part)
+        spans = _gathered([shard.pieces.spans(np.arange(len(shard.pieces))) for shard in shards if shard.pieces], every)
+        save_array(folder / PIECES, np.concatenate([of[:, None].astype(np.int32), spans], axis=1))
     with nullcontext() if flat else (folder / "vectors.f16.npy").open("wb") as halves:
         if halves is not None:
-            begin_halves(halves, len(part), trained.d)
-        for start in range(0, len(part), BLOCK):
-            vectors = _gathered([shard.vectors for shard in shards], part[start : start + BLOCK])
+            begin_halves(halves, len(every), trained.d)
+        for start in range(0, len(every), BLOCK):
+            vectors = _gathered([shard.vectors for shard in shards], every[start : start + BLOCK])
             if halves is None:
                 trained.add(vectors)
             else:
                 halves.write(vectors.tobytes())
     if not flat:
-        _copy_codes(trained, shards, part)
+        _copy_codes(trained, shards, every)
     write_faiss(trained, folder / "vectors.faiss")
     save_array(folder / "ids.npy", _gathered([shard.ids for shard in shards], part))
     _copy_passages(folder / "passages.arrow", [shard.passages for shard in shards], part, keys)
     return describe_shard(index, name, part[:, LANGUAGE], languages)
 
 
+def _pieces_of(shards: Sequence[Shard], part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(vectors, 2): shard and number of every vector of the part's passages; (vectors,): whose of the part each is."""
+    starts, ends = np.empty(len(part), np.int64), np.empty(len(part), np.int64)
+    for number, shard in enumerate(shards):
+        assert shard.pieces is not None
+        here = part[:, SHARD] == number
+        starts[here] = shard.pieces.starts[part[here, ROW]]
+        ends[here] = shard.pieces.starts[part[here, ROW] + 1]
+    of = np.repeat(np.arange(len(part)), ends - starts)
+    return np.stack([part[of, SHARD], runs(starts, ends)], axis=1), of
+
+
 def _gathered(of_shards: Sequence[np.ndarray], part: np.ndarray) -> np.ndarray:
-    """What the shards have of each passage, in the part's order."""
+    """What the shards have of each passage, or vector, in the part's order."""
     out = np.empty((len(part), *of_shards[0].shape[1:]), of_shards[0].dtype)
     for number in np.unique(part[:, SHARD]):
         here = part[:, SHARD] == number
@@ -215,10 +236,10 @@ def _copy_passages(path: Path, tables: Sequence[PassageTable], part: np.ndarray,
 
 
 def _copy_codes(trained: Any, shards: Sequence[Shard], part: np.ndarray) -> None:
-    """Put the part's codes into the empty index, whose lists then hold them in the order of the rows."""
+    """Put the part's codes into the empty index, whose lists then hold them in the order of the vectors."""
     places = []
     for number, shard in enumerate(shards):
-        place = np.full(shard.rows, -1)  # of each row in the new shard
+        place = np.full(len(shard.vectors), -1)  # of each vector in the new shard
         here = np.flatnonzero(part[:, SHARD] == number)
         place[part[here, ROW]] = here
         places.append(place)
@@ -226,7 +247,7 @@ def _copy_codes(trained: Any, shards: Sequence[Shard], part: np.ndarray) -> None
     for number in range(trained.nlist):
         rows, codes = [], []
         for shard, place in zip(shards, places, strict=True):
-            old_rows, old_codes = shard.list_codes(number)
+            old_rows, old_codes = list_codes(shard, number)
             new_rows = place[old_rows]
             rows.append(new_rows[new_rows >= 0])
             codes.append(old_codes[new_rows >= 0])

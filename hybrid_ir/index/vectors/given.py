@@ -1,7 +1,8 @@
 """Vectors that were made elsewhere: found, checked against the encoder that will encode the queries, and read.
 
-In: a folder that `hybrid-ir encode` wrote; or a .parquet file of doc_id and vector, a folder of such files, or a .npy
-matrix, with an ids.parquet beside it or else in the order of the passages. Out: blocks of vectors with their doc_ids.
+In: a folder that `hybrid-ir encode` wrote; or a .parquet file of doc_id and vector (or embedding), a folder of such
+files, or a .npy matrix, with an ids.parquet beside it or else in the order of the passages. Out: blocks of vectors with
+their doc_ids.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from hybrid_ir.types import InputError, one_line
 BLOCK_ROWS = 16_384
 """Vectors in memory at a time: of 1,024 numbers these are 64 MiB."""
 KINDS = "a folder that `hybrid-ir encode` wrote, a .parquet file with the columns doc_id and vector, or a .npy matrix"
+COLUMNS = ("vector", "embedding")
+"""Under which names a Parquet file has its vectors, the first of them that it has."""
 
 
 class Block(NamedTuple):
@@ -100,9 +103,11 @@ class GivenVectors:
 
     def _of_parquet(self, file: Path) -> Iterator[Block]:
         start = 0
-        for batch in _batches(file, ["doc_id", "cut", "vector"]):
+        name = _column_of(_parquet(file).schema_arrow.names)
+        assert name is not None  # `open_vectors` has looked
+        for batch in _batches(file, ["doc_id", "cut", name]):
             ids, cut = _ids_and_cut(file, batch, start)
-            column = batch.column("vector")
+            column = batch.column(name)
             lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0))  # type: ignore[attr-defined]
             if (wrong := np.flatnonzero(lengths != self.dimension)).size:
                 row = int(wrong[0])
@@ -201,13 +206,20 @@ def _width(file: Path) -> int | None:
     """Numbers of every vector of a .parquet file, where its schema says so. Raises InputError for other columns."""
     schema = _parquet(file).schema_arrow
     found = ", ".join(f"{field.name} ({field.type})"[:60] for field in list(schema)[:12]) or "no column"
-    if not {"doc_id", "vector"} <= set(schema.names):
-        raise InputError(f"{file} has {found}; vectors need the columns doc_id and vector, a list of floats")
-    kind = schema.field("vector").type
+    name = _column_of(schema.names)
+    if "doc_id" not in schema.names or name is None:
+        raise InputError(
+            f"{file} has {found}; vectors need the columns doc_id and {' or '.join(COLUMNS)}, a list of floats"
+        )
+    kind = schema.field(name).type
     listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if not listed or not pa.types.is_floating(kind.value_type):
-        raise InputError(f"{file} has {found}; the column vector must be a list of floats")
+        raise InputError(f"{file} has {found}; the column {name} must be a list of floats")
     return kind.list_size if pa.types.is_fixed_size_list(kind) else None
+
+
+def _column_of(names: list[str]) -> str | None:
+    return next((name for name in COLUMNS if name in names), None)
 
 
 def _batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -92,6 +92,11 @@ def _encode(
         raise InputError(f"{out} holds vectors already; choose another --out")
     if place.is_dir() and any(place.iterdir()) and not build.is_dir():
         raise InputError(f"{out} holds something else than vectors, so it is left alone; choose another --out")
+    if settings.pieces.tokens is not None:
+        raise InputError(
+            f"index.pieces.tokens={settings.pieces.tokens} cuts passages into pieces, and `encode` writes a vector a "
+            "passage; set it to null, or give the pieces as passages, with a doc_id each"
+        )
     model = load_encoder(checkpoint, pooling=pooling, query_prefix=prefixes[0], passage_prefix=prefixes[1])  # type: ignore[arg-type]
     space = space_of(model)
     # Seed 0: nothing is drawn by lot.

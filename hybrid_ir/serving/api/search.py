@@ -186,6 +186,12 @@ class Hit(Message):
         default=None,
         description="With `group_by`: other passages of the group among those that were considered, best first.",
     )
+    piece: tuple[int, int] | None = Field(
+        default=None,
+        description="Of an index whose long passages are in pieces: which part of the text has the score, from a "
+        "character (code point, from 0) to before another.",
+        examples=[[0, 31]],
+    )
     highlights: list[tuple[int, int]] | None = Field(
         default=None,
         description="With `highlights`: where words of the query stand in the text, from a character (code point, from "

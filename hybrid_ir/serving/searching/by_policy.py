@@ -19,6 +19,7 @@ from hybrid_ir.serving.searching.gathered import (
     Shown,
     merged_hits,
     missing_shards,
+    piece_of,
     read_labels,
     read_passages,
     wait_for,
@@ -132,7 +133,7 @@ async def _shown(
     page = list(zip(chosen.hits, chosen.also, strict=True))[offset:]
     await read_passages(serving.release, [one.hit for one, _ in page], read, deadline, missing)
     there = [(one, also) for one, also in page if (one.hit.shard, one.hit.row) in read]
-    more: list[dict[str, Any]] = [{} for _ in there]
+    more = [piece_of(one.hit) for one, _ in there]
     for said, (one, also) in zip(more, there, strict=True):
         if policy.bonuses:
             said["ranked_score"] = one.score

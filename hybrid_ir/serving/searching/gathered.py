@@ -95,10 +95,13 @@ async def plain_hits(
             hits = [hit for hit in hits if hit.score >= request.min_score]
         merged.append(hits)
     await read_passages(serving.release, chain.from_iterable(merged), read, deadline, missing)
-    return [
-        Shown([(read[hit.shard, hit.row], hit.score) for hit in hits if (hit.shard, hit.row) in read])
-        for hits in merged
-    ]
+    shown = ([hit for hit in hits if (hit.shard, hit.row) in read] for hits in merged)
+    return [Shown([(read[hit.shard, hit.row], hit.score) for hit in hits], list(map(piece_of, hits))) for hits in shown]
+
+
+def piece_of(hit: Hit) -> dict[str, Any]:
+    """What an answer says of the piece that a hit was found by."""
+    return {} if hit.piece is None else {"piece": hit.piece}
 
 
 async def read_passages(
