@@ -235,7 +235,7 @@ class Page:
         """Choose or type a value as a reader does, so that the page hears of it."""
         field = self.driver.find_element("css selector", css)
         if field.tag_name == "select":
-            Select(field).select_by_value(value)
+            next(each for each in Select(field).options if each.get_property("value") == value).click()
         else:
             field.send_keys(Keys.CONTROL, "a", Keys.NULL, value, Keys.ENTER)
 
@@ -502,6 +502,16 @@ def test_more_hits_are_those_behind_the_last_one(page, service):
     assert page.texts("#results .position") == ["1", "2", "3"]
     assert page.run("return document.activeElement.querySelector('.text').textContent") == "third"
     assert not page.visible("#more")
+    # Behind a swap the pages begin anew.
+    service.answer = lambda request: Reply(
+        error("it is of another version", "index_changed") if request.cursor else found(hit("new"), cursor="behind-1"),
+        409 if request.cursor else 200,
+    )
+    page.search("y")
+    page.click("#more")
+    page.wait(lambda: len(service.answered) == 5)
+    assert [request.cursor for request in service.asked[2:]] == [None, "behind-1", None]
+    assert not page.visible("#problem")
 
 
 def test_a_hit_is_shown_beside_the_nearest_passages_of_other_languages(page, service):
