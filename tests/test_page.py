@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
 import hybrid_ir
@@ -23,6 +27,7 @@ from hybrid_ir.serving.api import (
     ErrorDetail,
     ErrorResponse,
     Hit,
+    OtherPassage,
     QueryResult,
     SearchRequest,
     SearchResponse,
@@ -51,10 +56,20 @@ def hit(text: str, language: str = "en", *, doc_id: str = "d-1", score: float = 
     return Hit(position=1, doc_id=doc_id, text=text, language=language, score=score, metadata=metadata)
 
 
-def found(*hits: Hit, missing: str = "", languages_missing: tuple[str, ...] = ()) -> SearchResponse:
-    """An answer of these hits, in this order; `missing` is the shard of two that did not answer."""
+def found(
+    *hits: Hit,
+    missing: str = "",
+    languages_missing: tuple[str, ...] = (),
+    version: str = "91b2d0c4aa3f7e10",
+    cursor: str | None = None,
+    first: int = 1,
+) -> SearchResponse:
+    """An answer of these hits, in this order, the first at the position `first`; `missing` is the shard of two that did
+    not answer."""
     return SearchResponse(
-        results=[QueryResult(hits=[h.model_copy(update={"position": n}) for n, h in enumerate(hits, 1)], cut=False)],
+        results=[
+            QueryResult(hits=[h.model_copy(update={"position": n}) for n, h in enumerate(hits, first)], cut=False)
+        ],
         coverage=Coverage(
             complete=not missing,
             shards=1 if missing else 2,
@@ -63,7 +78,8 @@ def found(*hits: Hit, missing: str = "", languages_missing: tuple[str, ...] = ()
             languages_missing=list(languages_missing),
         ),
         space_id="3f0c9a1be27d4e55",
-        index_version="91b2d0c4aa3f7e10",
+        index_version=version,
+        next=cursor,
         timings_ms=Timings(queue=0.4, encode=3.1, search=1.2, total=5.0),
     )
 
@@ -72,7 +88,7 @@ def error(message: str, kind: str = "invalid_request") -> ErrorResponse:
     return ErrorResponse(error=ErrorDetail(message=message, type=kind))
 
 
-def stats_of(languages: dict[str, int]) -> Stats:
+def stats_of(languages: dict[str, int], metadata_keys: Sequence[str]) -> Stats:
     return Stats(
         index="/data/index",
         index_version="91b2d0c4aa3f7e10",
@@ -84,7 +100,7 @@ def stats_of(languages: dict[str, int]) -> Stats:
         codec="Flat",
         passages=sum(languages.values()),
         languages=languages,
-        metadata_keys=["year"],
+        metadata_keys=list(metadata_keys),
         shards=[
             ShardStatus(name="000", passages=sum(languages.values()), languages=languages, up=True),
             ShardStatus(name="001", passages=0, languages={}, up=True),
@@ -109,6 +125,7 @@ class Service:
 
     answer: Callable[[SearchRequest], Reply] = lambda request: Reply(found())
     languages: dict[str, int] = field(default_factory=lambda: dict(LANGUAGES))
+    metadata_keys: Sequence[str] = ("group", "year")
     key: str = ""
     asked: list[SearchRequest] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
@@ -118,7 +135,7 @@ class Service:
         if self.key and authorization != f"Bearer {self.key}":
             return Reply(error("an API key is needed", "unauthorized"), 401)
         if (method, path) == ("GET", "/stats"):
-            return Reply(stats_of(self.languages))
+            return Reply(stats_of(self.languages, self.metadata_keys))
         if (method, path) != ("POST", "/search"):
             self.mistakes.append(f"{method} {path}")
             return Reply(error("no such path", "not_found"), 404)
@@ -151,7 +168,8 @@ class Handler(BaseHTTPRequestHandler):
         if reply.body is not None:
             self.send(reply.status, "application/json", reply.body.model_dump_json().encode(), reply.headers)
         if path == "/search" and body:
-            service.answered.append(json.loads(body)["query"])
+            asked = json.loads(body)
+            service.answered.append(asked.get("query") or asked["like"])
 
     def send(self, status: int, kind: str, body: bytes, headers: dict[str, str] | None = None) -> None:
         try:
@@ -213,6 +231,14 @@ class Page:
     def click(self, css: str) -> None:
         self.driver.find_element("css selector", css).click()
 
+    def choose(self, css: str, value: str) -> None:
+        """Choose or type a value as a reader does, so that the page hears of it."""
+        field = self.driver.find_element("css selector", css)
+        if field.tag_name == "select":
+            next(each for each in Select(field).options if each.get_property("value") == value).click()
+        else:
+            field.send_keys(Keys.CONTROL, "a", Keys.NULL, value, Keys.ENTER)
+
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory) -> Iterator[webdriver.Chrome]:
@@ -267,7 +293,7 @@ def test_a_search_shows_hits_in_order_with_text_language_and_score(page, service
     )
     page.open()
     page.search("Where does the Rhine end?")
-    assert service.asked == [SearchRequest(query="Where does the Rhine end?", k=10, policy="best_effort")]
+    assert service.asked == [SearchRequest(query="Where does the Rhine end?", k=10, offset=0, policy="best_effort")]
     assert page.texts("#results .text") == ["Der Rhein mündet in die Nordsee.", "The Rhine ends in the North Sea."]
     assert page.texts("#results .position") == ["1", "2"]
     assert page.texts("#results .language") == ["Deutsch", "English"]
@@ -355,7 +381,7 @@ def test_a_shared_address_repeats_its_search(page, service):
     page.open("/?q=ein%20Satz&k=20&languages=de,es")
     page.wait(lambda: page.texts(".text") == ["Ein Satz."])
     assert service.asked == [
-        SearchRequest(query="ein Satz", k=20, languages=["de", "es"], policy="best_effort"),
+        SearchRequest(query="ein Satz", k=20, offset=0, languages=["de", "es"], policy="best_effort"),
     ]
     assert page.run("return document.querySelector('#box').value") == "ein Satz"
     assert page.run("return document.querySelector('#k').value") == "20"
@@ -376,6 +402,214 @@ def test_the_address_follows_the_search_and_back_returns_to_the_one_before(page,
     page.driver.back()
     page.wait(lambda: page.visible("#examples"))
     assert page.texts(".text") == []
+
+
+# ---- Options
+
+
+def test_options_become_a_filter_and_a_policy_and_are_kept_in_the_address(page, service):
+    said = (
+        "/?q=x&k=5&key=year&is=from&value=2020&key=year&is=not&value=%222024%22&key=section&is=any&value=rivers,+7"
+        "&key=year&is=there&value=&prefer=de&bonus=0.1&quotas=de%3D3,*%3D5&min_score=0.5&group_by=group"
+    )
+    wanted = SearchRequest(
+        query="x",
+        k=5,
+        offset=0,
+        policy="best_effort",
+        filter={
+            "must": [
+                {"key": "year", "range": {"gte": 2020}},
+                {"key": "section", "match": {"any": ["rivers", 7]}},
+            ],
+            "must_not": [{"key": "year", "match": {"value": "2024"}}, {"is_empty": {"key": "year"}}],
+        },
+        prefer={"languages": {"de": 0.1}},  # type: ignore[arg-type]
+        quotas={"de": 3, "*": 5},
+        group_by="group",
+        min_score=0.5,
+    )
+    page.open(said)
+    page.wait(lambda: len(service.answered) == 1)
+    assert service.asked == [wanted]
+    # The same, from the values that its fields show now.
+    page.choose("#k", "20")
+    page.wait(lambda: len(service.answered) == 2)
+    assert service.asked[1] == wanted.model_copy(update={"k": 20})
+    assert page.driver.current_url == page.origin + said.replace("k=5", "k=20")
+    assert page.text("#options summary") == "Options · 8 in use"
+
+
+def test_options_are_chosen_by_keyboard_and_its_keys_do_nothing_else_there(page, service):
+    service.answer = lambda request: Reply(found(hit("A sentence."), hit("Another one.")))
+    page.open()
+    page.search("sentence")
+    page.driver.find_element("css selector", "#options summary").send_keys(Keys.ENTER)
+    page.driver.find_element("id", "add").send_keys(Keys.ENTER)
+    assert len(service.asked) == 1  # a condition without a value says nothing
+    page.press("y", Keys.TAB, Keys.TAB, "/jk", Keys.ENTER)
+    page.wait(lambda: len(service.answered) == 3)  # the key, then the value
+    assert service.asked[1].filter is None
+    assert service.asked[2].filter == {"must": [{"key": "year", "match": {"value": "/jk"}}]}
+    page.press(Keys.TAB, Keys.ENTER)  # the button that takes the condition away
+    page.wait(lambda: len(service.answered) == 4)
+    assert service.asked[3].filter is None
+    assert page.run("return document.activeElement.id") == "add"
+    page.choose("#prefer", "de")
+    page.wait(lambda: len(service.answered) == 5)
+    assert service.asked[4].model_dump()["prefer"] == {"languages": {"de": 0.05}}
+
+
+def test_what_is_wrong_in_an_option_is_said_by_the_service(page, service):
+    page.open("/?q=x&prefer=de&bonus=much&quotas=de")
+    page.wait(lambda: page.visible("#problem"))
+    assert "prefer.languages.de" in page.text("#problem")
+    assert "prefer.languages.de" in service.mistakes.pop()
+    page.click("#options summary")
+    page.choose("#bonus", "0.1")
+    page.wait(lambda: service.mistakes)
+    assert "quotas.de" in service.mistakes.pop()
+    page.choose("#quotas", "de=1")
+    page.wait(lambda: service.answered and not page.visible("#problem"))
+
+
+def test_filters_and_groups_are_not_offered_where_no_passage_has_metadata(page, service):
+    service.metadata_keys = ()
+    page.open()
+    page.click("#options summary")
+    assert page.visible("#quotas")
+    assert not page.visible("#conditions")
+    assert not page.visible("#group_by")
+    # A shared address may name a key all the same: it can be taken back.
+    page.open("/?q=x&key=year&is=is&value=2024")
+    page.click("#options summary")
+    assert page.visible("#conditions .remove")
+
+
+# ---- More of an answer
+
+
+def test_more_hits_are_those_behind_the_last_one(page, service):
+    second = found(hit("third"), first=3)
+    service.answer = lambda request: Reply(
+        second if request.cursor else found(hit("first"), hit("second"), cursor="behind-2")
+    )
+    page.open("/?q=x&languages=de")
+    page.wait(lambda: page.visible("#more"))
+    page.click("#more")
+    page.wait(lambda: page.texts("#results .text") == ["first", "second", "third"])
+    assert service.asked[1] == service.asked[0].model_copy(update={"offset": None, "cursor": "behind-2"})
+    assert page.texts("#results .position") == ["1", "2", "3"]
+    assert page.run("return document.activeElement.querySelector('.text').textContent") == "third"
+    assert not page.visible("#more")
+    # Behind a swap the pages begin anew.
+    service.answer = lambda request: Reply(
+        error("it is of another version", "index_changed") if request.cursor else found(hit("new"), cursor="behind-1"),
+        409 if request.cursor else 200,
+    )
+    page.search("y")
+    page.click("#more")
+    page.wait(lambda: len(service.answered) == 5)
+    assert [request.cursor for request in service.asked[2:]] == [None, "behind-1", None]
+    assert not page.visible("#problem")
+
+
+def test_a_hit_is_shown_beside_the_nearest_passages_of_other_languages(page, service):
+    def answer(request):
+        if request.like is None:
+            return Reply(found(hit("The Rhine.", doc_id="rhine-en", group="rhine", year="2024")))
+        return Reply(found(hit("Der Rhein.", "de", doc_id="rhine-de"), hit("نهر الراين.", "ar", doc_id="rhine-ar")))
+
+    service.answer = answer
+    page.open()
+    page.search("Rhine")
+    assert page.texts(".fact") == ["group: rhine", 'year: "2024"']  # as they are typed in a condition
+    page.press(Keys.ARROW_DOWN, Keys.TAB, Keys.ENTER)
+    page.wait(lambda: page.texts(".columns .text") == ["Der Rhein.", "نهر الراين."])
+    near = SearchRequest(like="rhine-en", k=3, languages=["ar", "de", "es"], quotas={"*": 1}, policy="best_effort")
+    assert service.asked[1:] == [near]
+    assert page.text(".others .note").startswith("The nearest passage in each language")
+    assert page.style(".columns > :nth-child(2) .text", "direction") == "rtl"
+    page.press(Keys.ENTER)
+    assert not page.visible(".others")
+    page.open("/?q=Rhine&group_by=group&languages=de,en&key=year&is=is&value=%222024%22")
+    page.wait(lambda: page.visible(".ask-others"))
+    page.click(".ask-others")
+    page.wait(lambda: page.texts(".columns .text"))
+    mine = {"must": [{"key": "year", "match": {"value": "2024"}}]}
+    same = {"must": [mine, {"key": "group", "match": {"value": "rhine"}}]}
+    assert service.asked[-1] == near.model_copy(update={"k": 1, "languages": ["de"], "filter": same})
+    assert page.text(".others .note").startswith("Passages with the same group, rhine:")
+
+
+def test_what_a_policy_did_is_said_of_each_hit(page, service):
+    others = [
+        OtherPassage(doc_id="d-2", language="es", score=0.4),
+        OtherPassage(doc_id="d-3", language="ar", score=0.3),
+    ]
+    ours = hit("Ein Satz.", "de").model_copy(update={"ranked_score": 0.55, "also": others})
+    answer = found(ours)
+    answer.results[0].groups_cut = True
+    service.answer = lambda request: Reply(answer)
+    page.open()
+    page.search("x")
+    assert page.text(".score") == "0.500 + 0.050"
+    assert page.text(".also") == "2 more passages of its group: ar, es"
+    assert "there may be more" in page.text("#summary")
+
+
+def test_the_answer_of_another_release_says_what_is_new_moved_and_gone(page, service):
+    old, new = "0" * 16, "f" * 16
+    before = [hit(name, doc_id=name) for name in ("one", "two", "three")]
+    after = [hit(name, doc_id=name) for name in ("two", "four", "three")]
+    service.answer = lambda request: Reply(found(*before, version=old))
+    page.open()
+    page.search("numbers")
+    page.search("something else")
+    assert not page.visible("#compared")
+    service.answer = lambda request: Reply(found(*after, version=new))
+    page.search("another")
+    assert not page.visible("#compared")
+    for _ in range(2):  # asked again, the same release is still compared with the one before
+        page.search("numbers")
+        assert page.texts(".mark") == ["gone from 1", "↑ up from 2", "new"]
+        assert [version in page.text("#compared p") for version in (old, new)] == [True, True]
+        assert "1 new, 1 moved, 1 gone" in page.text("#compared p")
+        assert page.texts("#compared .text") == ["one"]
+    # Of an answer without all shards nobody could say whether the release or the shard is why.
+    service.answer = lambda request: Reply(found(*before, version=old, missing="001"))
+    page.search("numbers")
+    assert not page.visible("#compared")
+    service.answer = lambda request: Reply(found(*before, version=old))
+    page.search("numbers")
+    assert page.texts("#results .mark") == ["new", "↓ down from 1"]
+
+
+def test_a_copied_request_is_the_one_that_was_sent(page, service, tmp_path):
+    service.key = "s3cret"
+    service.answer = lambda request: Reply(found(hit("It's $HOME.", "en", doc_id="d-7")))
+    query = '\'; echo "$HOME" `id` \\ عاصمة #'
+    page.open()
+    page.run("sessionStorage.setItem('hybrid-ir-api-key', 's3cret')")
+    page.open("/?languages=de,en&key=year&is=from&value=2020&key=draft&is=not&value=true&prefer=de&min_score=0.2")
+    page.search(query)
+    environment = {**os.environ, "HYBRID_IR_API_KEY": "s3cret", "PYTHONPATH": str(Path(hybrid_ir.__file__).parents[1])}
+    for button, command in (("#curl", ["bash", "-c"]), ("#python", [sys.executable, "-c"])):
+        page.click(button)
+        page.wait(lambda: page.text("#copied") == "Copied.")
+        text = page.run("return document.querySelector('#request').value")
+        assert "s3cret" not in text
+        done = subprocess.run([*command, text], env=environment, capture_output=True, text=True, check=True)
+        assert "It's $HOME." in done.stdout
+    assert service.asked[0].query == query
+    assert service.asked[0].filter is not None
+    assert service.asked[1:] == service.asked[:1] * 2
+    page.run("delete Navigator.prototype.clipboard")
+    page.click("#curl")
+    assert "copy it from below" in page.text("#copied")
+    assert page.run("return document.querySelector('#request').selectionEnd") == len(
+        page.run("return document.querySelector('#request').value")
+    )
 
 
 # ---- What can go wrong
@@ -548,6 +782,12 @@ def test_at_360_pixels_nothing_overflows_sideways(page, service):
     )
     page.search("long words " + long)
     assert len(page.texts(".text")) == 3
+    page.click("#options summary")
+    page.click("#add")
+    page.click("#curl")
+    page.click("li:nth-child(2)")
+    page.click("li:nth-child(2) .ask-others")
+    page.wait(lambda: len(page.texts(".text")) == 6)
     assert page.run(overflow) == [360, 0]
     service.answer = lambda request: Reply(error(long), 401)
     page.search("sentence")
