@@ -558,7 +558,7 @@ def test_the_command_names_every_collection_there_is(tmp_path, monkeypatch, caps
     assert code == 2
     assert err == (
         "error: unknown collection 'bucc'; there are store, xquad-r, mlqa-r, miracl, tatoeba, mewsli-x, xcopa, "
-        "beir, trec, judged\n"
+        "belebele, mldr, neuclir, mkqa, xpqa, beir, trec, judged\n"
     )
 
 
