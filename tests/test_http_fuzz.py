@@ -76,7 +76,7 @@ def test_the_openapi_document_holds_for_whatever_it_generates(service, mode):
         if mode is GenerationMode.NEGATIVE and not len(operation.body):
             continue  # a request without parameters cannot be wrong
 
-        @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=mode))
         def answers_as_documented(case):
             if isinstance(case.body, dict) and type(wanted := case.body.get("deadline_ms")) is int and wanted > 0:

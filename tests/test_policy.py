@@ -115,7 +115,7 @@ def filter_of(year):
     return None if year is None else Filter(must=(OneOf("year", (str(year),)),))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(policy=policies, asked=narrowed, k=st.integers(1, 40), row=st.integers(0, COUNT - 1))
 def test_the_hits_are_those_of_plain_python(indices, policy, asked, k, row):
     """Every stratum is looked at whole, so groups are whole too, and nothing is cut."""
@@ -126,7 +126,7 @@ def test_the_hits_are_those_of_plain_python(indices, policy, asked, k, row):
         assert ask(shards, VECTORS[row], k, policy, depth=depth, **said) == (wanted, False)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(policy=policies, asked=narrowed, k=st.integers(1, 40), row=st.integers(0, COUNT - 1), small=st.booleans())
 def test_every_cut_gives_what_one_shard_gives(indices, monkeypatch, policy, asked, k, row, small):
     """Also where a codec loses something, and where the languages of a stratum go through the inverted lists."""
@@ -141,7 +141,7 @@ def test_every_cut_gives_what_one_shard_gives(indices, monkeypatch, policy, aske
         assert not whole[1]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(policy=policies, asked=narrowed, k=st.integers(1, 40), row=st.integers(0, COUNT - 1), depth=st.integers(1, 60))
 def test_what_is_found_before_the_cut_is_right(indices, policy, asked, k, row, depth):
     """However few are considered: the hits are the first of the right ones, and only too few of them are `cut`."""

@@ -193,7 +193,7 @@ def test_any_cut_and_placement_gives_one_answer_alone_or_in_a_batch(
                 ] == in_full(answer), way
 
 
-@settings(max_examples=20, **PROPERTY)
+@settings(max_examples=8, **PROPERTY)
 @given(query=st.sampled_from(QUERIES), asked=policies, sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3))
 def test_cursors_lead_through_the_answer_without_a_repeat_to_its_end(services, query, asked, sizes):
     for codec in ("Flat", "IVF4,SQ8"):
