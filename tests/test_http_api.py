@@ -114,6 +114,16 @@ def test_a_metadata_filter_is_equality_of_value_and_type(http):
     assert len(ids(search(http, metadata={"year": 2001}, languages=["ar"], k=500))) == 13
 
 
+def test_search_has_two_names_and_both_are_documented(http):
+    body = {"query": "river number 7", "languages": ["en"], "k": 3}
+    old, new = (http.post(path, json=body) for path in ("/search", "/v1/search"))
+    assert old.status_code == new.status_code == 200
+    assert old.json()["results"] == new.json()["results"]
+    paths = openapi()["paths"]
+    assert paths["/v1/search"]["post"]["requestBody"] == paths["/search"]["post"]["requestBody"]
+    assert http.get("/v1/search").status_code == 405
+
+
 def test_k_beyond_the_index_gives_all_of_it(http):
     found = ids(search(http, k=500))
     assert len(found) == len(set(found)) == 125
@@ -213,10 +223,10 @@ def test_a_slash_too_many_is_not_found_and_redirects_nowhere(http):
         assert "location" not in answer.headers
 
 
-@pytest.mark.parametrize("path", ["/", "/stats", "/readyz", "/search", "/v1/embeddings", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/", "/stats", "/readyz", "/search", "/v1/search", "/v1/embeddings", "/openapi.json"])
 def test_without_keys_a_name_that_is_not_this_machines_is_refused(http, folder, path):
     """A page of another site lets its name point here, and would read the answers: DNS rebinding."""
-    method = "POST" if path in ("/search", "/v1/embeddings") else "GET"
+    method = "POST" if path in ("/search", "/v1/search", "/v1/embeddings") else "GET"
 
     def status(client, host):
         return client.request(method, path, headers={"Host": host}, json={"query": "a"}).status_code
@@ -248,7 +258,7 @@ def test_with_keys_only_the_open_routes_answer_without_one(folder):
         for route in OPEN_TO_ALL:
             assert http.get(route).status_code == 200
         routes = [("GET", "/stats"), ("GET", "/v1/models"), ("GET", "/passages/en%2F7"), ("GET", "/passages/none")]
-        routes += [("POST", "/search"), ("POST", "/v1/embeddings")]
+        routes += [("POST", "/search"), ("POST", "/v1/search"), ("POST", "/v1/embeddings")]
         wrong = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "first"}, {"Authorization": "Basic first"}]
         for method, route in routes:
             for headers in [*wrong, {"Authorization": b"Bearer \xff\xfe"}]:

@@ -50,6 +50,11 @@ def test_every_answer_is_counted_and_timed_by_its_status(code: int):
     assert asyncio.run(ask("/search", status(code))) == [("requests", labels), ("request_duration_seconds", labels)]
 
 
+def test_both_names_of_search_are_one_label():
+    seen = [asyncio.run(ask(path, status(200))) for path in ("/search", "/v1/search")]
+    assert seen[0] == seen[1] == [(name, {"route": "search", "code": "200"}) for name, _ in seen[0]]
+
+
 def test_paths_that_callers_make_up_are_one_label_and_health_checks_are_left_out():
     async def all_of_them():
         return [await ask(path, status(404)) for path in ("/a", "/b?c", "/search/x", "/healthz", "/readyz")]

@@ -37,6 +37,8 @@ from hybrid_ir.serving.search_service import SearchService
 from hybrid_ir.serving.writing.routes import PASSAGES, Writer, add_write_routes, id_of_path
 
 HERE = Path(__file__).parent / "pages"
+SEARCH = ("/v1/search", "/search")
+"""One route under two names. What a request or an answer means under the first stays; the second is that of before."""
 OPEN_TO_ALL = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
 DEFECT = RequestError(500, "internal_error", "a defect of the service; its log says more")
 M = TypeVar("M", bound=BaseModel)
@@ -134,14 +136,14 @@ def _create_routes(
         # Starlette raises it again after this answer, so that it reaches the log with its traceback.
         return _error(DEFECT)
 
-    @app.post(
-        "/search",
-        **documented(api.SearchResponse, api.SearchRequest, 400, 401, 404, 409, 413, 422, 429, 503, deadline=True),
-    )
     async def search(request: Request) -> Response:
         """The passages nearest to each query, best first."""
         wanted = await read(request, api.SearchRequest)
         return _json(await _while_connected(request, service.search(wanted)))
+
+    form = documented(api.SearchResponse, api.SearchRequest, 400, 401, 404, 409, 413, 422, 429, 503, deadline=True)
+    for path in SEARCH:
+        app.post(path, **form)(search)
 
     @app.get("/passages/{doc_id:path}", **documented(api.Passage, None, 401, 404, 503, path=id_of_path))
     async def passage(request: Request) -> Response:
@@ -243,7 +245,7 @@ def _create_routes(
         )
 
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
-    posted = {("POST", "/search"): search, ("POST", "/v1/embeddings"): embeddings}
+    posted = {("POST", path): search for path in SEARCH} | {("POST", "/v1/embeddings"): embeddings}
     return app, {**posted, ("GET", PASSAGES): passage, **written, **reranked}
 
 

@@ -8,7 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hybrid_ir.serving.batcher import Observe
 
-ROUTES = {"/search": "search", "/v1/embeddings": "embeddings", "/v1/models": "models", "/stats": "stats"}
+ROUTES = {"/v1/embeddings": "embeddings", "/v1/models": "models", "/stats": "stats"}
+ROUTES |= dict.fromkeys(("/v1/search", "/search"), "search")
 ROUTES |= dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), "rerank")
 PASSAGES = "/passages/"
 """Routes, and the beginning of those of passages, that have a label of their own. Health checks are left out, and all
