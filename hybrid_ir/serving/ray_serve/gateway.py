@@ -86,7 +86,7 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         app = create_app(self._service, self._keys, self._writer, self._write_keys)
-        return measured(app, self._metrics.observe)
+        return measured(app, self._metrics.observe, access_log=self._settings.access_log)
 
     async def check_health(self) -> None:
         """Serve starts another gateway in place of one whose encoder or shards are stuck in its own process."""
