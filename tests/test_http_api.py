@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
+from http import HTTPStatus
 
 import httpx
 import numpy as np
@@ -214,6 +215,23 @@ def test_other_routes_and_methods_have_the_same_shape_of_error(http):
     for answer, status in ((http.get("/nothing"), 404), (http.get("/search"), 405), (http.put("/search"), 405)):
         assert answer.status_code == status
         ErrorResponse.model_validate_json(answer.content)
+
+
+def test_an_error_is_a_problem_of_rfc_9457_and_has_the_object_of_openais_beside_it(http):
+    answer = http.post("/v1/search", json={"query": "a", "k": 501})
+    assert answer.headers["content-type"] == "application/problem+json"
+    said = "k must be at most 500, got 501"
+    assert answer.json() == {
+        "type": "about:blank",
+        "title": HTTPStatus(422).phrase,
+        "status": 422,
+        "detail": said,
+        "error": {"message": said, "type": "invalid_request", "param": "k"},
+    }
+    for other in (http.get("/nothing"), http.put("/search"), http.get("/passages/none")):
+        assert other.headers["content-type"] == "application/problem+json"
+        assert other.json()["status"] == other.status_code
+    assert http.post("/search", json={"query": "a"}).headers["content-type"] == "application/json"
 
 
 def test_a_slash_too_many_is_not_found_and_redirects_nowhere(http):

@@ -62,7 +62,7 @@ def create_app(
             try:
                 check_host(request.headers.get("host", ""), service.settings)
             except RequestError as error:
-                return await _error(error)(scope, receive, send)
+                return await error_response(error)(scope, receive, send)
         # What searches and encodes is called directly: FastAPI's layers cost as much as a search's own Python. Past
         # them, a fifth more searches a second (measured).
         answer = None
@@ -76,10 +76,10 @@ def create_app(
         except ClientDisconnect:
             return  # nobody is there to be answered
         except RequestError as error:
-            response = _error(error)
+            response = error_response(error)
         except Exception:  # a defect of ours: FastAPI, which is passed by, would also log it and answer 500
             log.exception("a request failed")
-            response = _error(DEFECT)
+            response = error_response(DEFECT)
         await response(scope, receive, send)
 
     return asgi
@@ -125,16 +125,18 @@ def _create_routes(
 
     @app.exception_handler(RequestError)
     async def request_error(_: Request, error: RequestError) -> Response:
-        return _error(error)
+        return error_response(error)
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
-        return _error(RequestError(error.status_code, "http_error", str(error.detail)), dict(error.headers or {}))
+        return error_response(
+            RequestError(error.status_code, "http_error", str(error.detail)), dict(error.headers or {})
+        )
 
     @app.exception_handler(Exception)
     async def defect(_: Request, error: Exception) -> Response:
         # Starlette raises it again after this answer, so that it reaches the log with its traceback.
-        return _error(DEFECT)
+        return error_response(DEFECT)
 
     async def search(request: Request) -> Response:
         """The passages nearest to each query, best first."""
@@ -269,19 +271,22 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _json(
+    content: Any, status: int = 200, headers: dict[str, str] | None = None, media_type: str = "application/json"
+) -> Response:
     try:
         body = orjson.dumps(content)
     except TypeError:  # an integer of more than 64 bits: an index that was built before they were refused
         body = json.dumps(content, ensure_ascii=False).encode()
-    return Response(body, status, headers, media_type="application/json")
+    return Response(body, status, headers, media_type=media_type)
 
 
-def _error(error: RequestError, headers: dict[str, str] | None = None) -> Response:
+def error_response(error: RequestError, headers: dict[str, str] | None = None, retry_after_s: int = 1) -> Response:
+    """The answer that says so, as `ErrorResponse`."""
     headers = dict(headers or {})
     if error.status in (429, 503):
-        headers["Retry-After"] = "1"
+        headers["Retry-After"] = str(retry_after_s)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    detail = {"message": error.message, "type": error.type, "param": error.param}
-    return _json({"error": detail, **error.body}, error.status, headers)
+    problem = api.problem(error.status, error.type, error.message, error.param)
+    return _json({**problem, **error.body}, error.status, headers, api.PROBLEM)

@@ -63,9 +63,10 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
         from hybrid_ir.serving.ray_serve.deployments import api_keys, build_app, quiet
-        from hybrid_ir.serving.ray_serve.gateway import check_public
+        from hybrid_ir.serving.ray_serve.gateway import check_public, check_rate_limit
 
         check_public(settings.host, settings, api_keys(settings))
+        check_rate_limit(settings, api_keys(settings))
         app = build_app(index, settings, checkpoint)
         ray_processes = _own_ray()
         try:
