@@ -190,7 +190,8 @@ def http_page() -> str:
                 parts += [f"Body: [{shape}](#{shape.lower()})."]
             rows = []
             for status, answer in route["responses"].items():
-                answered = answer["content"]["application/json"]["schema"]
+                (content,) = answer["content"].values()
+                answered = content["schema"]
                 shape = name_of(answered.get("items", answered))
                 shapes.append(shape)
                 link = f"{'list of ' if 'items' in answered else ''}[{shape}](#{shape.lower()})"

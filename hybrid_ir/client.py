@@ -84,6 +84,7 @@ class SearchClient:
             "policy": policy,
             "deadline_ms": deadline_ms,
         }
+        # Not /v1/search: services of before have this name alone.
         return self._ask("POST", "/search", {name: value for name, value in body.items() if value is not None})
 
     def passage(self, doc_id: str) -> dict[str, Any]:

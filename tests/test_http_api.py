@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
+from http import HTTPStatus
 
 import httpx
 import numpy as np
@@ -114,6 +115,16 @@ def test_a_metadata_filter_is_equality_of_value_and_type(http):
     assert len(ids(search(http, metadata={"year": 2001}, languages=["ar"], k=500))) == 13
 
 
+def test_search_has_two_names_and_both_are_documented(http):
+    body = {"query": "river number 7", "languages": ["en"], "k": 3}
+    old, new = (http.post(path, json=body) for path in ("/search", "/v1/search"))
+    assert old.status_code == new.status_code == 200
+    assert old.json()["results"] == new.json()["results"]
+    paths = openapi()["paths"]
+    assert paths["/v1/search"]["post"]["requestBody"] == paths["/search"]["post"]["requestBody"]
+    assert http.get("/v1/search").status_code == 405
+
+
 def test_k_beyond_the_index_gives_all_of_it(http):
     found = ids(search(http, k=500))
     assert len(found) == len(set(found)) == 125
@@ -206,6 +217,23 @@ def test_other_routes_and_methods_have_the_same_shape_of_error(http):
         ErrorResponse.model_validate_json(answer.content)
 
 
+def test_an_error_is_a_problem_of_rfc_9457_and_has_the_object_of_openais_beside_it(http):
+    answer = http.post("/v1/search", json={"query": "a", "k": 501})
+    assert answer.headers["content-type"] == "application/problem+json"
+    said = "k must be at most 500, got 501"
+    assert answer.json() == {
+        "type": "about:blank",
+        "title": HTTPStatus(422).phrase,
+        "status": 422,
+        "detail": said,
+        "error": {"message": said, "type": "invalid_request", "param": "k"},
+    }
+    for other in (http.get("/nothing"), http.put("/search"), http.get("/passages/none")):
+        assert other.headers["content-type"] == "application/problem+json"
+        assert other.json()["status"] == other.status_code
+    assert http.post("/search", json={"query": "a"}).headers["content-type"] == "application/json"
+
+
 def test_a_slash_too_many_is_not_found_and_redirects_nowhere(http):
     for method, path in (("POST", "/search/"), ("GET", "/stats/"), ("GET", "/docs/")):
         answer = http.request(method, path, headers={"Host": "127.0.0.1"}, follow_redirects=False)
@@ -213,10 +241,10 @@ def test_a_slash_too_many_is_not_found_and_redirects_nowhere(http):
         assert "location" not in answer.headers
 
 
-@pytest.mark.parametrize("path", ["/", "/stats", "/readyz", "/search", "/v1/embeddings", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/", "/stats", "/readyz", "/search", "/v1/search", "/v1/embeddings", "/openapi.json"])
 def test_without_keys_a_name_that_is_not_this_machines_is_refused(http, folder, path):
     """A page of another site lets its name point here, and would read the answers: DNS rebinding."""
-    method = "POST" if path in ("/search", "/v1/embeddings") else "GET"
+    method = "POST" if path in ("/search", "/v1/search", "/v1/embeddings") else "GET"
 
     def status(client, host):
         return client.request(method, path, headers={"Host": host}, json={"query": "a"}).status_code
@@ -248,7 +276,7 @@ def test_with_keys_only_the_open_routes_answer_without_one(folder):
         for route in OPEN_TO_ALL:
             assert http.get(route).status_code == 200
         routes = [("GET", "/stats"), ("GET", "/v1/models"), ("GET", "/passages/en%2F7"), ("GET", "/passages/none")]
-        routes += [("POST", "/search"), ("POST", "/v1/embeddings")]
+        routes += [("POST", "/search"), ("POST", "/v1/search"), ("POST", "/v1/embeddings")]
         wrong = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "first"}, {"Authorization": "Basic first"}]
         for method, route in routes:
             for headers in [*wrong, {"Authorization": b"Bearer \xff\xfe"}]:

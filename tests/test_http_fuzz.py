@@ -59,6 +59,7 @@ def test_the_openapi_document_holds_for_whatever_it_generates(service, mode):
     app = create_app(SearchService(service.release, service.settings.model_copy(update={"allow_public": True})))
     operations = [result.ok() for result in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations()]
     assert {op.path for op in operations} == {
+        "/v1/search",
         "/search",
         "/passages",
         "/passages/{doc_id}",
@@ -166,8 +167,8 @@ HEADERS = st.dictionaries(
     max_size=4,
 )  # fmt: skip
 PATHS = st.sampled_from(
-    ["/", "/docs", "/openapi.json", "/healthz", "/readyz", "/stats", "/v1/models", "/search", "/v1/embeddings",
-     "/passages/", "/passages/en/7", "/passages/a\nb"]
+    ["/", "/docs", "/openapi.json", "/healthz", "/readyz", "/stats", "/v1/models", "/search", "/v1/search",
+     "/v1/embeddings", "/passages/", "/passages/en/7", "/passages/a\nb"]
 )  # fmt: skip
 
 
@@ -213,7 +214,7 @@ def test_no_header_query_string_or_path_is_a_server_error(service, keys, method,
     assert b"location" not in answered
     if status >= 400:
         assert ErrorResponse.model_validate_json(content).error.message
-    elif keys and path in ("/stats", "/v1/models", "/search", "/v1/embeddings", "/passages/en/7"):
+    elif keys and path in ("/stats", "/v1/models", "/search", "/v1/search", "/v1/embeddings", "/passages/en/7"):
         assert headers["authorization"].lower().split() == [b"bearer", b"first"]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
 from collections import Counter
 from functools import partial
 from types import SimpleNamespace
@@ -50,6 +52,11 @@ def test_every_answer_is_counted_and_timed_by_its_status(code: int):
     assert asyncio.run(ask("/search", status(code))) == [("requests", labels), ("request_duration_seconds", labels)]
 
 
+def test_both_names_of_search_are_one_label():
+    seen = [asyncio.run(ask(path, status(200))) for path in ("/search", "/v1/search")]
+    assert seen[0] == seen[1] == [(name, {"route": "search", "code": "200"}) for name, _ in seen[0]]
+
+
 def test_paths_that_callers_make_up_are_one_label_and_health_checks_are_left_out():
     async def all_of_them():
         return [await ask(path, status(404)) for path in ("/a", "/b?c", "/search/x", "/healthz", "/readyz")]
@@ -73,6 +80,47 @@ def test_a_request_that_is_never_answered_is_counted_too():
     seen = asyncio.run(ask("/v1/embeddings", leave))
     assert seen[0] == ("requests", {"route": "embeddings", "code": "499"})
     assert seen[-1] == ("raised", {})
+
+
+def test_the_access_log_has_route_and_status_and_nothing_that_the_caller_wrote(caplog):
+    async def app(scope, receive, send):
+        await status(404)(send)
+
+    async def send(message):
+        pass
+
+    async def get(path: str, **options: bool) -> None:
+        scope: Any = {"type": "http", "method": "GET", "path": path, "query_string": b"key=s3cret", "headers": []}
+        await measured(app, lambda *_: None, **options)(scope, None, send)  # type: ignore[arg-type]
+
+    caplog.set_level(logging.INFO)
+    for path in ("/passages/s3cret", "/s3cret", "/healthz"):
+        asyncio.run(get(path, access_log=True))
+    asyncio.run(get("/stats"))
+    said = [(r.method, r.endpoint, r.status) for r in caplog.records if r.name == "ray.serve.access"]  # type: ignore[attr-defined]
+    assert said == [("GET", "passages", 404), ("GET", "other", 404)]
+    assert caplog.messages[0].startswith("GET passages 404 ")
+    assert caplog.messages[0].endswith(" ms")
+    assert "s3cret" not in caplog.text
+
+
+def test_what_a_batch_logs_has_the_id_of_none_of_its_requests():
+    request_id = contextvars.ContextVar("request_id", default="none")
+    seen = []
+
+    async def run():
+        release: Any = HangingRelease()
+
+        async def encode(texts):
+            seen.append(request_id.get())
+            raise RuntimeError("a defect")
+
+        batcher = Batcher(release, encode, 4, lambda *_: None)
+        request_id.set("of the first request")
+        await asyncio.gather(batcher.submit("query", [ShardQuery(3)]), return_exceptions=True)
+
+    asyncio.run(run())
+    assert seen == ["none"]
 
 
 class HangingRelease:

@@ -24,7 +24,6 @@ import hybrid_ir
 from hybrid_ir.serving.api import (
     Coverage,
     DeadlineResponse,
-    ErrorDetail,
     ErrorResponse,
     Hit,
     OtherPassage,
@@ -34,6 +33,7 @@ from hybrid_ir.serving.api import (
     ShardStatus,
     Stats,
     Timings,
+    problem,
 )
 
 pytestmark = pytest.mark.slow
@@ -85,7 +85,7 @@ def found(
 
 
 def error(message: str, kind: str = "invalid_request") -> ErrorResponse:
-    return ErrorResponse(error=ErrorDetail(message=message, type=kind))
+    return ErrorResponse.model_validate(problem(400, kind, message, None))
 
 
 def stats_of(languages: dict[str, int], metadata_keys: Sequence[str]) -> Stats:
@@ -643,7 +643,7 @@ def test_the_services_error_is_shown_and_earlier_hits_stay_dimmed(page, service)
 
 def test_a_passed_deadline_shows_what_was_found_until_then(page, service):
     partial = found(hit("A sentence."), missing="001")
-    late = DeadlineResponse(**partial.model_dump(), error=ErrorDetail(message="500 ms passed", type="deadline"))
+    late = DeadlineResponse(**partial.model_dump(), **problem(504, "deadline", "500 ms passed", None))
     service.answer = lambda request: Reply(late, 504)
     page.open()
     page.search("sentence")

@@ -118,8 +118,9 @@ def test_every_command_is_one_that_its_program_knows(page, argv):
         if "localhost:8000/v1/rerank" in arguments:
             assert RerankRequest.model_validate_json(arguments[-1])
             return
-        assert {"localhost:8000/search", "localhost:3000/embed"} & set(arguments)  # ours, text-embeddings-inference's
-        if "localhost:8000/search" in arguments:
+        # Ours, and text-embeddings-inference's.
+        assert {"localhost:8000/v1/search", "localhost:3000/embed"} & set(arguments)
+        if "localhost:8000/v1/search" in arguments:
             SearchRequest.model_validate_json(arguments[-1])
         else:
             assert {"inputs", "prompt_name"} == set(json.loads(arguments[-1]))

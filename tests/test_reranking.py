@@ -452,7 +452,7 @@ def test_the_pages_example_is_answered_as_the_page_says(http):
     page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text()
     section = page.partition("## A second stage")[2].partition("\n## ")[0]
     bodies = [(path, json.loads(body)) for path, body in re.findall(r"localhost:8000(\S+)\s[\s\\]*-d '(.+?)'", section)]
-    assert [path for path, _ in bodies] == ["/search", "/v1/rerank"]
+    assert [path for path, _ in bodies] == ["/v1/search", "/v1/rerank"]
     for path, body in bodies:
         answer = post(http, path, **body)
-        assert len(answer["results"][0]["hits"] if path == "/search" else answer["results"]) == 2
+        assert len(answer["results"][0]["hits"] if path == "/v1/search" else answer["results"]) == 2

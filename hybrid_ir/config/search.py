@@ -82,6 +82,12 @@ class Serve(Section):
     read from HYBRID_IR_WRITE_KEYS, as the former."""
     allow_public: bool = False
     """Serve a public interface without API keys; false = refuse to."""
+    log_format: Literal["text", "json"] = "text"
+    """Of the log files of Ray Serve; json: an object a line."""
+    access_log: bool = False
+    """Log a line for each request: method, route, status, milliseconds."""
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    """Requests that a key may send to a gateway; beyond it they get 429 with Retry-After. Null = no limit."""
     max_k: int = Field(default=100, ge=1, le=10_000)
     """Hits that a request may ask for, for each query."""
     max_queries: int = Field(default=64, ge=1)

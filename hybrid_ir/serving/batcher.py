@@ -10,6 +10,7 @@ Whoever has an answer asks again, and a batch of all that wait would leave the e
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ class Batcher(Generic[T]):
         # Those that wait, in their order. One that is cancelled leaves at once, also while the encoder hangs.
         self._waiting: dict[asyncio.Future[Started], _Waiting[T]] = {}
         self._worker: asyncio.Task[None] | None = None
+        # A batch is of several requests: what is logged of it must not have the id of the one that came first.
+        self._context = contextvars.copy_context()
         self._encoding: list[_Waiting[T]] = []
 
     def __len__(self) -> int:
@@ -90,7 +93,7 @@ class Batcher(Generic[T]):
         self._waiting[started] = _Waiting(text, queries, started, time.perf_counter())
         started.add_done_callback(lambda one: self._waiting.pop(one, None))
         if self._worker is None or self._worker.done():
-            self._worker = loop.create_task(self._work())
+            self._worker = loop.create_task(self._work(), context=self._context)
         return started
 
     async def _work(self) -> None:

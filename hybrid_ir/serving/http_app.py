@@ -37,6 +37,8 @@ from hybrid_ir.serving.search_service import SearchService
 from hybrid_ir.serving.writing.routes import PASSAGES, Writer, add_write_routes, id_of_path
 
 HERE = Path(__file__).parent / "pages"
+SEARCH = ("/v1/search", "/search")
+"""One route under two names. What a request or an answer means under the first stays; the second is that of before."""
 OPEN_TO_ALL = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
 DEFECT = RequestError(500, "internal_error", "a defect of the service; its log says more")
 M = TypeVar("M", bound=BaseModel)
@@ -60,7 +62,7 @@ def create_app(
             try:
                 check_host(request.headers.get("host", ""), service.settings)
             except RequestError as error:
-                return await _error(error)(scope, receive, send)
+                return await error_response(error)(scope, receive, send)
         # What searches and encodes is called directly: FastAPI's layers cost as much as a search's own Python. Past
         # them, a fifth more searches a second (measured).
         answer = None
@@ -74,10 +76,10 @@ def create_app(
         except ClientDisconnect:
             return  # nobody is there to be answered
         except RequestError as error:
-            response = _error(error)
+            response = error_response(error)
         except Exception:  # a defect of ours: FastAPI, which is passed by, would also log it and answer 500
             log.exception("a request failed")
-            response = _error(DEFECT)
+            response = error_response(DEFECT)
         await response(scope, receive, send)
 
     return asgi
@@ -123,25 +125,27 @@ def _create_routes(
 
     @app.exception_handler(RequestError)
     async def request_error(_: Request, error: RequestError) -> Response:
-        return _error(error)
+        return error_response(error)
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
-        return _error(RequestError(error.status_code, "http_error", str(error.detail)), dict(error.headers or {}))
+        return error_response(
+            RequestError(error.status_code, "http_error", str(error.detail)), dict(error.headers or {})
+        )
 
     @app.exception_handler(Exception)
     async def defect(_: Request, error: Exception) -> Response:
         # Starlette raises it again after this answer, so that it reaches the log with its traceback.
-        return _error(DEFECT)
+        return error_response(DEFECT)
 
-    @app.post(
-        "/search",
-        **documented(api.SearchResponse, api.SearchRequest, 400, 401, 404, 409, 413, 422, 429, 503, deadline=True),
-    )
     async def search(request: Request) -> Response:
         """The passages nearest to each query, best first."""
         wanted = await read(request, api.SearchRequest)
         return _json(await _while_connected(request, service.search(wanted)))
+
+    form = documented(api.SearchResponse, api.SearchRequest, 400, 401, 404, 409, 413, 422, 429, 503, deadline=True)
+    for path in SEARCH:
+        app.post(path, **form)(search)
 
     @app.get("/passages/{doc_id:path}", **documented(api.Passage, None, 401, 404, 503, path=id_of_path))
     async def passage(request: Request) -> Response:
@@ -243,7 +247,7 @@ def _create_routes(
         )
 
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
-    posted = {("POST", "/search"): search, ("POST", "/v1/embeddings"): embeddings}
+    posted = {("POST", path): search for path in SEARCH} | {("POST", "/v1/embeddings"): embeddings}
     return app, {**posted, ("GET", PASSAGES): passage, **written, **reranked}
 
 
@@ -267,19 +271,22 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _json(
+    content: Any, status: int = 200, headers: dict[str, str] | None = None, media_type: str = "application/json"
+) -> Response:
     try:
         body = orjson.dumps(content)
     except TypeError:  # an integer of more than 64 bits: an index that was built before they were refused
         body = json.dumps(content, ensure_ascii=False).encode()
-    return Response(body, status, headers, media_type="application/json")
+    return Response(body, status, headers, media_type=media_type)
 
 
-def _error(error: RequestError, headers: dict[str, str] | None = None) -> Response:
+def error_response(error: RequestError, headers: dict[str, str] | None = None, retry_after_s: int = 1) -> Response:
+    """The answer that says so, as `ErrorResponse`."""
     headers = dict(headers or {})
     if error.status in (429, 503):
-        headers["Retry-After"] = "1"
+        headers["Retry-After"] = str(retry_after_s)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    detail = {"message": error.message, "type": error.type, "param": error.param}
-    return _json({"error": detail, **error.body}, error.status, headers)
+    problem = api.problem(error.status, error.type, error.message, error.param)
+    return _json({**problem, **error.body}, error.status, headers, api.PROBLEM)

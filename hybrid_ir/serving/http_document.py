@@ -23,11 +23,13 @@ MEANING = {
     "was changed, because the index cannot be written to as it is, or another process writes it.",
     413: "The body is too large.",
     422: "A field is unknown, missing or out of its range.",
-    429: "Too many texts are waiting; `Retry-After` says when to ask again.",
+    429: "Too many texts are waiting, or the key has sent too many requests; `Retry-After` says when to ask again.",
     500: "A defect of the service; its log says more.",
     503: "A shard or the reranker (policy strict) or the encoder does not answer.",
     504: "The deadline passed.",
 }
+
+ERRORS = ("/ErrorResponse", "/DeadlineResponse")
 
 
 def documented(
@@ -75,6 +77,10 @@ def document_of(app: FastAPI) -> dict[str, Any]:
             [(request, "validation") for request in requests],
             ref_template="#/components/schemas/{model}",
         )
+        for route in (route for methods in document["paths"].values() for route in methods.values()):
+            for answer in route["responses"].values():
+                if answer["content"]["application/json"]["schema"].get("$ref", "").endswith(ERRORS):
+                    answer["content"] = {api.PROBLEM: answer["content"]["application/json"]}
         document.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
         app.openapi_schema = document
     return app.openapi_schema

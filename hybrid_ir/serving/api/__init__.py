@@ -13,7 +13,7 @@ from hybrid_ir.serving.api.embeddings import (
     TokenIds,
     Usage,
 )
-from hybrid_ir.serving.api.errors import DeadlineResponse, ErrorDetail, ErrorResponse
+from hybrid_ir.serving.api.errors import PROBLEM, DeadlineResponse, ErrorDetail, ErrorResponse, problem
 from hybrid_ir.serving.api.rerank import (
     Rank,
     RankRequest,
@@ -51,6 +51,7 @@ __all__ = [
     "MOST_KEYS",
     "MOST_LANGUAGES",
     "MOST_PASSAGES",
+    "PROBLEM",
     "Coverage",
     "DeadlineResponse",
     "Embedding",
@@ -87,4 +88,5 @@ __all__ = [
     "TokenIds",
     "Usage",
     "Written",
+    "problem",
 ]

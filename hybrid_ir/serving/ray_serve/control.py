@@ -23,6 +23,7 @@ from hybrid_ir.cluster import live_nodes, ray_session
 from hybrid_ir.config import Serve
 from hybrid_ir.index import check_files, read_manifest
 from hybrid_ir.serving.checks import decoder_of
+from hybrid_ir.serving.ray_serve import request_ids
 from hybrid_ir.serving.ray_serve.machine_ports import own_ports, refuse_used_port
 from hybrid_ir.types import InputError, one_line
 
@@ -61,10 +62,11 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
         if not verbose:
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
-        from hybrid_ir.serving.ray_serve.deployments import QUIET, api_keys, build_app
-        from hybrid_ir.serving.ray_serve.gateway import check_public
+        from hybrid_ir.serving.ray_serve.deployments import api_keys, build_app, quiet
+        from hybrid_ir.serving.ray_serve.gateway import check_public, check_rate_limit
 
         check_public(settings.host, settings, api_keys(settings))
+        check_rate_limit(settings, api_keys(settings))
         app = build_app(index, settings, checkpoint)
         ray_processes = _own_ray()
         try:
@@ -72,7 +74,7 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
                 with _watched(ray_processes):
                     serve.start(
                         http_options={"host": settings.host, "port": settings.port, "request_timeout_s": None},
-                        logging_config=None if verbose else QUIET,
+                        logging_config={**quiet(settings), **({"log_level": "INFO"} if verbose else {})},
                     )
                     serve.run(app, name=APP, route_prefix="/")
             except RayActorError as error:
@@ -197,6 +199,9 @@ def _environment(ports: dict[str, str]) -> Iterator[None]:
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # A gateway that is told to leave ends when its requests have, not half a minute later.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        # A line is in its file when it is logged, not when a thousand are: few are.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": request_ids.CALLBACK,
         **ports,
     }
     ours = {name: value for name, value in wanted.items() if name not in os.environ}

@@ -22,8 +22,6 @@ from hybrid_ir.serving.ray_serve.replicas import EncoderReplica, RerankerReplica
 from hybrid_ir.serving.ray_serve.writer import WriterReplica
 from hybrid_ir.storage import absolute
 
-QUIET = {"enable_access_log": False, "log_level": "WARNING"}
-
 
 class ReleaseRoot:
     """Ingress of an app that only holds a release's deployments."""
@@ -49,7 +47,7 @@ def build_app(index: str, settings: Serve, checkpoint: str | None = None) -> ser
         ray_actor_options={"num_cpus": settings.cpus_per_replica},
         # The queue is ours (429, deadlines); Serve's own limit only has to be above it.
         max_ongoing_requests=10 * settings.max_queue,
-        logging_config=QUIET,
+        logging_config=quiet(settings),
         max_constructor_retry_count=1,
         health_check_period_s=5,
         graceful_shutdown_timeout_s=10,
@@ -82,10 +80,17 @@ def _writer(settings: Serve) -> serve.Application:
         num_replicas=1,
         ray_actor_options={"num_cpus": settings.cpus_per_replica},
         max_ongoing_requests=1000,  # they wait for each other there
-        logging_config=QUIET,
+        logging_config=quiet(settings),
         graceful_shutdown_timeout_s=10,
     )
     return deployment.bind()
+
+
+def quiet(settings: Serve) -> dict[str, Any]:
+    """How Serve's processes log: warnings and errors, in the format that the settings name. Serve's own access log is
+    left out: it calls every route `/`."""
+    # The level keeps the access log away. Without `enable_access_log` a line of text would not say its request's id.
+    return {"encoding": settings.log_format.upper(), "enable_access_log": True, "log_level": "WARNING"}
 
 
 def release_spec(index: str, manifest: Manifest, checkpoint: str | None, app: str | None = None) -> Spec:
@@ -95,7 +100,9 @@ def release_spec(index: str, manifest: Manifest, checkpoint: str | None, app: st
 def build_release_app(index: str, settings: Serve, checkpoint: str | None = None) -> serve.Application:
     """Encoder and shards of an index, without a gateway: what a swap deploys beside what serves."""
     manifest = read_manifest(index)
-    root: Any = serve.deployment(ReleaseRoot, name="release", ray_actor_options={"num_cpus": 0}, logging_config=QUIET)
+    root: Any = serve.deployment(
+        ReleaseRoot, name="release", ray_actor_options={"num_cpus": 0}, logging_config=quiet(settings)
+    )
     return root.bind(*release_deployments(index, manifest, settings, checkpoint))
 
 
@@ -119,7 +126,7 @@ def _options(settings: Serve) -> dict[str, Any]:
         "num_replicas": settings.replicas,
         "ray_actor_options": {"num_cpus": settings.cpus_per_replica},
         "max_ongoing_requests": 1000,
-        "logging_config": QUIET,
+        "logging_config": quiet(settings),
         "max_constructor_retry_count": 1,
         "health_check_period_s": 1,
         "health_check_timeout_s": 10,

@@ -21,6 +21,7 @@ from hybrid_ir.serving.http_app import create_app
 from hybrid_ir.serving.ray_serve.distributed_release import DistributedRelease, DistributedScorer
 from hybrid_ir.serving.ray_serve.gateway_metrics import GatewayMetrics
 from hybrid_ir.serving.ray_serve.measured import measured
+from hybrid_ir.serving.ray_serve.rate_limit import Buckets, limited
 from hybrid_ir.serving.ray_serve.registry import Spec, State, registry, release_key, retire
 from hybrid_ir.serving.ray_serve.writer import NoWriter, WriterHandle
 from hybrid_ir.serving.release import Release
@@ -52,6 +53,7 @@ class Gateway:
         deployments, so that Serve deploys them."""
         self._settings = Serve(**settings)
         _check_interface(self._settings, api_keys)
+        check_rate_limit(self._settings, api_keys)
         self._keys, self._write_keys = api_keys, write_keys
         self._writer: Any = NoWriter() if writer is None else WriterHandle(writer)
         self._threads = threads
@@ -86,7 +88,10 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         app = create_app(self._service, self._keys, self._writer, self._write_keys)
-        return measured(app, self._metrics.observe)
+        if self._settings.requests_per_minute is not None:
+            keys = dict.fromkeys((*self._keys, *self._write_keys))
+            app = limited(app, Buckets(tuple(keys), self._settings.requests_per_minute))
+        return measured(app, self._metrics.observe, access_log=self._settings.access_log)
 
     async def check_health(self) -> None:
         """Serve starts another gateway in place of one whose encoder or shards are stuck in its own process."""
@@ -187,6 +192,16 @@ def check_public(host: str | None, settings: Serve, keys: Sequence[str]) -> None
         f"the interface {host or '0.0.0.0'} is public and there is no API key: set HYBRID_IR_API_KEYS, "
         "or listen on 127.0.0.1, or say serve.allow_public=true"
     )
+
+
+def check_rate_limit(settings: Serve, keys: Sequence[str]) -> None:
+    """Raises InputError for a limit a key where nobody needs a key. By address would be no limit: behind a proxy, and
+    HAProxy is one, all have the same."""
+    if settings.requests_per_minute is not None and not keys:
+        raise InputError(
+            f"serve.requests_per_minute={settings.requests_per_minute} counts by API key, and there is none: set "
+            "HYBRID_IR_API_KEYS, or leave it out"
+        )
 
 
 def _check_interface(settings: Serve, keys: Sequence[str]) -> None:

@@ -1,14 +1,17 @@
-"""What every request took and how it ended, for metrics. In: an ASGI app. Out: the same app, observed."""
+"""What every request took and how it ended, for metrics and the access log. In: an ASGI app. Out: the same app,
+observed."""
 
 from __future__ import annotations
 
+import logging
 import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hybrid_ir.serving.batcher import Observe
 
-ROUTES = {"/search": "search", "/v1/embeddings": "embeddings", "/v1/models": "models", "/stats": "stats"}
+ROUTES = {"/v1/embeddings": "embeddings", "/v1/models": "models", "/stats": "stats"}
+ROUTES |= dict.fromkeys(("/v1/search", "/search"), "search")
 ROUTES |= dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), "rerank")
 PASSAGES = "/passages/"
 """Routes, and the beginning of those of passages, that have a label of their own. Health checks are left out, and all
@@ -18,8 +21,14 @@ NO_ANSWER = "499"
 """The status, in nginx's convention, of a request whose client left before it was answered."""
 
 
-def measured(app: ASGIApp, observe: Observe) -> ASGIApp:
-    """`app`, whose answers and errors are observed as `requests` and `request_duration_seconds` by route and code."""
+access = logging.getLogger("ray.serve.access")
+
+
+def measured(app: ASGIApp, observe: Observe, *, access_log: bool = False) -> ASGIApp:
+    """`app`, whose answers and errors are observed as `requests` and `request_duration_seconds` by route and code.
+    With `access_log` each is a line of the log too: no path, query or header is in it, since these may hold secrets."""
+    if access_log:
+        access.setLevel(logging.INFO)  # for this process; its handlers are Serve's, whose own level is WARNING
 
     async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in UNMEASURED:
@@ -38,7 +47,13 @@ def measured(app: ASGIApp, observe: Observe) -> ASGIApp:
             path = scope["path"]
             route = "passages" if path.startswith(PASSAGES) else ROUTES.get(path.rstrip("/"), "other")
             labels = {"route": route, "code": code}
+            took_s = time.perf_counter() - begun
             observe("requests", 1, labels)
-            observe("request_duration_seconds", time.perf_counter() - begun, labels)
+            observe("request_duration_seconds", took_s, labels)
+            if access_log:
+                # `endpoint`, since Serve gives every line a `route` of its own.
+                said = {"method": scope["method"], "endpoint": route, "status": int(code)}
+                said["milliseconds"] = round(took_s * 1000, 2)
+                access.info("%(method)s %(endpoint)s %(status)d %(milliseconds)s ms", said, extra=said)
 
     return asgi
