@@ -126,6 +126,8 @@ def test_a_tokenizer_that_does_not_say_where_tokens_stand_is_refused(reader):
 def test_an_overlap_of_half_a_piece_is_refused_where_it_is_typed():
     with pytest.raises(InputError, match=r"overlap=16 must be less than half of tokens=32"):
         load_experiment(None, ["index.pieces.tokens=32", "index.pieces.overlap=16"])
+    with pytest.raises(InputError, match=r"overlap=16 needs tokens"):
+        load_experiment(None, ["index.pieces.overlap=16"])
 
 
 # Max passage, in any cut into shards

@@ -11,9 +11,11 @@ import math
 import pickle
 import random
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import typer
 from checkpoints import TEXTS, make_cross_encoder
@@ -27,6 +29,7 @@ from hybrid_ir.client import SearchClient
 from hybrid_ir.config.experiment import Serve
 from hybrid_ir.encoders import load_reranker
 from hybrid_ir.index.passages import IndexedPassage
+from hybrid_ir.serving.api import SearchRequest
 from hybrid_ir.serving.http_app import create_app
 from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.serving.ray_serve import distributed_release
@@ -36,7 +39,9 @@ from hybrid_ir.serving.ray_serve.replicas import RerankerReplica
 from hybrid_ir.serving.release import ShardDown
 from hybrid_ir.serving.reranking import stage
 from hybrid_ir.serving.reranking.local_scorer import LocalScorer
+from hybrid_ir.serving.reranking.scorer import Scored
 from hybrid_ir.serving.search_service import SearchService
+from hybrid_ir.serving.searching.gathered import Shown
 
 pytestmark = pytest.mark.numbers
 
@@ -351,6 +356,45 @@ def test_what_was_not_scored_in_time_stands_behind_and_says_so(releases, limits,
     assert "rerank_duration_seconds" in dict(seen)
     assert {"rerank_late"} <= GatewayMetrics.COUNTERS.keys()
     assert {"rerank_duration_seconds"} <= GatewayMetrics.HISTOGRAMS.keys()
+
+
+class Recorder:
+    """A scorer that keeps what it is asked, and likes long texts."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, list[str]]] = []
+
+    async def score(self, query, texts):
+        self.asked.append((query, list(texts)))
+        lengths = np.array([len(text) for text in texts], np.float32)
+        return Scored(lengths, lengths.astype(int), lengths < 0)
+
+
+def rerank(hits: list[Shown], queries: list[str], **settings) -> tuple[list[Shown], list[tuple[str, list[str]]]]:
+    scorer = Recorder()
+    second = stage.Reranking(scorer, Serve(reranker="x", **settings), lambda *_: None)
+    request = SearchRequest.model_validate({"query": queries, "k": 2, "rerank": {"candidates": 3}})
+    shown = asyncio.run(second.reorder(hits, queries, request, time.perf_counter() + 60))
+    return shown, scorer.asked
+
+
+def test_of_a_passage_in_pieces_the_piece_that_was_found_is_read():
+    long, short = (
+        IndexedPassage("long", "begins so. answers so.", "en", {}),
+        IndexedPassage("short", "short one", "en", {}),
+    )
+    hits = Shown([(short, 0.9), (long, 0.8)], [{}, {"piece": (11, 22)}])
+    (shown,), asked = rerank([hits], ["a"])
+    assert asked == [("a", ["short one", "answers so."])]
+    assert [passage.doc_id for passage, _ in shown.hits] == ["long", "short"]
+    assert shown.more is not None
+    assert shown.more[0]["piece"] == (11, 22)
+
+
+def test_a_long_query_makes_the_parts_smaller():
+    hits = Shown([(IndexedPassage(f"{n}", f"text {n}", "en", {}), 1.0) for n in range(3)])
+    assert len(rerank([hits], ["q"])[1]) == 1
+    assert len(rerank([hits], ["q" * 4000])[1]) == 3
 
 
 def test_the_requests_own_deadline_ends_the_second_stage_too(releases, limits, folder):

@@ -46,7 +46,7 @@ SCENARIOS += [
     LossSettings(0.1, False, "in_batch", False, teacher="kl", teacher_weight=1.0, teacher_temperature=0.3),
     LossSettings(0.1, True, "in_batch_and_hard", True, (8, 3), "kl", teacher_weight=0.7, alignment=2.0),
     LossSettings(0.1, True, "triplet", False, teacher="margin_mse"),
-    LossSettings(0.1, False, "in_batch_and_hard", True, (8, 3), teacher="mse", teacher_weight=0.3),
+    LossSettings(0.1, False, "in_batch_and_hard", True, (8, 3), teacher="mse", teacher_weight=0.3, alignment=2.0),
     LossSettings(0.1, True, "in_batch_and_hard", False, (8, 3), teacher="kl"),
     LossSettings(0.1, False, "triplet", True, teacher="margin_mse", teacher_temperature=4.0),
     LossSettings(0.1, False, "triplet", False, alignment=0.5),
@@ -290,7 +290,7 @@ def one_big_batch(model: SentenceTransformer, batch: Batch, settings: LossSettin
         parts.append(list(plain_embed(model, texts).split(sizes)))
     whole = [torch.cat(rows) for rows in zip(*parts, strict=True)]
     halves = ["q", "p", *["n"] * (settings.negatives != "in_batch"), *["a"] * bool(settings.alignment)]
-    weight, losses = settings.teacher_weight, []
+    weight, losses, apart = settings.teacher_weight, [], []
     for dimension in (None, *settings.dimensions):
         cut = [vectors[:, :dimension] for vectors in whole]
         vectors = {half: each / each.norm(dim=1)[:, None] for half, each in zip(halves, cut, strict=True)}
@@ -298,10 +298,12 @@ def one_big_batch(model: SentenceTransformer, batch: Batch, settings: LossSettin
         if settings.teacher in ("kl", "margin_mse"):
             losses[-1] = (1 - weight) * losses[-1] + weight * plain_lesson(vectors, batch, settings)
         if settings.alignment:
-            losses[-1] = losses[-1] + settings.alignment * plain_disagreement(vectors, settings)
+            apart.append(settings.alignment * plain_disagreement(vectors, settings))
     loss = torch.stack(losses).mean()
     if settings.teacher == "mse":
         loss = (1 - weight) * loss + weight * plain_lesson(dict(zip(halves, whole, strict=True)), batch, settings)
+    if apart:
+        loss = loss + torch.stack(apart).mean()
     loss.backward()
     return float(loss.detach())
 

@@ -346,6 +346,8 @@ def test_the_command_writes_a_store_that_a_training_learns_from(tmp_path, monkey
     assert (code, "exists" in said) == (2, True)
     code, said = run(monkeypatch, capsys, *words, "--reranker", "other")
     assert (code, "teach takes one teacher" in said) == (2, True)
+    code, said = run(monkeypatch, capsys, *words, "--pairs", "same")
+    assert (code, "--pairs same is of a reranker" in said) == (2, True)
     assert trained_on(tmp_path, "loss.teacher=mse", "loss.teacher_weight=1", "loss.alignment=0.1") < 0.7
 
 

@@ -109,8 +109,9 @@ def teach(
         str | None, typer.Option(help="Teacher that is a cross-encoder: a folder or a hub name.")
     ] = None,
     pairs: Annotated[
-        str, typer.Option(help="Of a reranker: it reads all pairs of a group's languages, or only the same language.")
-    ] = "all",
+        str | None,
+        typer.Option(help="Of a reranker: it reads all pairs of a group's languages, or the same; all by default."),
+    ] = None,
     config: Config = None,
     overrides: Overrides = None,
     verbose: Verbose = False,
@@ -122,6 +123,8 @@ def teach(
     experiment = load_experiment(config, overrides or ())
     if (encoder is None) == (reranker is None):
         raise InputError("teach takes one teacher: give --encoder NAME or --reranker NAME")
+    if encoder is not None and pairs is not None:
+        raise InputError(f"--pairs {pairs} is of a reranker, and an encoder reads each text alone; leave it out")
     refuse_existing(out)
     store = open_store(experiment.store)
     from hybrid_ir.cli.progress import adding, counter
@@ -145,7 +148,7 @@ def teach(
 
             assert reranker is not None
             scores = load_reranker(reranker, device=best_device()).scores
-            manifest = teach_scores(store, out, scores, pairs=pairs, made={"name": reranker}, progress=count)
+            manifest = teach_scores(store, out, scores, pairs=pairs or "all", made={"name": reranker}, progress=count)
     taught, groups = manifest["taught"], sum(partition["rows"] for partition in manifest["partitions"])
     said = f"vectors of {taught['dimension']} values" if encoder else f"scores of {taught['pairs']} pairs of languages"
     console().print(f"store written to {out}: {groups:,} groups with {said} by {taught['name']}", highlight=False)

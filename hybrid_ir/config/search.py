@@ -20,6 +20,8 @@ class Pieces(Section):
     def _goes_on(self) -> Pieces:
         if self.tokens is not None and self.overlap is not None and 2 * self.overlap >= self.tokens:
             raise ValueError(f"overlap={self.overlap} must be less than half of tokens={self.tokens}")
+        if self.tokens is None and self.overlap is not None:
+            raise ValueError(f"overlap={self.overlap} needs tokens, without which nothing is cut into pieces")
         return self
 
     @property

@@ -118,7 +118,7 @@ class SearchService:
                 await hits_by_policy(serving, one, strata, asked, request, own, deadline, missing) for one in started
             ]
         late = time.perf_counter() > deadline
-        if request.rerank is not None:
+        if request.rerank is not None and not (missing and request.policy == "strict"):  # that is refused below
             start, said = time.perf_counter(), texts if stored is None else [stored.passage.text]
             shown = await self.reranking.reorder(shown, said, narrow, deadline)
             rerank_s = time.perf_counter() - start

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from hybrid_ir.config import Experiment
+from hybrid_ir.config import Experiment, Index
 from hybrid_ir.data import open_store
 from hybrid_ir.encoders import load_encoder
 from hybrid_ir.evaluation import evaluate, with_mean
@@ -64,4 +64,6 @@ def evaluate_test(experiment: Experiment) -> dict[str, Any]:
     device = "cuda" if experiment.train.gpus_per_worker else "cpu"
     collection = open_store(experiment.store).collection("test")
     with written(f"{experiment.out}/test") as folder:
-        return evaluate(load_encoder(checkpoint, device=device), checkpoint, collection, folder, experiment)
+        # A trial has no index: passages are measured as they are.
+        plain = experiment.model_copy(update={"index": Index()})
+        return evaluate(load_encoder(checkpoint, device=device), checkpoint, collection, folder, plain)

@@ -103,7 +103,7 @@ class Reranking:
         the request's policy is strict.
         """
         assert request.rerank is not None
-        candidates = [[passage.text for passage, _ in one.hits[: request.rerank.candidates]] for one in shown]
+        candidates = [_texts_of(one, request.rerank.candidates) for one in shown]
         seconds = min(self._settings.rerank_deadline_ms / 1000, deadline - time.perf_counter())
         try:
             found = await self._score(list(zip(texts, candidates, strict=True)), seconds)
@@ -123,7 +123,11 @@ class Reranking:
         different = [list(dict.fromkeys(texts)) for _, texts in asked]
         found: list[dict[str, Pair]] = [{} for _ in asked]
         # The first part of each query before the second of any.
-        parts = [(place, n, part) for n, texts in enumerate(different) for place, part in enumerate(_parts(texts))]
+        parts = [
+            (place, n, part)
+            for n, texts in enumerate(different)
+            for place, part in enumerate(_parts(texts, len(asked[n][0])))
+        ]
         parts.sort(key=lambda each: each[:2])
         waiting = iter(parts)
         scorer, start = self._scorer, time.perf_counter()
@@ -173,10 +177,18 @@ def _rank(score: float | None) -> tuple[bool, float]:
     return (True, 0.0) if score is None else (False, -score)
 
 
-def _parts(texts: Sequence[str]) -> Iterator[slice]:
+def _texts_of(one: Shown, candidates: int) -> list[str]:
+    """What is read of each candidate: of a long passage the piece that was found, and not its beginning."""
+    texts = [passage.text for passage, _ in one.hits[:candidates]]
+    pieces = [None] * len(texts) if one.more is None else [more.get("piece") for more in one.more[:candidates]]
+    return [text if piece is None else text[slice(*piece)] for text, piece in zip(texts, pieces, strict=True)]
+
+
+def _parts(texts: Sequence[str], query: int) -> Iterator[slice]:
+    """`query` is its characters: it is read with each of the texts."""
     start, characters = 0, 0
     for end, text in enumerate(texts, start=1):
-        characters += len(text)
+        characters += len(text) + query
         if end - start == TOGETHER or characters >= CHARACTERS or end == len(texts):
             yield slice(start, end)
             start, characters = end, 0

@@ -74,7 +74,8 @@ def contrastive_loss(
     if negatives != "in_batch" and negatives_nD is not None:
         negatives_ND = gather_rows(negatives_nD, negative_sizes or sizes)
 
-    def loss_of(dimension: int | None) -> Tensor:
+    def losses_of(dimension: int | None) -> tuple[Tensor, Tensor]:
+        """What is learned of passages, and the disagreement of languages."""
         gathered = (passages_BD, negatives_ND)
         logits = logits_of(
             queries_bD, *gathered, masks, ours, temperature, dimension, passages_bD=passages_bD, queries_BD=queries_BD
@@ -86,16 +87,19 @@ def contrastive_loss(
         learned = None if lesson is None else lesson.of_logits(logits, negatives)
         if lesson is not None and learned is not None:
             total = lesson.mixed(total, learned)
-        if parallel_aD is not None and parallel_row_a is not None:
-            of = parallel_row_a
-            parallel = logits_of(parallel_aD, *gathered, masks.of(of), ours[of], temperature, dimension)
-            total = total + alignment * disagreement(candidates_bX[of], parallel.candidates(negatives)[0])
-        return total
+        if parallel_aD is None or parallel_row_a is None:
+            return total, total.new_zeros(())
+        of = parallel_row_a
+        parallel = logits_of(parallel_aD, *gathered, masks.of(of), ours[of], temperature, dimension)
+        return total, disagreement(candidates_bX[of], parallel.candidates(negatives)[0])
 
-    total = torch.stack([loss_of(dimension) for dimension in (None, *dimensions)]).mean()
+    totals, disagreements = zip(*(losses_of(dimension) for dimension in (None, *dimensions)), strict=True)
+    total = torch.stack(totals).mean()
     learned = None if lesson is None else lesson.of_vectors(queries_bD, passages_bD)
     if lesson is not None and learned is not None:
         total = lesson.mixed(total, learned)
+    if parallel_aD is not None:
+        total = total + alignment * torch.stack(disagreements).mean()
     # DDP divides the sum of the ranks' gradients by their number. Slices may differ by a row, so this is not 1 / b.
     return total * (len(sizes) / B)
 

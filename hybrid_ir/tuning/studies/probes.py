@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_ir.config import Experiment
+from hybrid_ir.config import Experiment, Index
 from hybrid_ir.data import cldr_lexicon, lareqa_collection, open_store
 from hybrid_ir.encoders import load_encoder
 from hybrid_ir.evaluation import (
@@ -124,7 +124,8 @@ def probe_trial(study: Study, row: Mapping[str, Any], out: Path) -> Values:
     for each in study.collections:
         name = each.collection
         test = load_test(name, each.path, split=each.split, languages=each.languages, corpus=each.corpus)
-        summary = evaluate(model, str(run / "checkpoint"), test, run / name, experiment)
+        plain = experiment.model_copy(update={"index": Index()})  # passages are measured as they are
+        summary = evaluate(model, str(run / "checkpoint"), test, run / name, plain)
         averages = averages_of(summary).items()
         values |= {f"{name}/{measure}": value for measure, value in averages if value is not None}
     write_json(done, values)
