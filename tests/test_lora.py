@@ -258,6 +258,7 @@ def test_without_peft_it_is_said_what_to_install(folders, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_train_the_adapter_that_one_trains_and_publish_it_merged(tmp_path, ray_cluster):
     """docs/train.md, "LoRA", on a preset."""
     from hybrid_ir.training.run import train

@@ -43,8 +43,11 @@ def to_every_process(process: subprocess.Popen, number: int) -> None:
 
 @pytest.mark.parametrize(
     ("send", "number"),
-    [(to_timeout, signal.SIGTERM), (to_every_process, signal.SIGTERM), (to_the_group, signal.SIGINT)],
-    ids=["timeout", "systemd", "terminal"],
+    [
+        pytest.param(to_timeout, signal.SIGTERM, id="timeout", marks=pytest.mark.long),
+        pytest.param(to_every_process, signal.SIGTERM, id="systemd", marks=pytest.mark.long),
+        pytest.param(to_the_group, signal.SIGINT, id="terminal"),
+    ],
 )
 def test_a_stop_that_all_processes_hear_is_saved(store, tmp_path, send, number):
     out = tmp_path / "run"

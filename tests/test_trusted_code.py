@@ -155,6 +155,7 @@ def test_an_index_is_served_only_where_the_code_is_trusted_again(folder, trusted
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_training_reaches_its_workers_with_the_consent_and_publishes_the_code(folder, trusted, tmp_path):
     """docs/security.md, "Code of a model's own"."""
     make_store(tmp_path / "store", n=120)

@@ -201,6 +201,7 @@ def when_the_writer_is_gone(change: Callable[[], dict[str, Any]]) -> dict[str, A
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_service_is_written_to_under_load_and_its_writer_killed(index, tmp_path):
     """Every answer is 200 and of a whole version; a killed writer leaves the version before or the new one."""
     service = Service(index, tmp_path / "log", HYBRID_IR_WRITE_KEYS="writer", HYBRID_IR_API_KEYS="reader").wait()
