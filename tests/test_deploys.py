@@ -34,7 +34,7 @@ def url(ray_cluster):
     serve.shutdown()
 
 
-@pytest.mark.parametrize("placement", ["local", "distributed"])
+@pytest.mark.parametrize("placement", [pytest.param("local", marks=pytest.mark.long), "distributed"])
 def test_what_was_said_last_is_served_whatever_restarts(releases, url, placement):
     old, new = releases
     settings = Serve(placement=placement, cpus_per_replica=0.05, threads=1)
