@@ -159,12 +159,24 @@ def _trec_passages(path: Path, language: str) -> Iterator[LanguageText]:
 
 
 def _own_judgements(path: Path) -> Iterator[Judgement]:
-    for where, record in read_json_lines(path):
-        query_id, doc_id = id_text(record.get("query_id")), id_text(record.get("doc_id"))
-        grade = None if isinstance(record.get("grade"), str) else grade_of(record.get("grade"))
+    names = ("query_id", "doc_id", "grade")
+    return judgements_of(read_json_lines(path), names, "correct the line, or take it out")
+
+
+def judgements_of(
+    records: Iterable[tuple[str, Mapping[str, Any]]], names: tuple[str, str, str], advice: str
+) -> Iterator[Judgement]:
+    """Judgements of records, which come with their places. `names` are those of the query, the passage and the grade.
+
+    Raises InputError for a record that is none, and ends it with the advice.
+    """
+    query, passage, grade_name = names
+    for where, record in records:
+        query_id, doc_id, given = id_text(record.get(query)), id_text(record.get(passage)), record.get(grade_name)
+        grade = None if isinstance(given, str) else grade_of(given)
         if query_id is None or doc_id is None or grade is None:
             raise InputError(
-                f"{where} is not a judgement (query_id, doc_id, and a whole number as grade): "
-                f"found {', '.join(record) or 'nothing'}; correct the line, or take it out"
+                f"{where} is not a judgement ({query}, {passage}, and a whole number as {grade_name}): "
+                f"found {', '.join(record) or 'nothing'}; {advice}"
             )
         yield Judgement(checked_text(where, query_id), checked_text(where, doc_id), grade, where)

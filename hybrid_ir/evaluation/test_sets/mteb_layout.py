@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hybrid_ir.data import checked_text, id_text, parquet_rows, resolve_files
-from hybrid_ir.evaluation.test_sets.judged_set import JudgedSet, Judgement, check_set, grade_of, tagged_language
-from hybrid_ir.evaluation.test_sets.layouts import texts_of
+from hybrid_ir.data import parquet_rows, resolve_files
+from hybrid_ir.evaluation.test_sets.judged_set import JudgedSet, Judgement, check_set, tagged_language
+from hybrid_ir.evaluation.test_sets.layouts import judgements_of, texts_of
 from hybrid_ir.evaluation.test_sets.measure import MEASURES
 from hybrid_ir.languages import language_code
 from hybrid_ir.types import InputError
@@ -88,12 +88,4 @@ def _records(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _judgements(files: Sequence[Path]) -> Iterator[Judgement]:
-    for where, row in _records(files):
-        query_id, doc_id = id_text(row.get("query-id")), id_text(row.get("corpus-id"))
-        grade = None if isinstance(row.get("score"), str) else grade_of(row.get("score"))
-        if query_id is None or doc_id is None or grade is None:
-            raise InputError(
-                f"{where} is not a judgement (query-id, corpus-id, and a whole number as score): "
-                f"found {', '.join(row) or 'nothing'}; copy the file again"
-            )
-        yield Judgement(checked_text(where, query_id), checked_text(where, doc_id), grade, where)
+    return judgements_of(_records(files), ("query-id", "corpus-id", "score"), "copy the file again")
