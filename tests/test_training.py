@@ -210,7 +210,9 @@ def test_a_name_that_is_not_a_model_is_refused(store, tmp_path, ray_cluster):
         train(experiment(store, tmp_path / "run", "encoder.name=no/such-model"), ray_cluster)
 
 
-@pytest.mark.parametrize("process", ["ray::RayTrainWorker", "ray::TrainController"])
+@pytest.mark.parametrize(
+    "process", ["ray::RayTrainWorker", pytest.param("ray::TrainController", marks=pytest.mark.long)]
+)
 def test_a_killed_process_is_replaced_and_the_training_ends_the_same(store, tmp_path, ray_cluster, process):
     from hybrid_ir.training.run import train
 

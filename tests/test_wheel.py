@@ -47,8 +47,10 @@ def run(installed: Path, cwd: Path, *words: str) -> str:
 
 def test_help_a_study_and_a_training_work_from_the_wheel(installed, tmp_path):
     assert "hybrid-ir" in run(installed, tmp_path, "--help")
-    for study in ("mixing_ratio", "model_choice", "model_size", "monolingual_degradation", "robustness"):
-        assert "trials" in run(installed, tmp_path, "study", study, "--dry-run")
+    assert "trials" in run(installed, tmp_path, "study", "mixing_ratio", "--dry-run")
+    (package,) = installed.parent.glob("lib/python*/site-packages/hybrid_ir")
+    for form in (CHECKOUT / "hybrid_ir").rglob("*.yaml"):
+        assert (package / form.relative_to(CHECKOUT / "hybrid_ir")).read_bytes() == form.read_bytes(), form
     assert "2,808" in run(installed, tmp_path, "prepare")
     assert "2 steps" in run(installed, tmp_path, "train", *SMALL)
     where = "import hybrid_ir, sys; print(hybrid_ir.__file__)"
