@@ -147,6 +147,7 @@ def test_a_training_at_a_uri_with_validation_beside_it_measures_the_same_checkpo
     assert_same_ledger(unbroken, run)
 
 
+@pytest.mark.long
 def test_storage_that_is_lost_under_a_training_is_said_and_the_same_command_goes_on(
     unbroken, store, tmp_path, monkeypatch
 ):
