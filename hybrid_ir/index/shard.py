@@ -196,11 +196,11 @@ class Shard:
         """Of one query (1, D): the `wanted` passages of the best pieces by codec score, with their exact scores."""
         assert self.pieces is not None
 
-        def codec_best(ask: int) -> tuple[np.ndarray, np.ndarray]:
+        def best_pieces(ask: int) -> tuple[np.ndarray, np.ndarray]:
             scores, pieces = codec_best(self.index, vector, lists, list_scores, ask, parameters)
             return scores[0], pieces[0]
 
-        codec_scores, rows = best_by_codec(codec_best, self.pieces, self.ids, wanted)
+        codec_scores, rows = best_by_codec(best_pieces, self.pieces, self.ids, wanted)
         scores, best = score_passages(vector[0], self.vectors, self.pieces, rows)
         return self._found(codec_scores, scores, best)
 
