@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +19,12 @@ from starlette.testclient import TestClient
 from test_lexical import plain_scores
 from test_search_options import PASSAGES, QUERIES
 from typer.testing import CliRunner
+from without_ray import without_ray
 
 from hybrid_ir.cli.app import app
 from hybrid_ir.client import SearchClient
-from hybrid_ir.config.experiment import Serve
+from hybrid_ir.config.experiment import Index, Serve
+from hybrid_ir.index.changes.change import replace_passages
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.serving.api import ErrorResponse
 from hybrid_ir.serving.http_app import create_app
@@ -206,6 +209,22 @@ def test_a_query_of_too_many_words_is_refused_and_one_without_any_finds_none(htt
     assert hits(ask(http, "?!", lexical={"fusion": "none"})) == []
     by_encoder = ask(http, "?!", k=5, lexical={})["results"][0]["hits"]
     assert [hit["dense"]["position"] for hit in by_encoder] == [1, 2, 3, 4, 5]
+
+
+def test_a_passage_that_is_replaced_is_found_by_its_new_words_alone(folders, tmp_path, monkeypatch):
+    without_ray(monkeypatch)
+    folder = Path(shutil.copytree(folders["IVF4,SQ8", 3], tmp_path / "index"))
+    (tmp_path / "new.jsonl").write_text(json.dumps({"doc_id": "same/2", "text": "Ebro ebro", "language": "en"}))
+    replace_passages(str(folder), [str(tmp_path / "new.jsonl")], Index(recall_target=0), seed=0)
+    http = TestClient(create_app(SearchService(LocalRelease(str(folder)), SETTINGS)), base_url=LOCAL)
+    now = [*(text for n, text in enumerate(TEXTS) if PASSAGES[n].doc_id != "same/2"), "Ebro ebro"]
+    ids = [*(passage.doc_id for passage in PASSAGES if passage.doc_id != "same/2"), "same/2"]
+    for query in ("ebro", "One text, five times."):
+        scores = np.float32(plain_scores(now, query)).tolist()
+        order = sorted((-score, n) for n, score in enumerate(scores) if score > 0)[:20]
+        found = hits(ask(http, query, k=20, lexical={"fusion": "none"}))
+        assert found == [(ids[n], -score) for score, n in order]
+    assert hits(ask(http, "ebro", lexical={"fusion": "none"}))[0][0] == "same/2"
 
 
 class Lacking(LocalRelease):
