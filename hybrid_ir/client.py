@@ -49,6 +49,7 @@ class SearchClient:
         quotas: Mapping[str, int] | None = None,
         group_by: str | None = None,
         rerank: Mapping[str, int] | None = None,
+        lexical: Mapping[str, Any] | None = None,
         min_score: float | None = None,
         highlights: bool = False,
         fields: Sequence[str] | None = None,
@@ -60,8 +61,9 @@ class SearchClient:
         `like` is a doc_id, in place of the query: its passage's stored vector is searched for, itself left out.
         Pages begin with `offset=0`, and the answer's `next` is the `cursor` of the page behind it. `prefer`, such as
         {"languages": {"de": 0.05}}, `quotas` and `group_by` are a policy of languages, and `rerank`, such as
-        {"candidates": 20}, asks for the second stage (docs/serve.md). With a deadline that passes, what was found until
-        then, `coverage` saying how much.
+        {"candidates": 20}, asks for the second stage. `lexical`, {} or such as {"fusion": "weighted", "weight": 0.3},
+        searches by words too (docs/serve.md). With a deadline that passes, what was found until then, `coverage` saying
+        how much.
         Raises InputError with the service's message for a request that it refuses, ConnectionError when it does not
         answer.
         """
@@ -78,6 +80,7 @@ class SearchClient:
             "quotas": None if quotas is None else dict(quotas),
             "group_by": group_by,
             "rerank": None if rerank is None else dict(rerank),
+            "lexical": None if lexical is None else dict(lexical),
             "min_score": min_score,
             "highlights": highlights or None,
             "fields": None if fields is None else list(fields),

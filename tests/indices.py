@@ -19,6 +19,7 @@ from hybrid_ir.index.passage_table import write_passages
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import ShardQuery, is_flat, merge
 from hybrid_ir.index.shard import Shard
+from hybrid_ir.index.terms.counts import count_words
 from hybrid_ir.index.writing import count_lists, cut_shards, make_manifest, open_shards, publish, write_one_shard
 from hybrid_ir.serving.api import SearchResponse
 
@@ -71,6 +72,7 @@ def write_index(
     seed: int = 0,
     candidates: int = 4,
     pieces: np.ndarray | None = None,
+    lexical: bool = False,
 ) -> Manifest:
     """An index without an encoder at `folder`. `pieces` as `write_fragments` takes them."""
     folder.mkdir(parents=True)
@@ -79,19 +81,23 @@ def write_index(
     empty = faiss.serialize_index(trained)
     parts = cut_shards(fragments.row_languages(), fragments.languages, shards, sharding, seed)
     entries = [
-        write_one_shard(folder, f"{n:03d}", part, 0, fragments, faiss.deserialize_index(empty), codec, fragments.keys)
+        write_one_shard(
+            folder, f"{n:03d}", part, 0, fragments, faiss.deserialize_index(empty), codec, fragments.keys, lexical
+        )
         for n, part in enumerate(parts)
     ]
+    words, counted = count_words(folder, entries)
     manifest = make_manifest(
         folder,
         space={**SPACE, "dimension": vectors.shape[1]}, probes=np.zeros((0, vectors.shape[1])), codec=codec, sharding=sharding,  # noqa: E501
         shards=entries, keys=fragments.keys, rejected={}, settings={}, nprobe=0 if is_flat(codec) else nprobe,
         candidates=candidates, pieces=None if pieces is None else (64, 16),
+        lexical=words,
     )  # fmt: skip
     if not is_flat(codec):
         faiss.write_index(trained, str(folder / "codec.faiss"))
     files = count_lists(folder, open_shards(folder, manifest))
-    return publish(folder, manifest.model_copy(update={"files": {**manifest.files, **files}}))
+    return publish(folder, manifest.model_copy(update={"files": {**manifest.files, **files, **counted}}))
 
 
 def open_index(folder: Path, manifest: Manifest) -> list[Shard]:
@@ -112,7 +118,7 @@ def search(shards: list[Shard], vectors: np.ndarray, queries: list[ShardQuery]) 
 
 
 def write_served_index(
-    folder: Path, passages: list[IndexedPassage], *, codec="Flat", shards=2, seed=0, sharding="language"
+    folder: Path, passages: list[IndexedPassage], *, codec="Flat", shards=2, seed=0, sharding="language", lexical=False
 ):
     """A whole index of `passages` with a tiny encoder of random weights (from `seed`), as `hybrid-ir index` writes
     it.
@@ -131,17 +137,21 @@ def write_served_index(
     empty = faiss.serialize_index(trained)
     parts = cut_shards(fragments.row_languages(), fragments.languages, shards, sharding, seed)
     entries = [
-        write_one_shard(folder, f"{n:03d}", part, 0, fragments, faiss.deserialize_index(empty), codec, fragments.keys)
+        write_one_shard(
+            folder, f"{n:03d}", part, 0, fragments, faiss.deserialize_index(empty), codec, fragments.keys, lexical
+        )
         for n, part in enumerate(parts)
     ]
     shutil.rmtree(folder / "fragments")
+    words, counted = count_words(folder, entries)
     manifest = make_manifest(
         folder,
         space=space_of(model), probes=probe_vectors(model), codec=codec, sharding=sharding, shards=entries,
         keys=fragments.keys, rejected={}, settings={}, nprobe=0 if is_flat(codec) else 4,
+        lexical=words,
     )  # fmt: skip
     files = count_lists(folder, open_shards(folder, manifest))
-    return publish(folder, manifest.model_copy(update={"files": {**manifest.files, **files}}))
+    return publish(folder, manifest.model_copy(update={"files": {**manifest.files, **files, **counted}}))
 
 
 def sample_passages(count: int = 120) -> list[IndexedPassage]:

@@ -157,7 +157,7 @@ def labelled(label: str):
 
 
 def write_releases(folder: Path) -> tuple[Path, Path]:
-    """(old, new): two releases; their encoders differ, and every doc_id begins with the release's name."""
+    """(old, new): two releases with words; their encoders differ, and every doc_id begins with the release's name."""
     for seed, label in enumerate(("old", "new")):
-        write_served_index(folder / label, labelled(label), seed=seed)
+        write_served_index(folder / label, labelled(label), seed=seed, lexical=True)
     return folder / "old", folder / "new"

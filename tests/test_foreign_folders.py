@@ -19,9 +19,9 @@ from hybrid_ir.config.experiment import Index
 from hybrid_ir.data.store import open_store
 from hybrid_ir.index.build import verify_index
 from hybrid_ir.index.changes.change import add_passages
+from hybrid_ir.index.changes.versions import prune_versions
 from hybrid_ir.index.folder import checksum_of, read_manifest
 from hybrid_ir.index.passages import read_passages
-from hybrid_ir.index.writing import prune_versions
 from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.storage import fetch, lies_inside
 from hybrid_ir.types import InputError

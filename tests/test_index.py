@@ -29,6 +29,7 @@ from hybrid_ir.index.query import ShardQuery
 from hybrid_ir.index.recall import recall_gate
 from hybrid_ir.index.resuming import claim, inputs_of
 from hybrid_ir.index.shard import open_shard
+from hybrid_ir.index.terms.counts import open_statistics
 from hybrid_ir.index.writing import cut_shards, open_shards
 from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.types import InputError, Rejected
@@ -361,7 +362,7 @@ def test_a_build_goes_on_where_it_was_killed_and_can_be_verified_and_extended(tm
     from hybrid_ir.index.ray_stages import _EncodeFragment
 
     checkpoint = make_preset(tmp_path / "encoder")
-    settings = Index(shards=2, cpus_per_actor=0.5)
+    settings = Index(shards=2, cpus_per_actor=0.5, lexical=True)
     first = sample_passages(4200)  # two fragments
     path = write_jsonl(tmp_path / "first.jsonl", [as_record(p) for p in first])
     out = tmp_path / "index"
@@ -406,9 +407,14 @@ def test_a_build_goes_on_where_it_was_killed_and_can_be_verified_and_extended(tm
         build_index(str(checkpoint), [str(path)], str(out), settings, seed=0)
     more = [IndexedPassage(f"new/{n}", f"Mto namba {n} ni mrefu.", "sw", {"page": n}) for n in range(30)]
     added = add_passages(
-        str(out), [str(write_jsonl(tmp_path / "m.jsonl", [as_record(p) for p in [*more, first[0]]]))], settings, seed=0
-    )
+        str(out), [str(write_jsonl(tmp_path / "m.jsonl", [as_record(p) for p in [*more, first[0]]]))],
+        settings.model_copy(update={"lexical": False}), seed=0,  # words are written, as they were
+    )  # fmt: skip
     assert added.languages["sw"] == 30
+    words = open_statistics(out, added)
+    assert words is not None
+    by_words = ShardQuery(1, words=words.query("Mto namba 7 ni mrefu."))
+    assert search(open_shards(out, added), np.zeros((1, 64), np.float32), [by_words])[0][0][0] == 4207
     known = "duplicate doc_id, which the index has: `hybrid-ir index replace` replaces its passage"
     assert added.rejected == {known: 1}
     assert added.index_version != manifest.index_version

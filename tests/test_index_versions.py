@@ -19,10 +19,10 @@ from hybrid_ir.index import recall as recall_module
 from hybrid_ir.index.build import build_index, verify_index
 from hybrid_ir.index.changes import change as change_module
 from hybrid_ir.index.changes.change import add_passages
+from hybrid_ir.index.changes.versions import prune_versions
 from hybrid_ir.index.folder import checksum_of, read_manifest
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.shard import open_shard
-from hybrid_ir.index.writing import prune_versions
 from hybrid_ir.types import InputError
 
 SETTINGS = Index(shards=2)

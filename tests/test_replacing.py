@@ -27,10 +27,11 @@ from hybrid_ir.index.build import verify_index
 from hybrid_ir.index.changes import change as change_module, compact as compact_module
 from hybrid_ir.index.changes.change import add_passages, delete_passages, replace_passages
 from hybrid_ir.index.changes.compact import compact_index
+from hybrid_ir.index.changes.versions import prune_versions
 from hybrid_ir.index.folder import read_manifest
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import ShardQuery, merge
-from hybrid_ir.index.writing import open_shards, prune_versions
+from hybrid_ir.index.writing import open_shards
 from hybrid_ir.types import InputError
 
 NEW = [

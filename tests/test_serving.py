@@ -77,6 +77,13 @@ def test_both_placements_give_the_same_answers(local, distributed):
         assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
+def test_words_are_searched_alike_in_both_placements(local, distributed):
+    for lexical in ({}, {"fusion": "weighted", "depth": 30}, {"fusion": "none"}):
+        answers = [s.client.search(QUERIES, k=12, offset=0, lexical=lexical) for s in (local, distributed)]
+        assert answers[0]["results"] == answers[1]["results"]
+        assert answers[0]["results"][0]["hits"]
+
+
 def test_the_second_stage_is_the_same_in_both_placements(local, distributed, reranker):
     asked = {"k": 7, "rerank": {"candidates": 20}}
     answers = [service.client.search(QUERIES, **asked) for service in (local, distributed)]

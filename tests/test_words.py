@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 from hypothesis import given, strategies as st
 
-from hybrid_ir.words import places_of, words_of
+from hybrid_ir.words import _folded, _words, places_of, words_of
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,11 @@ def test_every_word_of_a_text_is_found_in_it_and_places_are_in_order(text):
         # Apart: a mark that begins a stretch would go onto the letter that ends the one before.
         inside = " ".join(text[start:end] for start, end in places)
         assert "".join(dict.fromkeys("".join(words_of(text)))) == "".join(dict.fromkeys("".join(words_of(inside))))
+
+
+@given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from("a 京都ーあไทนदीя한"))))
+def test_words_are_those_whose_places_are_known(text):
+    assert words_of(text) == [found.word for found in _words(_folded(text))]
 
 
 @given(st.text(alphabet="aßİ\u0301\u0130é½ﬁ가\u1100\u1161\u11a8 京都.Ωǰ"))

@@ -17,7 +17,8 @@ from starlette.testclient import TestClient
 
 from hybrid_ir.client import SearchClient
 from hybrid_ir.config.experiment import Serve
-from hybrid_ir.index.folder import kept_versions, read_manifest
+from hybrid_ir.index.changes.versions import kept_versions
+from hybrid_ir.index.folder import read_manifest
 from hybrid_ir.index.writing import alone
 from hybrid_ir.serving.api import MOST_PASSAGES, ErrorResponse, Written
 from hybrid_ir.serving.http_app import create_app

@@ -208,6 +208,8 @@ def print_index(manifest: Any, index: str) -> None:
         out.print(
             f"{long:,} passages are in pieces of at most {manifest.pieces.tokens} tokens: {vectors:,} vectors in all"
         )
+    if manifest.lexical is not None:
+        out.print(f"their {manifest.lexical.words:,} words, {manifest.lexical.terms:,} different ones, can be searched")
     if dead := sum(shard.rows for shard in manifest.shards) - manifest.rows:
         out.print(f"{dead:,} deleted passages are still in the files: hybrid-ir index compact --index {index}")
     print_left_out(manifest, f"{index}/rejected*.jsonl")

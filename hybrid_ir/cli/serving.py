@@ -81,6 +81,9 @@ def search(
     rerank: Annotated[
         int | None, typer.Option(help="Hits, the best, that the service's reranker puts in order again.")
     ] = None,
+    lexical: Annotated[
+        str | None, typer.Option(help="Search by words too: rrf, weighted, weighted=0.3, or none for words alone.")
+    ] = None,
     url: Url = "http://127.0.0.1:8000",
     strict: Annotated[bool, typer.Option(help="Fail when a shard is missing, in place of a partial answer.")] = False,
 ) -> None:
@@ -99,11 +102,23 @@ def search(
                 quotas=by_name(quotas, "--quotas", int) if quotas else None,
                 group_by=group_by,
                 rerank=None if rerank is None else {"candidates": rerank},
+                lexical=None if lexical is None else _lexical_of(lexical),
                 policy="strict" if strict else "best_effort",
             )
     except ConnectionError as error:
         raise InputError(str(error)) from error
     _print_hits(query, found)
+
+
+def _lexical_of(given: str) -> dict[str, Any]:
+    """`rrf` or `weighted=0.3` as a request says it: the service checks the name."""
+    from hybrid_ir.types import InputError
+
+    fusion, equals, weight = given.partition("=")
+    try:
+        return {"fusion": fusion, **({"weight": float(weight)} if equals else {})}
+    except ValueError:
+        raise InputError(f"--lexical: {weight!r} is no number; give a weight from 0 to 1, as weighted=0.3") from None
 
 
 def swap(

@@ -43,6 +43,9 @@ class Index(Section):
     """language: a shard holds whole languages as far as sizes allow; random: every shard holds all of them."""
     pieces: Pieces = Pieces()
     """How passages that are longer than the encoder reads are cut; `evaluate` takes it too."""
+    lexical: bool = False
+    """Write which passages have which words too, so that searches may ask for BM25, alone or fused with the encoder's
+    ranking. false = searches are by the encoder alone."""
     recall_target: float = Field(default=0.98, ge=0, le=1)
     """Recall@10 of exact search that each language must reach; what is built below it is refused. 0 = no gate."""
     recall_sample: int = Field(default=50, ge=1)

@@ -6,6 +6,7 @@ from .changes.change import (
     replace_passages as replace_passages,
 )
 from .changes.compact import compact_index as compact_index
+from .changes.versions import prune_versions as prune_versions
 from .codec import ROWS_PER_SHARD as ROWS_PER_SHARD, default_codec as default_codec
 from .filters.form import Filter as Filter, OneOf as OneOf, keys_of as keys_of, read_filter as read_filter
 from .folder import (
@@ -42,7 +43,7 @@ from .searching.policy import (
     strata_of as strata_of,
 )
 from .shard import Shard as Shard, open_shard as open_shard
+from .terms.counts import open_statistics as open_statistics
 from .vectors.given import find_vectors as find_vectors
 from .vectors.made import encode_passages as encode_passages
 from .vectors.written import VectorsManifest as VectorsManifest
-from .writing import prune_versions as prune_versions

@@ -29,6 +29,7 @@ from hybrid_ir.index.query import is_flat
 from hybrid_ir.index.ray_stages import Progress, encode_fragments, write_shards
 from hybrid_ir.index.recall import gate_and_publish, recall_gate
 from hybrid_ir.index.resuming import claim, clear, codec_of, copy_file, inputs_of, is_finished, keep_encoder
+from hybrid_ir.index.terms.counts import check_words
 from hybrid_ir.index.vectors.checks import check_agreement
 from hybrid_ir.index.vectors.given import find_vectors, open_vectors
 from hybrid_ir.index.vectors.placed import place_vectors
@@ -151,8 +152,9 @@ def _build(
 
 
 def verify_index(out: str, settings: Index, *, seed: int) -> Manifest:
-    """Check everything that can be: files, checksums, row counts, the encoder's space id and probes, recall at the
-    manifest's nprobe. Returns the manifest with the recall that was measured. Raises InputError for the first fault."""
+    """Check everything that can be: files, checksums, counts of rows and of words, the encoder's space id and probes,
+    recall at the manifest's nprobe. Returns the manifest with the recall that was measured. Raises InputError for the
+    first fault."""
     manifest = read_manifest(out)
     index = local_files(out, manifest.every_file)
     check_files(index, manifest.files)
@@ -164,6 +166,7 @@ def verify_index(out: str, settings: Index, *, seed: int) -> Manifest:
         raise InputError(
             f"{out}: the shards hold {dict(counted)}, the manifest says {manifest.languages}; build the index again"
         )
+    check_words(index, manifest)
     check_space(str(index), manifest.space, manifest.probes, load_encoder(str(index / "encoder")))
     _, recall = recall_gate(
         shards, target=settings.recall_target, sample=settings.recall_sample, seed=seed, nprobe=manifest.nprobe

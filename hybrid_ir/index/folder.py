@@ -7,12 +7,14 @@ In: an index folder. Out: its manifest, or an InputError that names the file at 
     INDEX/encoder/                     the encoder that made the vectors: an index is served by nothing else
     INDEX/lists-003.npy                passages of each language in each inverted list, up to shard 003 (not for Flat);
     INDEX/lists-003-HASH.npy           the same without those that are deleted, named by its content
+    INDEX/lexical-HASH.arrow           how many passages have each word, with index.lexical
     INDEX/codec.faiss                  the trained, empty index that every shard starts from (not for Flat)
     INDEX/shards/000/vectors.faiss     codes; row n is row n of the files beside it
                      vectors.f16.npy   the vectors for exact scores (not for Flat, whose codes are the vectors)
                      ids.npy           global id of each row: the passage's number among those that were accepted
                      passages.arrow    doc_id, text, language, metadata
                      pieces.npy        row and characters of each vector, where long passages have several
+                     terms.arrow       words and the rows that have them, and lengths.npy, their number in each row
                      deleted-HASH.npy  numbers of the rows that are deleted, in the versions that name it
     INDEX/rejected.jsonl               records that the build left out, and why
     INDEX/rejected-003.jsonl           the same of the addition that wrote shard 003
@@ -38,9 +40,9 @@ from hybrid_ir.storage import fetch_files, is_uri, lies_inside, read_file, sizes
 from hybrid_ir.types import InputError, one_line
 
 FORMAT = 2
-WITH_DELETED, WITH_PIECES = 3, 4
-"""Of a manifest that names deleted rows, or whose passages have pieces: who does not know of them must not read it."""
-READABLE = (1, 2, 3, 4)
+WITH_DELETED, WITH_PIECES, WITH_WORDS = 3, 4, 5
+"""Of a manifest with deleted rows, with pieces, or with words: who does not know of them must not read it."""
+READABLE = (1, 2, 3, 4, 5)
 """Format 1 had one version, and no checksum of the manifest."""
 REBUILD = "build the index again: hybrid-ir index --checkpoint ... --passages ... --out ..."
 
@@ -112,6 +114,15 @@ class PiecesOf(_Part):
         return self.tokens, self.overlap
 
 
+class LexicalOf(_Part):
+    """Words of all living passages. `lexical-HASH.arrow` has the `terms`, which are different, with their counts."""
+
+    rule: int
+    """`lexical.RULE`: what a word is."""
+    words: int
+    terms: int
+
+
 class Manifest(_Part):
     format: int
     index_version: str
@@ -145,15 +156,18 @@ class Manifest(_Part):
     """Passages of each language that were longer than the encoder reads: their ends are not in their vectors."""
     pieces: PiecesOf | None = None
     """None = every passage has one vector."""
+    lexical: LexicalOf | None = None
+    """None = searches are by vectors alone."""
     checksum: str = ""
     """`checksum_of` all the other fields."""
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As it was written before passages had pieces, where none has: older programs read it."""
+        """As it was written before there were pieces or words, where there are none: older programs read it."""
         content = handler(self)
-        if self.pieces is None:
-            del content["pieces"]
+        for name in ("pieces", "lexical"):
+            if content[name] is None:
+                del content[name]
         return content
 
     @property
@@ -181,17 +195,6 @@ def read_manifest(index: str | Path, version: str | None = None) -> Manifest:
         raise InputError(
             f"{index} has no version {version} any more, the current one is {current.index_version}; swap to that"
         ) from None
-
-
-def kept_versions(index: Path) -> list[Manifest]:
-    """Manifests of all versions that are kept, the current one first, then what each was made from."""
-    current = read_manifest(index)
-    there = {path.stem: _parse(index, f"versions/{path.name}") for path in sorted((index / "versions").glob("*.json"))}
-    there[current.index_version] = current
-    order = [current]
-    while (parent := order[-1].parent) in there and there[parent] not in order:
-        order.append(there[parent])
-    return [*order, *(manifest for manifest in there.values() if manifest not in order)]
 
 
 def _parse(index: str | Path, name: str) -> Manifest:
@@ -254,6 +257,11 @@ def is_lists(name: str) -> bool:
     return name.startswith("lists-")
 
 
+def is_counted(name: str) -> bool:
+    """Whether a file beside the shards counts what is in all of them: another version has another."""
+    return is_lists(name) or name.startswith("lexical-")
+
+
 def check_files(index: str | Path, files: Mapping[str, File], *, checksums: bool = True, remedy: str = REBUILD) -> None:
     """That every file is there, whole and (reading all of it, which also brings it into the page cache) unchanged.
 
@@ -290,11 +298,3 @@ def describe_files(index: Path, names: list[str]) -> dict[str, File]:
 def hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def version_of(space: dict[str, Any], codec: str, nprobe: int, candidates: int, shards: list[ShardEntry]) -> str:
-    """Hash of what an answer depends on."""
-    content = [space["id"], codec, nprobe, [shard.model_dump(mode="json") for shard in shards]]
-    if candidates != CANDIDATES:  # not always: an index of before keeps its version
-        content.append(candidates)
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()

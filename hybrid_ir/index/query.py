@@ -16,6 +16,7 @@ import numpy as np
 
 from hybrid_ir.index.filters.form import Filter
 from hybrid_ir.index.passages import IndexedPassage
+from hybrid_ir.lexical import LexicalQuery
 
 CANDIDATES = 4
 """Of each hit, by default and in an index whose manifest does not say."""
@@ -36,6 +37,9 @@ class ShardQuery(NamedTuple):
     `among` have one order, as the pages of a query must. None = of k."""
     texts: bool = True
     """Whether a shard that is elsewhere sends the passages of the likely hits along."""
+    words: LexicalQuery | None = None
+    """Of a lexical search: its scores are those of BM25, and the vector is not looked at. None = search by the
+    vector."""
 
 
 @dataclass(frozen=True, eq=False)

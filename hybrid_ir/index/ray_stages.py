@@ -138,11 +138,14 @@ def write_shards(
     """Write every shard that an earlier try has not, in parallel. A task holds its shard and all rows' languages."""
     # A shard that was written for another cut or codec is written again.
     cut = {"codec": codec, "shards": len(names), "sharding": settings.sharding, "first_id": first_id, "seed": seed}
+    if settings.lexical:
+        cut["lexical"] = True
 
     def write_one(name: str, part: np.ndarray, empty: np.ndarray) -> ShardEntry:
         return write_one_shard(
-            index, name, part, first_id, fragments, faiss.deserialize_index(empty), codec, fragments.keys
-        )
+            index, name, part, first_id, fragments, faiss.deserialize_index(empty), codec, fragments.keys,
+            lexical=settings.lexical,
+        )  # fmt: skip
 
     return write_each(
         index, names, parts, faiss.serialize_index(trained), cut, write_one, settings, progress, here=here

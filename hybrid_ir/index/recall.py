@@ -17,6 +17,7 @@ from hybrid_ir.config import Index
 from hybrid_ir.index.folder import Manifest
 from hybrid_ir.index.query import Hit, ShardQuery, is_flat, merge
 from hybrid_ir.index.shard import Shard
+from hybrid_ir.index.terms.counts import count_words
 from hybrid_ir.index.writing import count_lists, make_manifest, open_shards, publish
 from hybrid_ir.types import InputError
 
@@ -35,13 +36,14 @@ def gate_and_publish(
     """Measure recall, then publish the manifest of these `parts` (see `make_manifest`). Raises InputError where recall
     is below `settings.recall_target`: then nothing is published."""
     shown = {**settings_shown, **settings.model_dump(mode="json")}
-    draft = make_manifest(index, settings=shown, **parts)
+    lexical, counted = count_words(index, parts["shards"])
+    draft = make_manifest(index, settings=shown, lexical=lexical, **parts)
     progress("measuring recall", 0)
     shards = open_shards(index, draft, checksums=False)
     lists = count_lists(index, shards)
     nprobe, recall = recall_gate(shards, target=settings.recall_target, sample=settings.recall_sample, seed=seed)
-    parts["files"] = draft.files | lists
-    return publish(index, make_manifest(index, settings=shown, nprobe=nprobe, recall=recall, **parts))
+    parts["files"] = draft.files | lists | counted
+    return publish(index, make_manifest(index, settings=shown, nprobe=nprobe, recall=recall, lexical=lexical, **parts))
 
 
 def recall_gate(

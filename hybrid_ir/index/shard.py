@@ -31,9 +31,12 @@ from hybrid_ir.index.pieces.best import best_by_codec, best_passages, score_pass
 from hybrid_ir.index.pieces.table import open_pieces
 from hybrid_ir.index.query import Found, ShardQuery, Stored, Totals, depth, is_flat
 from hybrid_ir.index.searching.exact import exact_top, score_rows
+from hybrid_ir.index.searching.lists import codec_best
 from hybrid_ir.index.searching.nearest import NearestLists
 from hybrid_ir.index.searching.recent import Recent
 from hybrid_ir.index.searching.threads import in_parts
+from hybrid_ir.index.terms.found import found_by_words
+from hybrid_ir.index.terms.written import open_terms
 from hybrid_ir.index.tombstones import living_rows
 from hybrid_ir.types import InputError
 
@@ -41,10 +44,7 @@ _MASKS = 64
 
 
 class Shard:
-    """A shard that is open for searching. Its files are memory-mapped, so replicas on one machine share them.
-
-    Searching is thread-safe.
-    """
+    """A shard that is open for searching, by many threads. Its files are mapped, so a machine's replicas share them."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Shard:
         self.passages = passages
         self.totals = totals
         self.pieces = open_pieces(folder, self.rows)  # None: vector n is that of row n
+        self.postings = open_terms(folder, self.rows)
         self.ids = np.asarray(np.load(folder / "ids.npy", mmap_mode="r"))
         self.index: Any = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
         self._masks = Recent(_MASKS)
@@ -88,6 +89,9 @@ class Shard:
         found: list[Found | None] = [None] * len(queries)
         alike: dict[Any, list[int]] = {}
         for i, query in enumerate(queries):
+            if query.words is not None:
+                found[i] = found_by_words(self, query)
+                continue
             scans = self.totals.scans(query)
             # Lossy candidates depend on their number, so only queries with one depth go together.
             candidates = 0 if scans else depth(query.among or query.k, self.totals.candidates)
@@ -128,8 +132,7 @@ class Shard:
 
     def scan(self, vectors: np.ndarray, k: int, languages: tuple[str, ...] | None, where: Filter | None) -> list[Found]:
         """The k best by exact score among the rows that pass."""
-        rows = self._ranges(languages) if where is None else self._rows_where(languages, where)
-        living, found = self.living if where is None else None, []
+        (rows, living), found = self.passing(languages, where), []
         if self.pieces is not None:
             parts = best_passages(vectors, self.vectors, self.pieces, rows, k, living)
             return [self._found(scores, scores, best, k) for scores, best in parts]
@@ -138,6 +141,12 @@ class Shard:
             scores, best = scores[order], best[order]
             found.append(Found(scores, scores, self.ids[best], best))
         return found
+
+    def passing(
+        self, languages: tuple[str, ...] | None, where: Filter | None
+    ) -> tuple[list[tuple[int, int]] | np.ndarray, np.ndarray | None]:
+        """The rows that pass, or ranges and (rows,) bool of what lives in them; None = all."""
+        return (self._ranges(languages), self.living) if where is None else (self._rows_where(languages, where), None)
 
     def _found(self, codec_scores: np.ndarray, scores: np.ndarray, best: np.ndarray, k: int | None = None) -> Found:
         """The k best of the passages that these pieces are of, one of each; None = all."""
@@ -159,7 +168,7 @@ class Shard:
             each = zip(vectors[:, None], lists[:, None], list_scores[:, None], strict=True)
             return [self._probe_pieces(*one, wanted, parameters) for one in each]
         ask = min(self.rows, wanted + 1)
-        codec_scores, rows = self._codec_best(vectors, lists, list_scores, ask, parameters)
+        codec_scores, rows = codec_best(self.index, vectors, lists, list_scores, ask, parameters)
         if ask > wanted:
             # Codec scores are computed pair by pair, so a tie is an equal score: where the first that is left out ties
             # with the last that is not, the ids say which of them are wanted.
@@ -187,26 +196,13 @@ class Shard:
         """Of one query (1, D): the `wanted` passages of the best pieces by codec score, with their exact scores."""
         assert self.pieces is not None
 
-        def codec_best(ask: int) -> tuple[np.ndarray, np.ndarray]:
-            scores, pieces = self._codec_best(vector, lists, list_scores, ask, parameters)
+        def best_pieces(ask: int) -> tuple[np.ndarray, np.ndarray]:
+            scores, pieces = codec_best(self.index, vector, lists, list_scores, ask, parameters)
             return scores[0], pieces[0]
 
-        codec_scores, rows = best_by_codec(codec_best, self.pieces, self.ids, wanted)
+        codec_scores, rows = best_by_codec(best_pieces, self.pieces, self.ids, wanted)
         scores, best = score_passages(vector[0], self.vectors, self.pieces, rows)
         return self._found(codec_scores, scores, best)
-
-    def _codec_best(
-        self, vectors: np.ndarray, lists: np.ndarray, list_scores: np.ndarray, ask: int, parameters: Any
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, ask) codec scores and rows of the best in the lists, best first; row -1 where there are no more."""
-        vectors, lists, list_scores = (np.ascontiguousarray(a) for a in (vectors, lists, list_scores))
-        codec_scores = np.empty((len(vectors), ask), dtype=np.float32)
-        rows = np.empty((len(vectors), ask), dtype=np.int64)
-        self.index.search_preassigned_c(
-            len(vectors), faiss.swig_ptr(vectors), ask, faiss.swig_ptr(lists), faiss.swig_ptr(list_scores),
-            faiss.swig_ptr(codec_scores), faiss.swig_ptr(rows), False, parameters,
-        )  # fmt: skip
-        return codec_scores, rows
 
     def _best_of_ties(
         self, vector: np.ndarray, lists: np.ndarray, list_scores: np.ndarray, wanted: int, parameters: Any
@@ -216,7 +212,9 @@ class Shard:
         ask = wanted
         while True:
             ask = min(self.rows, ask * 4)
-            codec_scores, rows = (values[0] for values in self._codec_best(vector, lists, list_scores, ask, parameters))
+            codec_scores, rows = (
+                values[0] for values in codec_best(self.index, vector, lists, list_scores, ask, parameters)
+            )
             if ask == self.rows or rows[-1] < 0 or codec_scores[-1] != codec_scores[wanted - 1]:
                 there = rows >= 0
                 codec_scores, rows = codec_scores[there], rows[there]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -28,14 +29,14 @@ from hybrid_ir.index.folder import (
     FORMAT,
     WITH_DELETED,
     WITH_PIECES,
+    WITH_WORDS,
     File,
+    LexicalOf,
     Manifest,
     ShardEntry,
     checksum_of,
     describe_files,
-    kept_versions,
     read_manifest,
-    version_of,
 )
 from hybrid_ir.index.fragments import Fragments, save_array
 from hybrid_ir.index.pieces.counts import count_pieces
@@ -45,6 +46,7 @@ from hybrid_ir.index.searching.exact import BLOCK
 from hybrid_ir.index.searching.lists import list_sizes
 from hybrid_ir.index.searching.nearest import NearestLists
 from hybrid_ir.index.shard import Shard, open_shard
+from hybrid_ir.index.terms.written import write_terms
 from hybrid_ir.index.tombstones import save_by_content
 from hybrid_ir.storage import write_json
 from hybrid_ir.types import InputError, one_line
@@ -103,8 +105,10 @@ def write_one_shard(
     trained: Any,
     codec: str,
     keys: Sequence[str],
+    lexical: bool = False,
 ) -> ShardEntry:
-    """Write one shard's files. `ids` are rows of the fragments, sorted by language; plus `first_id` they are global."""
+    """Write one shard's files, with `lexical` those of its words too. `ids` are rows of the fragments, sorted by
+    language; plus `first_id` they are global."""
     folder = index / "shards" / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -125,6 +129,8 @@ def write_one_shard(
     write_faiss(trained, folder / "vectors.faiss")
     save_array(folder / "ids.npy", ids.astype(np.int64) + first_id)
     fragments.copy_passages(ids, keys, folder / "passages.arrow")
+    if lexical:
+        write_terms(folder)
     return describe_shard(index, name, fragments.row_languages()[ids], fragments.languages)
 
 
@@ -200,9 +206,11 @@ def make_manifest(
     recall: dict[str, Any] | None = None,
     cut: dict[str, int] | None = None,
     pieces: tuple[int, int] | None = None,
+    lexical: LexicalOf | None = None,
 ) -> Manifest:
     """The manifest of the shards and of the files beside them; `publish` writes it. Without `files`: all there are.
-    `pieces` (tokens, overlap) is how long passages were cut; None = not at all."""
+    `pieces` (tokens, overlap) is how long passages were cut; None = not at all. `lexical` is what `count_words`
+    found."""
     languages: Counter[str] = Counter()
     for shard in shards:
         languages.update(shard.living)
@@ -211,8 +219,9 @@ def make_manifest(
         beside += sorted(str(path.relative_to(index)) for path in (index / "encoder").rglob("*") if path.is_file())
         files = describe_files(index, beside)
     format_ = FORMAT if all(shard.deleted is None for shard in shards) else WITH_DELETED
+    format_ = format_ if pieces is None else WITH_PIECES
     return Manifest(
-        format=format_ if pieces is None else WITH_PIECES,
+        format=format_ if lexical is None else WITH_WORDS,
         index_version=version_of(space, codec, nprobe, candidates, list(shards)),
         space=space,
         probes=probes.astype(float).tolist(),
@@ -232,6 +241,7 @@ def make_manifest(
         parent=parent,
         cut=cut or {},
         pieces=None if pieces is None else count_pieces(index, shards, *pieces),
+        lexical=lexical,
     )
 
 
@@ -254,33 +264,9 @@ def keep_version(index: Path) -> None:
         write_json(place, json.loads((index / "manifest.json").read_text(encoding="utf-8")))
 
 
-def prune_versions(index: Path, keep: int) -> list[str]:
-    """Forget all but the newest `keep` versions, then remove the files that none of the rest names; returns the
-    versions that went. A version's manifest goes before its files, so that none is left that cannot be opened.
-
-    Raises InputError while an addition is unfinished, because its files are not named yet, or while it is made.
-    """
-    read_manifest(index)  # where there is none, none is made
-    with alone(index):
-        return _prune(index, keep)
-
-
-def _prune(index: Path, keep: int) -> list[str]:
-    if (index / ".build").exists():
-        raise InputError(
-            f"{index} holds an unfinished addition; finish it by its own command, or delete {index}/.build"
-        )
-    versions = kept_versions(index)
-    stay, go = versions[:keep], versions[keep:]
-    for manifest in go:
-        (index / "versions" / f"{manifest.index_version}.json").unlink()
-    named = {name for manifest in stay for name in manifest.every_file}
-    shards = {shard.name for manifest in stay for shard in manifest.shards}
-    for pattern in ("rejected*.jsonl", "lists-*.npy", "shards/*/deleted-*.npy"):
-        for path in index.glob(pattern):
-            if path.relative_to(index).as_posix() not in named:
-                path.unlink()
-    for path in (index / "shards").iterdir():
-        if path.name not in shards:
-            shutil.rmtree(path)
-    return [manifest.index_version for manifest in go]
+def version_of(space: dict[str, Any], codec: str, nprobe: int, candidates: int, shards: list[ShardEntry]) -> str:
+    """Hash of what an answer depends on."""
+    content = [space["id"], codec, nprobe, [shard.model_dump(mode="json") for shard in shards]]
+    if candidates != CANDIDATES:  # not always: an index of before keeps its version
+        content.append(candidates)
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 
 from hybrid_ir.encoders import best_device
-from hybrid_ir.index import Found, IndexedPassage, NearestLists, ShardQuery, Stored, read_manifest
+from hybrid_ir.index import Found, IndexedPassage, NearestLists, ShardQuery, Stored, open_statistics, read_manifest
 from hybrid_ir.serving.kept_shard import KeptShard
 from hybrid_ir.serving.one_thread import OneThread
 from hybrid_ir.serving.query_encoder import QueryEncoder
@@ -52,6 +52,7 @@ class LocalRelease:
             KeptShard(index, self.manifest, n, may_be_down=may_lack_shards, nearest=nearest)
             for n in range(len(self.manifest.shards))
         ]
+        self.statistics = open_statistics(index, self.manifest)
         self.key = f"{self.index}@{self.manifest.index_version}"
         self._threads = threads
         self._searching = OneThread()

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from hybrid_ir.index import Found, IndexedPassage, Manifest, ShardQuery, Stored
+from hybrid_ir.lexical import Statistics
 
 
 class ShardDown(Exception):
@@ -42,6 +43,8 @@ class Release(Protocol):
     """Folder and version: what tells releases apart."""
     manifest: Manifest
     placement: str
+    statistics: Statistics | None
+    """Counts of words, which a lexical search is weighed by; None in an index that has none."""
 
     async def encode(self, texts: Sequence[str], role: str) -> Encoded:
         """`role` is query or document. Raises ShardDown."""

@@ -27,6 +27,7 @@ from hybrid_ir.serving.reranking.stage import Reranking
 from hybrid_ir.serving.searching.asked import asked_of
 from hybrid_ir.serving.searching.by_policy import hits_by_policy
 from hybrid_ir.serving.searching.cursor import check_missing, next_cursor, page_of
+from hybrid_ir.serving.searching.fused import by_words, check_lexical, fused_hits
 from hybrid_ir.serving.searching.gathered import missing_shards, plain_hits, wait_for
 from hybrid_ir.serving.searching.highlights import mark_words
 from hybrid_ir.serving.searching.queues import Serving
@@ -91,11 +92,15 @@ class SearchService:
         if request.fields is not None:
             check_fields(request.fields, manifest)
         self._check_queue(serving, len(texts) or 1)
+        words = None
+        if request.lexical is not None:
+            check_lexical(request, serving.release, self.settings)
+            words = await asyncio.to_thread(by_words, texts, asked.query, request, serving.release, self.settings)
         deadline = begun + min(request.deadline_ms or self.settings.deadline_ms, self.settings.deadline_ms) / 1000
         own: tuple[int, int] | None = None
         stored: Stored | None = None
         strata = asked.strata(manifest.languages)
-        queries = [stratum.query for stratum in strata] or [asked.query]
+        queries, paged = [stratum.query for stratum in strata] or [asked.query], request.offset is not None
         if request.like is not None:
             shard, stored = await self._find(serving.release, request.like, "like", deadline - begun)
             if stored.vector is None:
@@ -105,13 +110,17 @@ class SearchService:
                 raise RequestError(422, "invalid_request", said, "like")
             own = (shard, stored.row)
             futures = [serving.submit_vector(stored.vector, queries)]
+        elif words is not None:
+            futures = [serving.submit_words(text, each.queries, paged) for text, each in zip(texts, words, strict=True)]
         else:
-            futures = [serving.submit(text, queries, request.offset is not None) for text in texts]
+            futures = [serving.submit(text, queries, paged) for text in texts]
         started = await self._start(futures, deadline)
         await wait_for(started, deadline)
         needed = needed_shards(manifest, asked.query.languages)
         missing = missing_shards(needed, started)
-        if asked.policy is None:
+        if words is not None:
+            shown = await fused_hits(serving, started, words, request, deadline, missing)
+        elif asked.policy is None:
             shown = await plain_hits(serving, started, asked.query, request, own, deadline, missing)
         else:
             shown = [

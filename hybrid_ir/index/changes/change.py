@@ -21,8 +21,9 @@ import numpy as np
 
 from hybrid_ir.config import Index, Pieces
 from hybrid_ir.encoders import TextReader, check_space, load_encoder
+from hybrid_ir.index.changes.versions import kept_versions
 from hybrid_ir.index.codec import make_codec
-from hybrid_ir.index.folder import Manifest, check_files, describe_files, is_lists, kept_versions, read_manifest
+from hybrid_ir.index.folder import Manifest, check_files, describe_files, is_counted, read_manifest
 from hybrid_ir.index.fragments import Fragments, ingest
 from hybrid_ir.index.passage_table import PassageTable
 from hybrid_ir.index.query import is_flat
@@ -119,7 +120,7 @@ def _delete(doc_ids: Sequence[str], out: str, settings: Index, seed: int, progre
             keys=keys_of_living(index, entries),
             rejected=old.rejected,
             cut=dict(Counter(old.cut) - _cut_of(index, old, rows)),
-            files={name: file for name, file in old.files.items() if not is_lists(name)},
+            files={name: file for name, file in old.files.items() if not is_counted(name)},
             parent=old.index_version,
             pieces=old.pieces and old.pieces.how,
             settings_shown=old.settings,
@@ -178,7 +179,7 @@ def _add(
         here=loaded is not None,
     )  # fmt: skip
     entries = [*bury(index, old.shards, rows), *entries]
-    beside = {n: file for n, file in old.files.items() if not is_lists(n)}
+    beside = {n: file for n, file in old.files.items() if not is_counted(n)}
     shown = old.settings
     if loaded is None:  # a service refuses what it would reject, and its requests are in no file
         rejects = f"rejected-{name}.jsonl"
@@ -209,10 +210,11 @@ def _add(
 
 
 def cut_as_built(settings: Index, old: Manifest) -> Index:
-    """Long passages are cut as the index was built, whatever is asked for now: so they are found alike whenever they
-    came."""
+    """Long passages are cut as the index was built, and words are written if they were then, whatever is asked for now:
+    so passages are found alike whenever they came."""
     tokens, overlap = (None, None) if old.pieces is None else old.pieces.how
-    return settings.model_copy(update={"pieces": Pieces(tokens=tokens, overlap=overlap)})
+    pieces, lexical = Pieces(tokens=tokens, overlap=overlap), old.lexical is not None
+    return settings.model_copy(update={"pieces": pieces, "lexical": lexical})
 
 
 def next_shard(index: Path) -> str:

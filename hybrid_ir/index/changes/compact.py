@@ -3,8 +3,8 @@
 In: an index folder. Out: a new version of it, whose shards are written anew out of those that are there.
 
 Nothing is encoded: vectors, codes and passages are taken as they are. A code that was made of the encoder's own vector
-could not be made again from the float16 vector beside it. So `nprobe` and the recall that was measured stay too. Old
-versions stay until they are pruned.
+could not be made again from the float16 vector beside it. So `nprobe` and the recall that was measured stay too. Words,
+where an index has them, are read again out of the passages. Old versions stay until they are pruned.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pyarrow as pa
 from hybrid_ir.config import Index
 from hybrid_ir.index.changes.change import next_shard
 from hybrid_ir.index.codec import ROWS_PER_SHARD, make_codec
-from hybrid_ir.index.folder import Manifest, ShardEntry, check_files, is_lists, read_manifest
+from hybrid_ir.index.folder import Manifest, ShardEntry, check_files, is_counted, read_manifest
 from hybrid_ir.index.fragments import save_array
 from hybrid_ir.index.passage_table import ROWS_PER_BATCH, PassageTable, passage_schema
 from hybrid_ir.index.pieces.table import PIECES, runs
@@ -33,6 +33,8 @@ from hybrid_ir.index.resuming import claim, clear, is_finished
 from hybrid_ir.index.searching.exact import BLOCK
 from hybrid_ir.index.searching.lists import list_codes
 from hybrid_ir.index.shard import Shard
+from hybrid_ir.index.terms.counts import count_words
+from hybrid_ir.index.terms.written import write_terms
 from hybrid_ir.index.tombstones import keys_of_living
 from hybrid_ir.index.writing import (
     alone,
@@ -95,6 +97,7 @@ def _compact(index: Path, settings: Index, seed: int, progress: Progress) -> Man
         settings,
         progress,
     )
+    lexical, counted = count_words(index, entries)
     draft = make_manifest(
         index,
         space=old.space,
@@ -105,13 +108,14 @@ def _compact(index: Path, settings: Index, seed: int, progress: Progress) -> Man
         keys=keys,
         rejected=old.rejected,
         settings=old.settings,
-        files={name: file for name, file in old.files.items() if not is_lists(name)},
+        files={name: file for name, file in old.files.items() if not is_counted(name)},
         parent=old.index_version,
         nprobe=old.nprobe,
         candidates=old.candidates,
         recall=old.recall,
         cut=old.cut,
         pieces=old.pieces and old.pieces.how,
+        lexical=lexical,
     )
     made = open_shards(index, draft, checksums=False)
     lists = count_lists(index, made)
@@ -120,7 +124,7 @@ def _compact(index: Path, settings: Index, seed: int, progress: Progress) -> Man
     except InputError:
         clear(build)  # the same command would end so again
         raise
-    manifest = publish(index, draft.model_copy(update={"files": draft.files | lists}))
+    manifest = publish(index, draft.model_copy(update={"files": draft.files | lists | counted}))
     clear(build)
     return manifest
 
@@ -194,6 +198,8 @@ def _write_shard(
     write_faiss(trained, folder / "vectors.faiss")
     save_array(folder / "ids.npy", _gathered([shard.ids for shard in shards], part))
     _copy_passages(folder / "passages.arrow", [shard.passages for shard in shards], part, keys)
+    if old.lexical is not None:
+        write_terms(folder)
     return describe_shard(index, name, part[:, LANGUAGE], languages)
 
 

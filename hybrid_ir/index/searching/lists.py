@@ -1,6 +1,9 @@
-"""What stands in the inverted lists of a shard: how many passages, and whose codes.
+"""What stands in the inverted lists of a shard: how many passages, whose codes, and which are the best by these.
 
-In: an open shard of an IVF codec. Out: sizes of its lists by language, and the rows and codes of one list.
+In: an open shard of an IVF codec. Out: sizes of its lists by language, and the rows and codes of one list; of queries,
+the best rows in some lists.
+
+Q queries, D dimensions.
 """
 
 from __future__ import annotations
@@ -47,3 +50,18 @@ def list_codes(shard: Shard, number: int) -> tuple[np.ndarray, np.ndarray]:
         block = blocks[n // packer.nvec * packer.block_size :]
         packer.unpack_1_c(faiss.swig_ptr(block), n % packer.nvec, faiss.swig_ptr(codes[n]))
     return rows, codes
+
+
+def codec_best(
+    index: Any, vectors: np.ndarray, lists: np.ndarray, list_scores: np.ndarray, ask: int, parameters: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """(Q, ask) codec scores and rows of the best in the lists of each of the queries (Q, D), best first; row -1 where
+    there are no more."""
+    vectors, lists, list_scores = (np.ascontiguousarray(a) for a in (vectors, lists, list_scores))
+    codec_scores = np.empty((len(vectors), ask), dtype=np.float32)
+    rows = np.empty((len(vectors), ask), dtype=np.int64)
+    index.search_preassigned_c(
+        len(vectors), faiss.swig_ptr(vectors), ask, faiss.swig_ptr(lists), faiss.swig_ptr(list_scores),
+        faiss.swig_ptr(codec_scores), faiss.swig_ptr(rows), False, parameters,
+    )  # fmt: skip
+    return codec_scores, rows

@@ -14,6 +14,7 @@ from hybrid_ir.serving.api.embeddings import (
     Usage,
 )
 from hybrid_ir.serving.api.errors import PROBLEM, DeadlineResponse, ErrorDetail, ErrorResponse, problem
+from hybrid_ir.serving.api.lexical import InRanking, Lexical
 from hybrid_ir.serving.api.rerank import (
     Rank,
     RankRequest,
@@ -61,7 +62,9 @@ __all__ = [
     "ErrorResponse",
     "Health",
     "Hit",
+    "InRanking",
     "Languages",
+    "Lexical",
     "MetadataValue",
     "ModelInfo",
     "ModelList",

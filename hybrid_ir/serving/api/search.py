@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
+from hybrid_ir.serving.api.lexical import InRanking, Lexical
 from hybrid_ir.serving.api.message import Message
 
 MOST_LANGUAGES = 1000
@@ -112,6 +113,12 @@ class SearchRequest(Message):
         "`serve.rerank_deadline_ms`. Not with pages, nor with `prefer`. null = no.",
         examples=[{"candidates": 20}],
     )
+    lexical: Lexical | None = Field(
+        default=None,
+        description="Search by words too, in an index that was built with `index.lexical`; {} = fused by reciprocal "
+        "ranks. Not with `like`, `min_score` and the policy of languages. null = by the encoder alone.",
+        examples=[{"fusion": "weighted", "weight": 0.3}],
+    )
     min_score: Annotated[StrictFloat, Field(ge=-1, le=1)] | None = Field(
         default=None,
         description="Leave out hits whose score is below it, bonuses of `prefer` not counted; null = leave out none. "
@@ -165,7 +172,14 @@ class Hit(Message):
     metadata: dict[str, MetadataValue] | None = Field(
         default=None, description="As in the input, or those keys that `fields` names.", examples=[{"year": 2024}]
     )
-    score: float = Field(description="Cosine of query and passage.", examples=[0.83])
+    score: float = Field(
+        description="Cosine of query and passage; with `lexical` the fused score, or BM25's where nothing is fused.",
+        examples=[0.83],
+    )
+    dense: InRanking | None = Field(
+        default=None, description="Of a fused hit: where the encoder's ranking has it, if its first `depth` do."
+    )
+    lexical: InRanking | None = Field(default=None, description="The same of the ranking by BM25.")
     ranked_score: float | None = Field(
         default=None,
         description="With `prefer`: score and the language's bonus, by which hits are in order.",

@@ -16,7 +16,8 @@ import ray.exceptions
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from hybrid_ir.index import IndexedPassage, Manifest, ShardQuery, Stored, read_manifest
+from hybrid_ir.index import IndexedPassage, Manifest, ShardQuery, Stored, open_statistics, read_manifest
+from hybrid_ir.lexical import Statistics
 from hybrid_ir.serving.release import Encoded, ShardAnswer, ShardDown
 from hybrid_ir.serving.reranking.scorer import Scored
 from hybrid_ir.types import InputError
@@ -135,6 +136,7 @@ class DistributedRelease:
     def __init__(self, index: str, version: str, app: str) -> None:
         self.index = index
         self.manifest = read_manifest(index, version)
+        self.statistics: Statistics | None = None
         self.key = f"{index}@{self.manifest.index_version}"
         names = deployment_names(self.manifest)
         deployed = serve.status().applications
@@ -144,7 +146,13 @@ class DistributedRelease:
         self._shards = [Target(name, app) for name in names[1:]]
 
     async def wait(self, timeout_s: float) -> None:
-        """Until all of it answers, or the time is over: then it serves as far as it goes, and says so."""
+        """Until all of it answers, or the time is over: then it serves as far as it goes, and says so. The counts of
+        words, which no shard knows, are read first. Raises InputError where these are damaged."""
+        try:
+            self.statistics = await asyncio.to_thread(open_statistics, self.index, self.manifest)
+        except InputError:
+            self.close()
+            raise
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline and (self.down()[0] or not self._encoder.up):
             await asyncio.sleep(0.05)

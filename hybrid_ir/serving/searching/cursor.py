@@ -38,7 +38,7 @@ class Cursor(NamedTuple):
 
 
 def page_of(request: SearchRequest, manifest: Manifest, settings: Serve) -> tuple[SearchRequest, Cursor | None]:
-    """The request with its cursor as an offset, and the cursor. Its last page ends at `serve.max_k`.
+    """The request with its cursor as an offset, and the cursor. Its last page ends at `deepest`.
 
     Raises RequestError for a cursor of another version of the index or of another search.
     """
@@ -59,11 +59,11 @@ def page_of(request: SearchRequest, manifest: Manifest, settings: Serve) -> tupl
         )
     if any(n >= len(manifest.shards) for n in cursor.missing):
         raise _no_cursor()
-    if cursor.search != _digest(request, settings) or not 0 < cursor.position < settings.max_k:
+    if cursor.search != _digest(request, settings) or not 0 < cursor.position < deepest(request, settings):
         raise RequestError(
             422, "invalid_cursor", "cursor: it is of another search; send all that its first page asked", "cursor"
         )
-    page = {"offset": cursor.position, "k": min(request.k, settings.max_k - cursor.position)}
+    page = {"offset": cursor.position, "k": min(request.k, deepest(request, settings) - cursor.position)}
     return request.model_copy(update=page), cursor
 
 
@@ -74,10 +74,17 @@ def next_cursor(
     most."""
     assert request.offset is not None
     position = request.offset + request.k
-    if most < request.k or position >= settings.max_k:
+    if most < request.k or position >= deepest(request, settings):
         return None
     held = [manifest.index_version, _digest(request, settings), position, sorted(missing)]
     return base64.urlsafe_b64encode(json.dumps(held, separators=(",", ":")).encode()).decode().rstrip("=")
+
+
+def deepest(request: SearchRequest, settings: Serve) -> int:
+    """The last position that a page may have: `serve.max_k`, or as many of each ranking as are fused."""
+    if request.lexical is None or request.lexical.depth is None:
+        return settings.max_k
+    return min(settings.max_k, request.lexical.depth)
 
 
 def check_missing(cursor: Cursor, manifest: Manifest, missing: Collection[int]) -> None:

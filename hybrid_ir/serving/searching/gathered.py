@@ -69,7 +69,8 @@ def merged_hits(serving: Serving, one: Started | None, place: int, query: ShardQ
             parts[n] = found[number]
             for row, passage in texts.items():
                 read[n, row] = passage
-    return merge(parts, query.k, serving.lossy, query.among, manifest.candidates)
+    lossy = serving.lossy and query.words is None
+    return merge(parts, query.k, lossy, query.among, manifest.candidates)
 
 
 async def plain_hits(

@@ -47,6 +47,12 @@ class Serving:
         batcher = self._known if self._cache.holds(self.release, text) else self._new
         return batcher.submit(text, queries)
 
+    def submit_words(self, text: str, queries: Sequence[ShardQuery], page: bool = False) -> asyncio.Future[Started]:
+        """As `submit`; where all `queries` are by words, nothing is encoded."""
+        if all(query.words is not None for query in queries):
+            return self._stored.submit(np.zeros(self.release.manifest.space["dimension"], np.float32), queries)
+        return self.submit(text, queries, page)
+
     def submit_vector(self, vector: np.ndarray, queries: Sequence[ShardQuery]) -> asyncio.Future[Started]:
         return self._stored.submit(vector, queries)
 
