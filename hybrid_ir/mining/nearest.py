@@ -3,7 +3,8 @@
 Exact: every passage is scored, a chunk at a time, and the best so far are kept. So memory does not grow with the number
 of passages: `B` x `CHUNK` scores with their keys take some 20 bytes each, 40 MiB for 512 questions.
 
-Shape legend: `B` questions, `P` passages, `C` passages of a chunk, `K` passages kept, `D` dimensions.
+Shape legend: `B` questions, `P` passages, `C` passages of a chunk, `K` passages kept, `D` dimensions; `G` groups, `A`
+languages that questions rank from, `S` answers of a group, `N` candidates of a group.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from hybrid_ir.mining.choice import Score
+
 CHUNK = 4096
+_BYTES = 1 << 26  # of gathered candidates at a time
 _NONE = torch.iinfo(torch.int64).min
 _LOW = (1 << 32) - 1
 
@@ -50,3 +54,23 @@ def _keys(scores_BC: Tensor, start: int) -> Tensor:
     keys_BC = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
     numbers = torch.arange(start, start + scores_BC.shape[1], device=scores_BC.device)
     return keys_BC.bitwise_left_shift_(32).bitwise_or_(_LOW - numbers)
+
+
+def exact_cosines(
+    questions_GAD: np.ndarray, answers_GSD: np.ndarray, passages_PD: np.ndarray, candidates: int
+) -> tuple[Score, int]:
+    """What each question gives the `candidates` of its group and the answers, and how many groups to ask for at once.
+
+    In float64, then rounded: a score does not depend on which passages it was computed beside.
+    """
+
+    def score(rows: np.ndarray, candidates_GN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        questions = questions_GAD[rows].astype(np.float64)
+        vectors_GND = passages_PD[candidates_GN].astype(np.float64)
+        scores_GAN = (questions @ vectors_GND.transpose(0, 2, 1)).astype(np.float32).astype(np.float64)
+        answers_GDS = answers_GSD[rows].astype(np.float64).transpose(0, 2, 1)
+        answer_GA = (questions @ answers_GDS).min(axis=2).astype(np.float32).astype(np.float64)
+        return scores_GAN, answer_GA
+
+    row_bytes = 8 * (candidates * (passages_PD.shape[1] + questions_GAD.shape[1]) + answers_GSD[:1].size)
+    return score, max(1, _BYTES // row_bytes)
