@@ -7,6 +7,7 @@ places of candidates, `M` = `most`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,20 +31,29 @@ Score = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 gives the answer that scores least, both float64."""
 
 
-def choose(
-    asked_GA: np.ndarray, found_GAK: np.ndarray, score: Score, rules: Rules, most: int, step: int
-) -> tuple[np.ndarray, np.ndarray]:
+class Found(NamedTuple):
+    """What the questions of groups found in a language."""
+
+    asked_GA: np.ndarray
+    """Which questions there are."""
+    found_GAK: np.ndarray
+    """The passages that each found, the best first, -1 behind them."""
+    score: Score
+    step: int
+    """How many groups to ask `score` about at once."""
+
+
+def choose(found: Found, rules: Rules, most: int) -> tuple[np.ndarray, np.ndarray]:
     """(G, most) the passages that may be negatives, the best first, -1 where there are no more, and (G,) the place of
     what happened in `OUTCOMES`.
 
-    `found_GAK` are the passages that each question found, -1 where none; `asked_GA` says which questions there are. A
-    passage may be chosen if its best rank over all questions is one of the rules', and if none of them scores it too
-    near an answer. Of those the ones with the highest scores come first. `step` groups are looked at together.
+    A passage may be chosen if its best rank over all questions is one of the rules', and if none of them scores it too
+    near an answer. Of those the ones with the highest scores come first.
     """
     parts = []
-    for start in range(0, len(found_GAK), step):
-        rows = np.arange(start, min(start + step, len(found_GAK)))
-        parts.append(_choose(rows, asked_GA[rows], found_GAK[rows], score, rules, most))
+    for start in range(0, len(found.found_GAK), found.step):
+        rows = np.arange(start, min(start + found.step, len(found.found_GAK)))
+        parts.append(_choose(rows, found.asked_GA[rows], found.found_GAK[rows], found.score, rules, most))
     return np.concatenate([chosen for chosen, _ in parts]), np.concatenate([outcome for _, outcome in parts])
 
 
@@ -65,9 +75,12 @@ def _choose(
     at_ranks_GN = there_GN & (rules.first <= best_rank_GN) & (best_rank_GN <= rules.last)
 
     # An answer may score below 0: nearer to it is then 95 % of the way up, not a larger negative number.
-    limit_GA = answer_GA - (1 - rules.below) * np.abs(answer_GA)
+    bound = 1.0 if rules.below is None else rules.below
+    limit_GA = answer_GA - (1 - bound) * np.abs(answer_GA)
     below_GN = (considered_GAN & (scores_GAN >= limit_GA[:, :, None])).any(axis=1)
     margin_GN = (considered_GAN & (scores_GAN > answer_GA[:, :, None] - rules.margin)).any(axis=1)
+    if rules.below is None:
+        below_GN, margin_GN = np.zeros_like(there_GN), np.zeros_like(there_GN)
     best_score_GN = np.where(considered_GAN, scores_GAN, -np.inf).max(axis=1)
     allowed_GN = at_ranks_GN & ~below_GN & ~margin_GN
     ranked_GN = np.argsort(np.where(allowed_GN, -best_score_GN, np.inf), axis=1, kind="stable")

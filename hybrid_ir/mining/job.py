@@ -24,12 +24,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hybrid_ir.data import Store, refuse_existing, staged
+from hybrid_ir.mining.by_words import ByWords, CountWords
 from hybrid_ir.mining.choice import OUTCOMES
 from hybrid_ir.mining.corpus import read_corpus
-from hybrid_ir.mining.nearest import CHUNK
+from hybrid_ir.mining.nearest import CHUNK, ByVectors
 from hybrid_ir.mining.new_store import passages_of, write_with_negatives
 from hybrid_ir.mining.pool import Pool, read_pool
-from hybrid_ir.mining.ranking import Block, RankBlock, questions_of
+from hybrid_ir.mining.ranking import Block, Finder, RankBlock
 from hybrid_ir.mining.reranked import Reranking
 from hybrid_ir.mining.rules import Rules
 from hybrid_ir.mining.scratch import Encode, EncodeWindow, LanguageScratch, gather_passages, windows_of
@@ -56,7 +57,7 @@ class CorpusFiles(NamedTuple):
 def mine_negatives(
     store: Store,
     out: str,
-    encode: Encode,
+    encode: Encode | None,
     rules: Rules,
     *,
     corpus: CorpusFiles | None = None,
@@ -71,9 +72,9 @@ def mine_negatives(
 ) -> dict[str, Any]:
     """Write the store with mined negatives to `out`, and return its manifest; `mined` in it says what was done.
 
-    `encode` gives unit vectors; `made` is what the manifest says of it. Negatives are the store's passages, and those
-    of the `corpus`. `reranking` refuses some of what the rules allow. Groups that have negatives keep them unless
-    `replace`. `device` is where scores are computed. `workers` gives what runs the units of the work, which are sent to
+    `encode` gives unit vectors; None = by BM25. `made` is what the manifest says of who ranks. Negatives are the
+    store's passages, and those of the `corpus`. `reranking` refuses some of what the rules allow. Groups that have
+    negatives keep them unless `replace`. `device` is where scores are computed. `workers` gives what runs the units of the work, which are sent to
     other processes together with `encode` and `reranking` where those do it. Neither they nor `block` nor `chunk`
     change what is found.
 
@@ -81,6 +82,11 @@ def mine_negatives(
     where no group gets a negative in each of its languages: nothing is written then.
     """
     refuse_existing(out)
+    if encode is None and (rules.languages != "same" or rules.margin):
+        raise InputError(
+            "BM25 ranks the passages of a question's own language, since others have other words, and by no cosine: "
+            "with --bm25 leave out --languages and --margin, or take an encoder with --checkpoint"
+        )
     if not store.partitions:
         raise InputError(f"the store {store.path} has no groups to train on, so there is nothing to mine from")
     kept = [partition.negatives and not replace for partition in store.partitions]
@@ -98,18 +104,15 @@ def mine_negatives(
         pool = read_pool(store, found, progress)
         scratch = gather_passages(pool, found, here, progress)
         with workers() as run:
-            windows, done = windows_of(scratch), 0
-            for texts in run(EncodeWindow(pool, scratch, windows, encode), len(windows)):
-                done += texts
-                progress("texts encoded", done)
-            chosen, outcomes, asked = _rank(pool, scratch, kept, rules, reranking, device, run, progress, block, chunk)
+            finder = _finder(pool, scratch, encode, device, chunk, run, progress)
+            chosen, outcomes, asked = _rank(pool, scratch, kept, rules, finder, reranking, run, progress, block)
         complete = _complete(pool, chosen, kept)
         if not complete["mined"]:
             total = sum((Counter(counts) for counts in outcomes.values()), Counter())
             said = ", ".join(f"{OUTCOMES[name]}: {n:,}" for name, n in total.most_common())
             raise InputError(
                 f"no group got a negative in each of its languages ({said}); nothing was written. Raise --below, "
-                "lower --margin, or widen --ranks"
+                "lower --margin, or widen --ranks" + ("" if reranking is None else "; or raise --reranker-below")
             )
         mined = {"from": store.content_hash, **made, **rules.as_written(), "replace": replace}
         if corpus is not None and found is not None:
@@ -132,17 +135,39 @@ def mine_negatives(
         )
 
 
+def _finder(
+    pool: Pool,
+    scratch: Mapping[str, LanguageScratch],
+    encode: Encode | None,
+    device: str,
+    chunk: int,
+    run: Run,
+    progress: Progress,
+) -> Finder:
+    """Encode all texts, or count their words."""
+    done = 0
+    if encode is None:
+        for texts in run(CountWords(scratch), len(scratch)):
+            done += texts
+            progress("texts counted", done)
+        return ByWords(scratch)
+    windows = windows_of(scratch)
+    for texts in run(EncodeWindow(pool, scratch, windows, encode), len(windows)):
+        done += texts
+        progress("texts encoded", done)
+    return ByVectors(scratch, device, chunk)
+
+
 def _rank(
     pool: Pool,
     scratch: Mapping[str, LanguageScratch],
     kept: list[bool],
     rules: Rules,
+    finder: Finder,
     reranking: Reranking | None,
-    device: str,
     run: Run,
     progress: Progress,
     block: int,
-    chunk: int,
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, int]], dict[str, int]]:
     """By language (Q, most negatives) the passages that are each group's negatives, -1 behind them; what became of how
     many groups; and how many pairs a reranker was asked about, and passages refused for."""
@@ -153,7 +178,7 @@ def _rank(
         outcome[language] = np.full(len(part.group_Q), list(OUTCOMES).index("kept"))
         wanted = np.flatnonzero(~np.array(kept)[partition_Q])
         blocks += [Block(language, wanted[start : start + block]) for start in range(0, len(wanted), block)]
-    stage = RankBlock(pool, scratch, blocks, rules, reranking, device, chunk)
+    stage = RankBlock(pool, scratch, blocks, rules, finder, reranking)
     asked, done = Counter({"pairs": 0, "refused": 0}), 0
     for ranked in run(stage, len(blocks)):
         language, places = blocks[ranked.number]
@@ -197,7 +222,7 @@ def _negatives(
         if kept:
             by_language[language] = passages_of(pool.store, number, rows, language, "n")
             continue
-        _, places = questions_of(pool, language, pool.start[number] + rows)
+        _, places = pool.questions_of(language, pool.start[number] + rows)
         passage = scratch[language].passage
         by_language[language] = [tuple(passage(n) for n in row if n >= 0) for row in chosen[language][places].tolist()]
     for i in range(len(rows)):

@@ -82,6 +82,13 @@ class Pool:
                 values[i] = value
         return values
 
+    def questions_of(self, language: str, group_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of these groups have a question in a language, and which it is among those of the language."""
+        group_Q = self.languages[language].group_Q
+        rows = np.minimum(np.searchsorted(group_Q, group_G), len(group_Q) - 1)
+        here = np.flatnonzero(group_Q[rows] == group_G)
+        return here, rows[here]
+
     def answers_to(self, language: str) -> csr_array:
         """(questions by their number in asks_G, P) bool: the passages of a language that answer each question.
 

@@ -23,7 +23,9 @@ class Rules:
     languages: str = "same"
     """Which of the group's questions rank the passages of a language: same = the one in that language, other = those in
     all other languages, any = all."""
-    below: float = 0.95
+    below: float | None = 0.95
+    """None = no bound by the score, neither by this nor by `margin`: so BM25 is taken, whose hard negatives score more
+    than the answer as often as not."""
     margin: float = 0.0
     first: int = 1
     """Best and last rank of a negative, counted from 1 without the passages that are known to answer the question."""
@@ -34,7 +36,8 @@ class Rules:
     def __post_init__(self) -> None:
         if self.languages not in ("same", "other", "any"):
             raise InputError(f"--languages must be same, other or any, got {self.languages!r}")
-        _check_below("--below", self.below)
+        if self.below is not None:
+            _check_below("--below", self.below)
         if not 0 <= self.margin < 2:
             raise InputError(f"--margin is a difference of cosines: from 0 to less than 2, got {self.margin}")
         if not 1 <= self.first <= self.last <= 10_000:

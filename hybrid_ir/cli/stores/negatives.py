@@ -16,8 +16,11 @@ from hybrid_ir.types import InputError
 
 
 def mine(
-    checkpoint: Annotated[str, typer.Option(help="Encoder that ranks: a folder, a run folder, or a hub name.")],
     out: Annotated[str, typer.Option(help="Folder to write the store with negatives to; it must not exist.")],
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Encoder that ranks: a folder, a run folder, or a hub name.")
+    ] = None,
+    bm25: Annotated[bool, typer.Option("--bm25", help="BM25 ranks in place of an encoder.")] = False,
     corpus: Annotated[
         list[str] | None,
         typer.Option(help="Passages to mine beside the store's, as `index` takes them; may be repeated."),
@@ -31,8 +34,13 @@ def mine(
         typer.Option(help="Which questions rank the passages of a language: same, other (all but that), or any."),
     ] = "same",
     below: Annotated[
-        float, typer.Option(help="A negative scores less than this share of what the answer scores.")
-    ] = 0.95,
+        float | None,
+        typer.Option(
+            help="A negative scores less than this share of what the answer scores; 0.95 by default, with --bm25 no "
+            "bound.",
+            show_default=False,
+        ),
+    ] = None,
     margin: Annotated[float, typer.Option(help="And this much less than the answer, in cosine.")] = 0.0,
     ranks: Annotated[
         str, typer.Option(help="Ranks to take it from, FIRST-LAST, not counting known answers; 11-100 skips ten.")
@@ -64,8 +72,10 @@ def mine(
     from hybrid_ir.mining import CorpusFiles, RerankerRule, Rules, parse_ranks
 
     experiment = load_experiment(config, overrides or ())
+    if bm25 == (checkpoint is not None):
+        raise InputError("mine takes one that ranks: give --checkpoint NAME or --bm25")
     first, last = parse_ranks(ranks)
-    rules = Rules(languages, below, margin, first, last, negatives)
+    rules = Rules(languages, 0.95 if below is None and not bm25 else below, margin, first, last, negatives)
     asked = {"below": reranker_below, "margin": reranker_margin}
     rule = RerankerRule(**{name: value for name, value in asked.items() if value is not None})
     if reranker is None and rule != RerankerRule():
@@ -83,25 +93,26 @@ def mine(
 
     if not verbose:
         quiet_libraries()
-    (name,) = name_encoders([checkpoint]).values()
     device = best_device()
     if on_ray:
         device = "cuda" if experiment.index.gpus_per_actor else "cpu"
+    here = "cpu" if on_ray else device
+    encode: Any = None
+    made: dict[str, Any] = {"by": "bm25"}
     # Loaded here on Ray too: what is no encoder or no reranker is said before anything is started.
-    model = load_measured(name, experiment, "cpu" if on_ray else device)
-    scores = None if reranker is None else load_reranker(reranker, device="cpu" if on_ray else device).scores
-    precision = resolve_precision(experiment.evaluate.precision, device)
-    more: dict[str, Any] = {}
+    scores: Any = None if reranker is None else load_reranker(reranker, device=here).scores
     with counter("mining:") as count:
-        if on_ray:
-            more["workers"] = partial(_actors, out, experiment.index, verbose)
-            encode: Any = LoadedWhereItRuns(partial(_load_encoder, _seen_by_all(name), experiment, device))
-            if reranker is not None:
+        if checkpoint is not None:
+            (name,) = name_encoders([checkpoint]).values()
+            encode = encoder_of(load_measured(name, experiment, here), experiment, adding(count, "texts encoded"))
+            made = {"encoder": checkpoint, "precision": resolve_precision(experiment.evaluate.precision, device)}
+            if on_ray:
+                encode = LoadedWhereItRuns(partial(_load_encoder, _seen_by_all(name), experiment, device))
+        if reranker is not None:
+            scores = _counted(scores, adding(count, "pairs reranked"))
+            if on_ray:
                 scores = LoadedWhereItRuns(partial(_load_scores, _seen_by_all(reranker), device))
-        else:
-            encode = encoder_of(model, experiment, adding(count, "texts encoded"))
-            scores = scores and _counted(scores, adding(count, "pairs reranked"))
-        del model
+        workers: Any = {"workers": partial(_actors, out, experiment.index, verbose)} if on_ray else {}
         manifest = mine_negatives(
             store,
             out,
@@ -110,10 +121,10 @@ def mine(
             corpus=CorpusFiles(corpus, group_by) if corpus else None,
             reranking=None if scores is None else Reranking(scores, rule, {"name": reranker}),
             replace=replace,
-            made={"encoder": checkpoint, "precision": precision},
+            made=made,
             device=device,
             progress=count,
-            **more,
+            **workers,
         )
     mined = manifest["mined"]
     groups, say = mined["groups"], partial(console().print, highlight=False)
