@@ -12,11 +12,12 @@ import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from checkpoints import make_cross_encoder
-from conftest import write_store
+from conftest import make_group, write_store
 from test_mining import counts_of, encode, group, negatives_of
 
 from hybrid_ir.cli import app as cli
@@ -46,12 +47,12 @@ def write_corpus(path, *records) -> str:
 
 def mined(tmp_path, groups, records, rules=None, *, group_by=None, encode=encode, **more) -> dict:
     """Negatives of the group a, by language."""
+    tmp_path.mkdir(exist_ok=True, parents=True)
     write_store(tmp_path / "old", groups, validation_fraction=0, test_fraction=0)
     corpus = CorpusFiles([write_corpus(tmp_path / "corpus.jsonl", *records)], group_by) if records else None
-    mine_negatives(
-        open_store(str(tmp_path / "old")), str(tmp_path / "new"), encode, rules or Rules(), corpus=corpus, made={}, **more
-    )  # fmt: skip
-    return negatives_of(tmp_path / "new")["a"]
+    old, new = open_store(str(tmp_path / "old")), str(tmp_path / "new")
+    mine_negatives(old, new, encode, rules or Rules(), corpus=corpus, made={}, **more)
+    return negatives_of(new, named=encode is not None)["a"]
 
 
 def said_of(path, name) -> dict:
@@ -73,7 +74,8 @@ def test_a_passage_of_the_corpus_is_a_negative_in_its_language_alone(tmp_path):
         ([passage("a-de", "de", 40)], None),  # the id of the group's own answer
         ([passage("a-en", "de", 40)], None),  # that of its English one
         ([{**passage("x", "de", 0), "text": "a en 10"}], None),  # its English text, filed under German
-        ([passage("x", "en", 41, rhine=1), {**passage("a-en", "en", 10, rhine=1)}, passage("y", "de", 40, rhine=1)], "rhine"),
+        # Of one set of translations, and one of them has the id of an answer.
+        ([passage("a-en", "en", 10, set=1), passage("y", "de", 40, set=1)], "set"),
     ],
 )  # fmt: skip
 def test_what_of_the_corpus_answers_in_any_language_is_no_negative(tmp_path, answer, group_by):
@@ -84,7 +86,7 @@ def test_what_of_the_corpus_answers_in_any_language_is_no_negative(tmp_path, ans
 
 
 def test_without_a_key_of_groups_a_translation_is_taken_for_a_wrong_answer(tmp_path):
-    records = [passage("a-en", "en", 10, rhine=1), passage("y", "de", 40, rhine=1)]
+    records = [passage("a-en", "en", 10, set=1), passage("y", "de", 40, set=1)]
     assert mined(tmp_path, BOTH, records)["de"] == "y"
 
 
@@ -131,7 +133,7 @@ def test_records_that_are_no_passages_are_counted_and_written_down(tmp_path):
     assert sorted(rejected.values()) == [1, 1, 1]
     assert any("klingon" in reason for reason in rejected)
     lines = (tmp_path / "new" / "rejected_of_corpus.jsonl").read_text().splitlines()
-    assert [json.loads(line)["reason"] for line in lines][0] == "duplicate doc_id"
+    assert json.loads(lines[0])["reason"] == "duplicate doc_id"
     assert len(lines) == 4
 
 
@@ -158,7 +160,8 @@ def by_table(table):
     return lambda pairs: np.array([np.log(p / (1 - p)) for p in (table.get(x.split()[-1], 0.5) for _, x in pairs)])
 
 
-OTHERS = [group("b", en=(180, 20)), group("c", en=(180, 40)), group("d", en=(180, 60))]
+ASKED = group("a", en=(0, 10))
+OTHERS = [passage("b", "en", 20), passage("c", "en", 40), passage("d", "en", 60)]
 
 
 @pytest.mark.parametrize(
@@ -166,33 +169,32 @@ OTHERS = [group("b", en=(180, 20)), group("c", en=(180, 40)), group("d", en=(180
     [
         # 95 % of .8 are .76: the passage at 40 degrees is refused, the one at 60 is not. The one at 20 is too near by
         # the encoder, and never asked about.
-        ({"10": 0.8, "40": 0.77, "60": 0.75}, RerankerRule(), "d-en", {"pairs": 3, "refused": 1}),
-        ({"10": 0.8, "40": 0.75, "60": 0.99}, RerankerRule(), "c-en", {"pairs": 2, "refused": 0}),
-        ({"10": 0.8, "40": 0.75, "60": 0.69}, RerankerRule(margin=0.1), "d-en", {"pairs": 3, "refused": 1}),
-        ({"10": 0.8, "40": 0.79, "60": 0.9}, RerankerRule(below=1), "c-en", {"pairs": 2, "refused": 0}),
+        ({"10": 0.8, "40": 0.77, "60": 0.75}, RerankerRule(), "d", {"pairs": 3, "refused": 1}),
+        ({"10": 0.8, "40": 0.75, "60": 0.99}, RerankerRule(), "c", {"pairs": 2, "refused": 0}),
+        ({"10": 0.8, "40": 0.75, "60": 0.69}, RerankerRule(margin=0.1), "d", {"pairs": 3, "refused": 1}),
+        ({"10": 0.8, "40": 0.79, "60": 0.9}, RerankerRule(below=1), "c", {"pairs": 2, "refused": 0}),
     ],
 )
 def test_what_the_reranker_takes_for_an_answer_is_no_negative(tmp_path, table, rule, negative, asked):
-    # b, c and d ask from 180 degrees, where their own answers score least: only a gets negatives.
     reranking = Reranking(by_table(table), rule, {"name": "table"})
-    assert mined(tmp_path, [group("a", en=(0, 10)), *OTHERS], [], reranking=reranking) == {"en": negative}
+    assert mined(tmp_path, [ASKED], OTHERS, reranking=reranking) == {"en": negative}
     said = said_of(tmp_path / "new", "reranker")
     assert (said["name"], said["below"], said["margin"]) == ("table", rule.below, rule.margin)
     assert {name: said[name] for name in asked} == asked
 
 
 def test_where_the_reranker_refuses_all_the_group_has_none_and_the_table_says_why(tmp_path):
-    groups = [group("a", en=(0, 10)), *OTHERS, group("f", en=(90, 90))]
-    write_store(tmp_path / "old", groups, validation_fraction=0, test_fraction=0)
-    table = {"10": 0.8, "40": 0.9, "60": 0.9, "90": 0.99}  # of f's question too, but its answer scores .99
-    reranking = Reranking(by_table(table), RerankerRule(), {})
-    mine_negatives(
-        open_store(str(tmp_path / "old")), str(tmp_path / "new"), encode, Rules(), reranking=reranking, made={}
-    )
-    assert "a" not in negatives_of(tmp_path / "new")
+    write_store(tmp_path / "old", [ASKED, group("f", en=(90, 90))], validation_fraction=0, test_fraction=0)
+    corpus = CorpusFiles([write_corpus(tmp_path / "corpus.jsonl", *OTHERS)])
+    # The answer of f scores .99, and what stands at 60 degrees .9: it is a negative of f, and none of a.
+    table = {"10": 0.8, "20": 0.9, "40": 0.9, "60": 0.9, "90": 0.99}
+    more: Any = {"reranking": Reranking(by_table(table), RerankerRule(), {})}
+    old, new = open_store(str(tmp_path / "old")), str(tmp_path / "new")
+    mine_negatives(old, new, encode, Rules(), corpus=corpus, made={}, **more)
+    assert negatives_of(new) == {"f": {"en": "d"}}
     assert counts_of(tmp_path / "new")["en"]["reranker"] == 1
     with pytest.raises(InputError, match=r"too near it by --reranker: 1.*raise --reranker-below"):
-        mined(tmp_path / "none", [group("a", en=(0, 10)), *OTHERS], [], reranking=reranking)
+        mined(tmp_path / "none", [ASKED], OTHERS, **more)
 
 
 def test_asking_about_the_best_first_gives_what_asking_about_all_gives():
@@ -243,7 +245,8 @@ def rhine(name, question, answer, **german) -> Group:
 
 
 RIVERS = [
-    rhine("a", "How long is the Rhine", "It has 1233 kilometres", q="Wie lang ist der Rhein", p="Er hat 1233 Kilometer"),
+    rhine("a", "How long is the Rhine", "It has 1233 kilometres", q="Wie lang ist der Rhein",
+          p="Er hat 1233 Kilometer"),
     rhine("b", "Where does the Rhine rise", "The Rhine rises in the Alps", q="Wo entspringt der Rhein",
           p="Der Rhein entspringt in den Alpen"),
     rhine("c", "Where is the long bridge", "It is in Lucerne", q="Wo ist die lange Bruecke", p="Sie ist in Luzern"),
@@ -260,10 +263,10 @@ def test_bm25_finds_the_passage_that_shares_most_words_in_the_questions_language
     ]
     found = mined(tmp_path / "corpus", RIVERS, corpus, Rules(below=None), encode=None)
     assert found == {"en": "x", "de": "b-de"}
-    # None of its words: nothing is found, whatever the ranks.
+    # No other passage has a word of b's question, nor of d's: nothing is found, whatever the ranks.
     alone = [*RIVERS, rhine("d", "Qui", "Quo")]
     mined(tmp_path / "alone", alone, [], Rules(below=None), encode=None)
-    assert counts_of(tmp_path / "alone" / "new")["en"]["too few"] == 1
+    assert counts_of(tmp_path / "alone" / "new")["en"]["too few"] == 2
 
 
 def test_a_bound_on_bm25_is_a_share_of_what_the_answer_scores(tmp_path):
@@ -285,7 +288,8 @@ def test_bad_rules_of_a_reranker_are_refused():
             RerankerRule(**rule)
 
 
-def run(monkeypatch, capsys, *words) -> tuple[int, str]:
+def run(monkeypatch, capsys, *words):
+    """Exit code, and what it said."""
     monkeypatch.setattr(sys, "argv", ["hybrid-ir", *map(str, words)])
     with pytest.raises(SystemExit) as left:
         cli.main()
@@ -324,43 +328,43 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
     code, said = run(monkeypatch, capsys, *command.replace("\\\n", " ").split())
     assert code == 0, said
     assert "2 passages of the corpus were ranked too" in said
-    assert negatives_of("store/mined")["a"] == {"en": "danube-1", "de": "donau-1"}
+    assert negatives_of("store/mined", named=False)["a"] == {"en": ["danube-1", "b-en"], "de": ["donau-1", "b-de"]}
 
 
 @pytest.mark.slow
-def test_any_number_of_actors_finds_what_this_process_finds(tmp_path, tiny_store, ray_cluster):
-    create_encoder("tiny", [*tiny_store.texts()], tmp_path / "encoder", vocabulary=400, max_tokens=32, seed=0)
+def test_any_number_of_actors_finds_what_this_process_finds(tmp_path, ray_cluster):
+    """60 groups in two languages, in blocks of 20, two corpora of 30 passages, and a reranker that refuses half."""
+    groups = [make_group(n, ("de", "en")) for n in range(60)]
+    write_store(tmp_path / "old", groups, validation_fraction=0, test_fraction=0)
+    store = open_store(str(tmp_path / "old"))
+    create_encoder("tiny", [*store.texts()], tmp_path / "encoder", vocabulary=400, max_tokens=32, seed=0)
     make_cross_encoder(tmp_path / "reranker")
-    corpus = [
-        {"doc_id": f"c{n}", "text": f"{n} in {x} is that.", "language": x} for x in ("de", "en") for n in range(50)
-    ]
-    corpus = [{**record, "doc_id": f"{record['language']}-{record['doc_id']}"} for record in corpus]
+    texts = [(x, n) for x in ("de", "en") for n in range(30)]
+    corpus = [{"doc_id": f"{x}-{n}", "text": f"{n} in {x} is that.", "language": x} for x, n in texts]
     files = CorpusFiles([write_corpus(tmp_path / "corpus.jsonl", *corpus)])
     encode = LoadedWhereItRuns(partial(_encoder, str(tmp_path / "encoder")))
-    scores = LoadedWhereItRuns(partial(_scores, str(tmp_path / "reranker")))
+    reranking = Reranking(LoadedWhereItRuns(partial(_scores, str(tmp_path / "reranker"))), RerankerRule(below=1), {})
 
-    def mine(out, **more):
-        rules, rule = Rules("any", below=1, negatives=2), RerankerRule(below=0.99)
+    def mine(out, encode=encode, **more):
         manifest = mine_negatives(
-            tiny_store, str(tmp_path / out), encode, rules, corpus=files, reranking=Reranking(scores, rule, {}), made={},
-            block=50, **more,
+            store, str(tmp_path / out), encode, Rules(below=1, last=8), corpus=files, reranking=reranking, made={},
+            block=20, **more,
         )  # fmt: skip
         return manifest["content_hash"], manifest["mined"]
 
-    def actors(count):
+    def actors(count) -> Any:
         return {"workers": lambda: nullcontext(partial(run_on_actors, Index(actors=count, cpus_per_actor=0.5)))}
 
     here = mine("here")
     assert here[1]["reranker"]["refused"] > 0
     assert here[1]["corpus"]["negatives"] > 0
-    assert mine("one", **actors(1)) == mine("two", **actors(2)) == here
+    assert mine("two", **actors(2)) == mine("one", **actors(1)) == here
 
     def overflowed(texts, *, role):
         return np.full((len(texts), 2), np.nan, np.float32)
 
-    encode = overflowed
     with pytest.raises(InputError, match="NaN"):
-        mine("broken", **actors(2))
+        mine("broken", overflowed, **actors(2))
     assert not (tmp_path / "broken").exists()
 
 

@@ -74,9 +74,9 @@ def mine_negatives(
 
     `encode` gives unit vectors; None = by BM25. `made` is what the manifest says of who ranks. Negatives are the
     store's passages, and those of the `corpus`. `reranking` refuses some of what the rules allow. Groups that have
-    negatives keep them unless `replace`. `device` is where scores are computed. `workers` gives what runs the units of the work, which are sent to
-    other processes together with `encode` and `reranking` where those do it. Neither they nor `block` nor `chunk`
-    change what is found.
+    negatives keep them unless `replace`. `device` is where scores are computed. `workers` gives what runs the units of
+    the work, which are sent to other processes together with `encode` and `reranking` where those do it. Neither they
+    nor `block` nor `chunk` change what is found.
 
     Raises InputError where `out` exists, where there is nothing to mine for, for a corpus that cannot be read, and
     where no group gets a negative in each of its languages: nothing is written then.
