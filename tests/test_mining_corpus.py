@@ -19,6 +19,7 @@ import pytest
 from checkpoints import make_cross_encoder
 from conftest import make_group, write_store
 from test_mining import counts_of, encode, group, negatives_of
+from test_several_passages import as_format_1
 
 from hybrid_ir.cli import app as cli
 from hybrid_ir.config import Index
@@ -83,6 +84,18 @@ def test_what_of_the_corpus_answers_in_any_language_is_no_negative(tmp_path, ans
     rules = Rules(below=1)
     found = mined(tmp_path, BOTH, [*answer, passage("d", "de", 50)], rules, group_by=group_by)
     assert found == {"en": "b-en", "de": "d"}
+
+
+def test_a_store_of_format_1_is_mined_as_it_is(tmp_path):
+    for name in ("new", "old"):
+        write_store(tmp_path / name, BOTH, validation_fraction=0, test_fraction=0)
+    as_format_1(tmp_path / "old")
+    manifests = [
+        mine_negatives(open_store(str(tmp_path / name)), str(tmp_path / f"{name}-mined"), encode, Rules(), made={})
+        for name in ("new", "old")
+    ]
+    assert manifests[0]["content_hash"] == manifests[1]["content_hash"]
+    assert manifests[1]["format"] == 2
 
 
 def test_without_a_key_of_groups_a_translation_is_taken_for_a_wrong_answer(tmp_path):
