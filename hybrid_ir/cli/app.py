@@ -13,6 +13,7 @@ import typer
 
 from hybrid_ir.cli import capacity, comparison, encoder, evaluation, index, serving, sweeps, training
 from hybrid_ir.cli.indexes import changes
+from hybrid_ir.cli.stores import negatives
 from hybrid_ir.types import InputError
 
 NO_SPACE = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Train and evaluate multilingual retrieval encoders with hybrid batches. Start with: make quickstart",
 )
-for command in (training.prepare, training.mine, training.teach, training.train):
+for command in (training.prepare, negatives.mine, training.teach, training.train):
     app.command()(command)
 for command in (evaluation.evaluate, comparison.compare):
     app.command()(command)

@@ -105,15 +105,16 @@ def count_texts(test: Test) -> int | None:
     return len(test.queries) + len(test.candidates) if isinstance(test, Collection) else test.n_texts
 
 
-def load_measured(checkpoint: str, experiment: Experiment) -> SentenceTransformer:
-    """The encoder to measure, on the fastest device here, with the pooling and prefixes that `experiment` asks for."""
+def load_measured(checkpoint: str, experiment: Experiment, device: str | None = None) -> SentenceTransformer:
+    """The encoder to measure, with the pooling and prefixes that `experiment` asks for; None = on the fastest device
+    here."""
     section = experiment.encoder
     return load_encoder(
         checkpoint,
         pooling=section.pooling,
         query_prefix=section.query_prefix,
         passage_prefix=section.passage_prefix,
-        device=best_device(),
+        device=device or best_device(),
     )
 
 

@@ -21,6 +21,7 @@ from .passages import (
     IndexedPassage as IndexedPassage,
     parse_passage as parse_passage,
     passages_at as passages_at,
+    read_passages as read_passages,
     sample_by_language as sample_by_language,
     texts_of as texts_of,
 )
@@ -33,6 +34,7 @@ from .query import (
     is_flat as is_flat,
     merge as merge,
 )
+from .ray_stages import rows_of_actors as rows_of_actors
 from .searching.nearest import NearestLists as NearestLists
 from .searching.policy import (
     Chosen as Chosen,

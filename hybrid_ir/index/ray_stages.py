@@ -104,21 +104,30 @@ def encode_fragments(
     arguments = (str(encoder), fragments, settings, role)
     here = None if loaded is None else _EncodeFragment(loaded, *arguments[1:])
 
-    def dataset() -> ray.data.Dataset:
-        return _dataset([{"fragment": n} for n in missing]).map_batches(
-            _EncodeFragment,
-            fn_constructor_args=arguments,
-            batch_size=1,
-            num_cpus=settings.cpus_per_actor,
-            num_gpus=settings.gpus_per_actor,
-            compute=ray.data.ActorPoolStrategy(size=min(settings.actors, len(missing))),
-        )
-
-    for row in _rows(dataset) if here is None else _rows_here(here, [{"fragment": n} for n in missing]):
+    units = [{"fragment": n} for n in missing]
+    for row in rows_of_actors(_EncodeFragment, arguments, units, settings) if here is None else _rows_here(here, units):
         if row["fault"]:
             raise InputError(row["fault"])
         done += row["passages"]
         progress("encoded", done)
+
+
+def rows_of_actors(
+    stage: type, arguments: tuple[Any, ...], units: list[dict[str, int]], settings: Index
+) -> Iterator[dict[str, Any]]:
+    """Rows that actors of a stage, made with these arguments, make of the units, a unit at a time, as they come."""
+
+    def dataset() -> ray.data.Dataset:
+        return _dataset(units).map_batches(
+            stage,
+            fn_constructor_args=arguments,
+            batch_size=1,
+            num_cpus=settings.cpus_per_actor,
+            num_gpus=settings.gpus_per_actor,
+            compute=ray.data.ActorPoolStrategy(size=min(settings.actors, len(units))),
+        )
+
+    return _rows(dataset)
 
 
 def write_shards(

@@ -1,7 +1,11 @@
 """Mining from end to end: encode the training split, rank its passages for its questions, choose, write the new store.
 
-In: a store, an encoder, rules. Out: a store beside it whose groups have hard negatives in each of their languages,
-where some were found. The old store stays as it is, and the new one appears whole or not at all.
+In: a store, an encoder, rules; a corpus and a reranker where there are some. Out: a store beside it whose groups have
+hard negatives in each of their languages, where some were found. The old store stays as it is, and the new one appears
+whole or not at all.
+
+Encoding and ranking go in units that depend on the texts and settings alone (`scratch.Window`, `ranking.Block`), one
+after the other in this process or on the actors of a Ray Data job. So negatives do not depend on how many there are.
 
 Memory, apart from the encoder: some 60 bytes a text, `WINDOW` texts with their vectors, and the scores of `BLOCK`
 questions with `CHUNK` passages. Vectors are in files beside the new store, 4 bytes a dimension of each text.
@@ -11,49 +15,78 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hybrid_ir.data import Store, refuse_existing, staged
-from hybrid_ir.mining.choice import OUTCOMES, choose
-from hybrid_ir.mining.nearest import CHUNK, nearest
+from hybrid_ir.mining.by_words import ByWords, CountWords
+from hybrid_ir.mining.choice import OUTCOMES
+from hybrid_ir.mining.corpus import read_corpus
+from hybrid_ir.mining.nearest import CHUNK, ByVectors
 from hybrid_ir.mining.new_store import passages_of, write_with_negatives
 from hybrid_ir.mining.pool import Pool, read_pool
+from hybrid_ir.mining.ranking import Block, Finder, RankBlock
+from hybrid_ir.mining.reranked import Reranking
 from hybrid_ir.mining.rules import Rules
-from hybrid_ir.mining.scratch import Encode, LanguageScratch, encode_pool
+from hybrid_ir.mining.scratch import Encode, EncodeWindow, LanguageScratch, gather_passages, windows_of
 from hybrid_ir.types import InputError, Passage
 
 BLOCK = 512  # groups whose questions are ranked at a time
-SPARE = 8
-"""Passages kept of each question beyond the last rank. A sum of products comes out a last bit higher or lower by what
-is computed beside it: this many may change places with the last one before the exact scores are compared."""
 Progress = Callable[[str, int], None]
+Run = Callable[[Callable[[int], Any], int], Iterator[Any]]
+"""A stage, the number of its units -> what the stage makes of each unit, in any order."""
+
+
+def run_here(stage: Callable[[int], Any], units: int) -> Iterator[Any]:
+    """In this process, one after the other."""
+    return map(stage, range(units))
+
+
+class CorpusFiles(NamedTuple):
+    """Where a corpus is, and which key of its metadata passages share that are translations of each other."""
+
+    paths: Sequence[str]
+    group_by: str | None = None
 
 
 def mine_negatives(
     store: Store,
     out: str,
-    encode: Encode,
+    encode: Encode | None,
     rules: Rules,
     *,
+    corpus: CorpusFiles | None = None,
+    reranking: Reranking | None = None,
     replace: bool = False,
     made: Mapping[str, Any],
     device: str = "cpu",
+    workers: Callable[[], AbstractContextManager[Run]] = lambda: nullcontext(run_here),
     progress: Progress = lambda stage, done: None,
     block: int = BLOCK,
     chunk: int = CHUNK,
 ) -> dict[str, Any]:
     """Write the store with mined negatives to `out`, and return its manifest; `mined` in it says what was done.
 
-    `encode` gives unit vectors; `made` is what the manifest says of it. Groups that have negatives keep them unless
-    `replace`. `device` is where scores are computed. Neither `block` nor `chunk` changes what is found. Raises
-    InputError where `out` exists, where there is nothing to mine for, and where no group gets a negative in each of its
-    languages: nothing is written then.
+    `encode` gives unit vectors; None = by BM25. `made` is what the manifest says of who ranks. Negatives are the
+    store's passages, and those of the `corpus`. `reranking` refuses some of what the rules allow. Groups that have
+    negatives keep them unless `replace`. `device` is where scores are computed. `workers` gives what runs the units of
+    the work, which are sent to other processes together with `encode` and `reranking` where those do it. Neither they
+    nor `block` nor `chunk` change what is found.
+
+    Raises InputError where `out` exists, where there is nothing to mine for, for a corpus that cannot be read, and
+    where no group gets a negative in each of its languages: nothing is written then.
     """
     refuse_existing(out)
+    if encode is None and (rules.languages != "same" or rules.margin):
+        raise InputError(
+            "BM25 ranks the passages of a question's own language, since others have other words, and by no cosine: "
+            "with --bm25 leave out --languages and --margin, or take an encoder with --checkpoint"
+        )
     if not store.partitions:
         raise InputError(f"the store {store.path} has no groups to train on, so there is nothing to mine from")
     kept = [partition.negatives and not replace for partition in store.partitions]
@@ -66,29 +99,31 @@ def mine_negatives(
         staged(out) as (root, folder),
         tempfile.TemporaryDirectory(prefix="hybrid-ir-mine-", dir=None if folder else root) as scratch_folder,
     ):
-        pool = read_pool(store, progress)
-        scratch = encode_pool(pool, encode, Path(scratch_folder))
-        chosen: dict[str, np.ndarray] = {}
-        outcomes: dict[str, dict[str, int]] = {}
-        done = 0
-        for language in pool.languages:
-            negative_QM, outcome_Q = _mine_language(
-                pool, scratch, language, rules, np.array(kept), device, block, chunk,
-                lambda more, before=done: progress("groups ranked for", before + more),
-            )  # fmt: skip
-            done += len(negative_QM)
-            chosen[language] = negative_QM
-            counts = np.bincount(outcome_Q, minlength=len(OUTCOMES)).tolist()
-            outcomes[language] = dict(zip(OUTCOMES, counts, strict=True))
+        here = Path(scratch_folder)
+        found = None if corpus is None else read_corpus(corpus.paths, store, here, corpus.group_by, progress)
+        pool = read_pool(store, found, progress)
+        scratch = gather_passages(pool, found, here, progress)
+        with workers() as run:
+            finder = _finder(pool, scratch, encode, device, chunk, run, progress)
+            chosen, outcomes, asked = _rank(pool, scratch, kept, rules, finder, reranking, run, progress, block)
         complete = _complete(pool, chosen, kept)
         if not complete["mined"]:
             total = sum((Counter(counts) for counts in outcomes.values()), Counter())
-            found = ", ".join(f"{OUTCOMES[name]}: {n:,}" for name, n in total.most_common())
+            said = ", ".join(f"{OUTCOMES[name]}: {n:,}" for name, n in total.most_common())
             raise InputError(
-                f"no group got a negative in each of its languages ({found}); nothing was written. Raise --below, "
-                "lower --margin, or widen --ranks"
+                f"no group got a negative in each of its languages ({said}); nothing was written. Raise --below, "
+                "lower --margin, or widen --ranks" + ("" if reranking is None else "; or raise --reranker-below")
             )
         mined = {"from": store.content_hash, **made, **rules.as_written(), "replace": replace}
+        if corpus is not None and found is not None:
+            mined["corpus"] = {
+                "paths": list(corpus.paths),
+                "group_by": corpus.group_by,
+                **found.as_written(),
+                "negatives": _from_corpus(pool, chosen),
+            }
+        if reranking is not None:
+            mined["reranker"] = {**reranking.made, **asdict(reranking.rule), **asked}
         return write_with_negatives(
             store,
             root,
@@ -96,61 +131,71 @@ def mine_negatives(
             lambda number, rows: _negatives(pool, scratch, chosen, kept[number], number, rows),
             {**mined, "groups": complete, "outcomes": outcomes},
             progress,
+            also={} if found is None else {"rejected_of_corpus.jsonl": found.rejects},
         )
 
 
-def _mine_language(
+def _finder(
     pool: Pool,
     scratch: Mapping[str, LanguageScratch],
-    language: str,
-    rules: Rules,
-    kept: np.ndarray,
+    encode: Encode | None,
     device: str,
-    block: int,
     chunk: int,
-    progress: Callable[[int], None],
-) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, most negatives) the passages of this language that are each group's negatives, -1 behind them, and (Q,) the
-    place in `OUTCOMES` of what became of it."""
-    part, passages_PD = pool.languages[language], scratch[language].passages_PD
-    answers = pool.answers_to(language)
-    partition_Q = np.searchsorted(pool.start, part.group_Q, side="right") - 1
-    negative_QM = np.full((len(part.group_Q), rules.negatives), -1)
-    outcome_Q = np.full(len(part.group_Q), list(OUTCOMES).index("kept"))
-    wanted = np.flatnonzero(~kept[partition_Q])
-    ranking = {"same": [language], "any": list(pool.languages)}.get(
-        rules.languages, [x for x in pool.languages if x != language]
-    )
-    for start in range(0, len(wanted), block):
-        places = wanted[start : start + block]
-        group_G = part.group_Q[places]
-        answers_GP = answers[pool.asks_G[group_G]]
-        shape = (len(places), max(1, len(ranking)))
-        asked_GA = np.zeros(shape, bool)
-        questions_GAD = np.zeros((*shape, passages_PD.shape[1]), np.float32)
-        found_GAK = np.full((*shape, rules.last + SPARE), -1)
-        for a, other in enumerate(ranking):
-            here, rows = _questions_of(pool, other, group_G)
-            if not len(here):
-                continue
-            asked_GA[here, a] = True
-            questions_GAD[here, a] = scratch[other].questions_QD[rows]
-            found_GAK[here, a] = nearest(
-                questions_GAD[here, a], passages_PD, answers_GP[here], found_GAK.shape[2], device=device, chunk=chunk
-            )
-        negative_QM[places], outcome_Q[places] = choose(
-            questions_GAD, asked_GA, passages_PD[part.answers_GS(places)], found_GAK, passages_PD, rules
-        )
-        progress(start + len(places))
-    return negative_QM, outcome_Q
+    run: Run,
+    progress: Progress,
+) -> Finder:
+    """Encode all texts, or count their words."""
+    done = 0
+    if encode is None:
+        for texts in run(CountWords(scratch), len(scratch)):
+            done += texts
+            progress("texts counted", done)
+        return ByWords(scratch)
+    windows = windows_of(scratch)
+    for texts in run(EncodeWindow(pool, scratch, windows, encode), len(windows)):
+        done += texts
+        progress("texts encoded", done)
+    return ByVectors(scratch, device, chunk)
 
 
-def _questions_of(pool: Pool, language: str, group_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which of these groups have a question in a language, and which it is among those of the language."""
-    group_Q = pool.languages[language].group_Q
-    rows = np.minimum(np.searchsorted(group_Q, group_G), len(group_Q) - 1)
-    here = np.flatnonzero(group_Q[rows] == group_G)
-    return here, rows[here]
+def _rank(
+    pool: Pool,
+    scratch: Mapping[str, LanguageScratch],
+    kept: list[bool],
+    rules: Rules,
+    finder: Finder,
+    reranking: Reranking | None,
+    run: Run,
+    progress: Progress,
+    block: int,
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, int]], dict[str, int]]:
+    """By language (Q, most negatives) the passages that are each group's negatives, -1 behind them; what became of how
+    many groups; and how many pairs a reranker was asked about, and passages refused for."""
+    chosen, outcome, blocks = {}, {}, []
+    for language, part in pool.languages.items():
+        partition_Q = np.searchsorted(pool.start, part.group_Q, side="right") - 1
+        chosen[language] = np.full((len(part.group_Q), rules.negatives), -1)
+        outcome[language] = np.full(len(part.group_Q), list(OUTCOMES).index("kept"))
+        wanted = np.flatnonzero(~np.array(kept)[partition_Q])
+        blocks += [Block(language, wanted[start : start + block]) for start in range(0, len(wanted), block)]
+    stage = RankBlock(pool, scratch, blocks, rules, finder, reranking)
+    asked, done = Counter({"pairs": 0, "refused": 0}), 0
+    for ranked in run(stage, len(blocks)):
+        language, places = blocks[ranked.number]
+        chosen[language][places], outcome[language][places] = ranked.negative_QM, ranked.outcome_Q
+        asked.update(ranked.asked._asdict())
+        done += len(places)
+        progress("groups ranked for", done)
+    outcomes = {}
+    for language, outcome_Q in outcome.items():
+        counts = np.bincount(outcome_Q, minlength=len(OUTCOMES)).tolist()
+        outcomes[language] = dict(zip(OUTCOMES, counts, strict=True))
+    return chosen, outcomes, dict(asked)
+
+
+def _from_corpus(pool: Pool, chosen: Mapping[str, np.ndarray]) -> int:
+    """How many negatives are passages of the corpus alone."""
+    return sum(int((numbers >= pool.languages[language].stored).sum()) for language, numbers in chosen.items())
 
 
 def _complete(pool: Pool, chosen: Mapping[str, np.ndarray], kept: list[bool]) -> dict[str, int]:
@@ -177,8 +222,8 @@ def _negatives(
         if kept:
             by_language[language] = passages_of(pool.store, number, rows, language, "n")
             continue
-        _, places = _questions_of(pool, language, pool.start[number] + rows)
-        passages = scratch[language].passages
-        by_language[language] = [tuple(passages[n] for n in row if n >= 0) for row in chosen[language][places].tolist()]
+        _, places = pool.questions_of(language, pool.start[number] + rows)
+        passage = scratch[language].passage
+        by_language[language] = [tuple(passage(n) for n in row if n >= 0) for row in chosen[language][places].tolist()]
     for i in range(len(rows)):
         yield {language: found for language, of in by_language.items() if (found := of[i])}

@@ -10,9 +10,11 @@ import hashlib
 import heapq
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyarrow import fs
 
 import hybrid_ir
 from hybrid_ir.data import (
@@ -40,12 +42,13 @@ def write_with_negatives(
     negatives: Negatives,
     mined: Mapping[str, Any],
     progress: Callable[[str, int], None] = lambda stage, done: None,
+    also: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Write the store's groups with these negatives, and no others, to `root`, and return the manifest.
 
-    `root` and `folder` are what `staged` gave. `mined` is what the manifest says of how they were found. A group that
-    lacks one in any of its languages is written without, as `prepare` does. Raises InputError for a file of the store
-    that cannot be read.
+    `root` and `folder` are what `staged` gave. `mined` is what the manifest says of how they were found; `also` are
+    files of this machine that the store gets, by the names that they have there. A group that lacks one in any of its
+    languages is written without, as `prepare` does. Raises InputError for a file of the store that cannot be read.
     """
     seed = store.manifest.get("seed", 0)
     partitions, done = [], 0
@@ -82,6 +85,8 @@ def write_with_negatives(
         "mined": dict(mined),
     }
     filesystem, inner = open_filesystem(root)
+    for name, path in (also or {}).items():
+        fs.copy_files(str(path), f"{inner}/{name}", destination_filesystem=filesystem)
     with filesystem.open_output_stream(f"{inner}/manifest.json") as stream:
         stream.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
     return manifest

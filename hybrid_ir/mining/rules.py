@@ -23,7 +23,9 @@ class Rules:
     languages: str = "same"
     """Which of the group's questions rank the passages of a language: same = the one in that language, other = those in
     all other languages, any = all."""
-    below: float = 0.95
+    below: float | None = 0.95
+    """None = no bound by the score, neither by this nor by `margin`: so BM25 is taken, whose hard negatives score more
+    than the answer as often as not."""
     margin: float = 0.0
     first: int = 1
     """Best and last rank of a negative, counted from 1 without the passages that are known to answer the question."""
@@ -34,10 +36,8 @@ class Rules:
     def __post_init__(self) -> None:
         if self.languages not in ("same", "other", "any"):
             raise InputError(f"--languages must be same, other or any, got {self.languages!r}")
-        if not 0 < self.below <= 1:
-            raise InputError(
-                f"--below must be above 0 and at most 1, got {self.below}; 1 takes all that scores less than the answer"
-            )
+        if self.below is not None:
+            _check_below("--below", self.below)
         if not 0 <= self.margin < 2:
             raise InputError(f"--margin is a difference of cosines: from 0 to less than 2, got {self.margin}")
         if not 1 <= self.first <= self.last <= 10_000:
@@ -51,6 +51,33 @@ class Rules:
     def as_written(self) -> dict[str, Any]:
         """What the manifest says of them."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class RerankerRule:
+    """Which passages that the other rules allow a reranker takes for answers: they are no negatives. Raises InputError
+    for values that cannot be meant.
+
+    Both values are as those of `Rules`, of scores between 0 and 1: the sigmoid of what the model gives. As it comes,
+    that has no scale which a share of it would mean something on.
+    """
+
+    below: float = 0.95
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_below("--reranker-below", self.below)
+        if not 0 <= self.margin < 1:
+            raise InputError(
+                f"--reranker-margin is a difference of scores between 0 and 1: from 0 to less than 1, got {self.margin}"
+            )
+
+
+def _check_below(option: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise InputError(
+            f"{option} must be above 0 and at most 1, got {value}; 1 takes all that scores less than the answer"
+        )
 
 
 def parse_ranks(words: str) -> tuple[int, int]:
