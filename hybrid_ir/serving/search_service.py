@@ -156,13 +156,13 @@ class SearchService:
         _, stored = await self._find(release, doc_id, "doc_id", self.settings.deadline_ms / 1000)
         return {**stored.passage._asdict(), "index_version": release.manifest.index_version}
 
-    async def embed(self, request: EmbeddingsRequest) -> tuple[Encoded, str]:
-        """The inputs encoded, and the space id. Raises RequestError."""
+    async def embed(self, request: EmbeddingsRequest, param: str = "input") -> tuple[Encoded, str]:
+        """The inputs, which came in the field `param`, encoded; and the space id. Raises RequestError."""
         serving = self._active
         space = serving.release.manifest.space
         role = role_of(request, space, self.settings)
         texts = texts_of(request.input, self._decode)
-        check_texts(texts, "input", self.settings)
+        check_texts(texts, param, self.settings)
         self._check_queue(serving, len(texts))
         # Passages are not kept: they are not posted again, and would take the place of queries.
         encode = partial(serving.release.encode, role=role)
