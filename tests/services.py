@@ -41,7 +41,7 @@ class Service:
     def __init__(self, index: Path, log: Path, *settings: str, **variables: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._log = log
+        self._log, self.stopped = log, False
         command = [*CLI, "serve", "--index", str(index), f"serve.port={self.port}", *settings]
         with log.open("w") as out:
             self.process = subprocess.Popen(
@@ -96,10 +96,13 @@ class Service:
         """Every process that the service started and that runs."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def stop(self) -> None:
-        """Ctrl-C; nothing that was started may be left."""
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Ctrl-C, or another signal, unless it was stopped before; nothing that was started may be left."""
+        if self.stopped:
+            return
+        self.stopped = True
         below = self.below()
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(number)
         assert self.process.wait(timeout=90) == 0, self._log.read_text()
         _, alive = psutil.wait_procs(below, timeout=20)
         assert not [p.name() for p in alive]

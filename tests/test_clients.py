@@ -27,8 +27,8 @@ from hybrid_ir.encoders import encode, load_encoder
 from hybrid_ir.index import read_manifest
 from hybrid_ir.serving.checks import decoder_of
 from hybrid_ir.serving.http_app import create_app
+from hybrid_ir.serving.layers.rate_limit import Buckets, limited
 from hybrid_ir.serving.local_release import LocalRelease
-from hybrid_ir.serving.ray_serve.rate_limit import Buckets, limited
 from hybrid_ir.serving.search_service import SearchService
 from hybrid_ir.types import InputError
 

@@ -165,7 +165,7 @@ def _create_routes(
         info |= {"dimension": space["dimension"], "max_tokens": space["max_tokens"]}
         return {name: {"id": name, **info} for name in names_of(space, service.settings)}
 
-    @app.get("/v1/models", **documented(api.ModelList, None, 401))
+    @app.get("/v1/models", **documented(api.ModelList, None, 401, 503))
     async def models(request: Request) -> Response:
         """The one encoder that is served, by its space id, and by `serve.model_name`."""
         check_key(request)
@@ -173,7 +173,7 @@ def _create_routes(
 
     name_of_path = "name", "The space id, or `serve.model_name`.", "our-e5"
 
-    @app.get("/v1/models/{name:path}", **documented(api.ModelInfo, None, 401, 404, path=name_of_path))
+    @app.get("/v1/models/{name:path}", **documented(api.ModelInfo, None, 401, 404, 503, path=name_of_path))
     async def model(request: Request) -> Response:
         """The encoder that is served, by one of its names."""
         check_key(request)
@@ -183,7 +183,7 @@ def _create_routes(
             raise RequestError(404, "model_not_found", message, "model")
         return _json(infos[name])
 
-    @app.get("/stats", **documented(api.Stats, None, 401))
+    @app.get("/stats", **documented(api.Stats, None, 401, 503))
     async def stats(request: Request) -> Response:
         """What is served: index, shards, passages by language, versions."""
         check_key(request)
@@ -191,7 +191,7 @@ def _create_routes(
 
     @app.get("/readyz", **documented(api.Ready, None, unready=True))
     async def readyz() -> Response:
-        """200 when the encoder and every shard answer, else 503 with the names of those that do not."""
+        """200 when the encoder and every shard answer, else 503 with the names of those that do not, or `stopping`."""
         ready = service.ready()
         return _json(ready, 200 if ready["ready"] else 503)
 

@@ -25,7 +25,7 @@ MEANING = {
     422: "A field is unknown, missing or out of its range.",
     429: "Too many texts are waiting, or the key has sent too many requests; `Retry-After` says when to ask again.",
     500: "A defect of the service; its log says more.",
-    503: "A shard or the reranker (policy strict) or the encoder does not answer.",
+    503: "A shard or the reranker (policy strict) or the encoder does not answer, or the service is stopping.",
     504: "The deadline passed.",
 }
 

@@ -51,6 +51,8 @@ class SearchService:
         self._active = Serving(release, settings, observe, self._cache)
         self._held: dict[str, Serving] = {}
         self.previous: str | None = None
+        self.stopping = False
+        """Whether it is to end: then it is not ready, and whoever lets requests in lets in no more."""
         self.wanted = release.index, release.manifest.index_version
 
     @property
@@ -187,7 +189,7 @@ class SearchService:
 
     def ready(self) -> dict[str, Any]:
         """A `Ready` as plain data."""
-        return ready_body(self.release, self.wanted, self.reranking.up())
+        return ready_body(self.release, self.wanted, self.reranking.up(), self.stopping)
 
     def stats(self) -> dict[str, Any]:
         """A `Stats` as plain data."""

@@ -50,7 +50,7 @@ def build_app(index: str, settings: Serve, checkpoint: str | None = None) -> ser
         logging_config=quiet(settings),
         max_constructor_retry_count=1,
         health_check_period_s=5,
-        graceful_shutdown_timeout_s=10,
+        graceful_shutdown_timeout_s=_ending_s(settings),
     )
     spec = release_spec(index, manifest, checkpoint)
     # Keys travel by themselves: settings are shown and logged.
@@ -81,7 +81,7 @@ def _writer(settings: Serve) -> serve.Application:
         ray_actor_options={"num_cpus": settings.cpus_per_replica},
         max_ongoing_requests=1000,  # they wait for each other there
         logging_config=quiet(settings),
-        graceful_shutdown_timeout_s=10,
+        graceful_shutdown_timeout_s=_ending_s(settings),
     )
     return deployment.bind()
 
@@ -130,7 +130,7 @@ def _options(settings: Serve) -> dict[str, Any]:
         "max_constructor_retry_count": 1,
         "health_check_period_s": 1,
         "health_check_timeout_s": 10,
-        "graceful_shutdown_timeout_s": 10,
+        "graceful_shutdown_timeout_s": _ending_s(settings),
     }
 
 
@@ -154,6 +154,11 @@ def bytes_of(manifest: Manifest) -> int:
 def fits_here(manifest: Manifest) -> bool:
     """Whether an index takes less than a quarter of this machine's memory, or of its container's."""
     return bytes_of(manifest) * 4 < usable_memory()
+
+
+def _ending_s(settings: Serve) -> float:
+    """A replica that Serve takes away ends what it is asked already, which no request waits for longer."""
+    return settings.deadline_ms / 1000 + 2
 
 
 def _threads(settings: Serve, processes: int) -> int:

@@ -18,10 +18,11 @@ from starlette.types import ASGIApp
 
 from hybrid_ir.config import Serve
 from hybrid_ir.serving.http_app import create_app
+from hybrid_ir.serving.layers.door import Door
+from hybrid_ir.serving.layers.measured import measured
+from hybrid_ir.serving.layers.rate_limit import Buckets, limited
 from hybrid_ir.serving.ray_serve.distributed_release import DistributedRelease, DistributedScorer
 from hybrid_ir.serving.ray_serve.gateway_metrics import GatewayMetrics
-from hybrid_ir.serving.ray_serve.measured import measured
-from hybrid_ir.serving.ray_serve.rate_limit import Buckets, limited
 from hybrid_ir.serving.ray_serve.registry import Spec, State, registry, release_key, retire
 from hybrid_ir.serving.ray_serve.writer import NoWriter, WriterHandle
 from hybrid_ir.serving.release import Release
@@ -78,7 +79,7 @@ class Gateway:
             wanted = state["active"]
         if not restarted:
             self._forget(await self._in_thread(retire, state))
-        self._metrics = GatewayMetrics()
+        self._metrics, self._door = GatewayMetrics(), Door()
         scorer = await self._scorer(placement)
         self._service = SearchService(release, self._settings, self._metrics.observe, scorer)
         self._refreshing = asyncio.get_running_loop().create_task(self._metrics.refresh_for_ever(self._service))
@@ -91,6 +92,7 @@ class Gateway:
         if self._settings.requests_per_minute is not None:
             keys = dict.fromkeys((*self._keys, *self._write_keys))
             app = limited(app, Buckets(tuple(keys), self._settings.requests_per_minute))
+        app = self._door.around(app, lambda: self._service.stopping)
         return measured(app, self._metrics.observe, access_log=self._settings.access_log)
 
     async def check_health(self) -> None:
@@ -163,6 +165,11 @@ class Gateway:
                 await asyncio.sleep(1)
 
     async def _follow(self, state: State) -> None:
+        self._service.stopping = state.get("stopping", False)
+        if self._service.stopping:  # nothing is loaded any more; who stops it is told once all have left
+            self._number = state["number"]
+            await self._door.all_left(self._settings.deadline_ms / 1000 + 1)
+            return
         active, previous = state["active"], state["previous"]
         candidate = state["candidate"] if state["loading"] else None
         wanted = {release_key(spec): spec for spec in (active, previous, candidate) if spec is not None}
