@@ -88,6 +88,8 @@ class Serve(Section):
     """Of the log files of Ray Serve; json: an object a line."""
     access_log: bool = False
     """Log a line for each request: method, route, status, milliseconds."""
+    traces: bool = False
+    """Send OpenTelemetry's traces of requests to where its own variables (OTEL_...) say; needs the extra `traces`."""
     requests_per_minute: int | None = Field(default=None, ge=1)
     """Requests that a key may send to a gateway; beyond it they get 429 with Retry-After. Null = no limit."""
     max_k: int = Field(default=100, ge=1, le=10_000)

@@ -30,6 +30,7 @@ from hybrid_ir.serving.searching.cursor import check_missing, next_cursor, page_
 from hybrid_ir.serving.searching.gathered import missing_shards, plain_hits, wait_for
 from hybrid_ir.serving.searching.highlights import mark_words
 from hybrid_ir.serving.searching.queues import Serving
+from hybrid_ir.serving.tracing.spans import CALLERS, within
 
 
 class SearchService:
@@ -122,7 +123,8 @@ class SearchService:
         late = time.perf_counter() > deadline
         if request.rerank is not None and not (missing and request.policy == "strict"):  # that is refused below
             start, said = time.perf_counter(), texts if stored is None else [stored.passage.text]
-            shown = await self.reranking.reorder(shown, said, narrow, deadline)
+            with within("rerank", CALLERS.get(), {}):
+                shown = await self.reranking.reorder(shown, said, narrow, deadline)
             rerank_s = time.perf_counter() - start
         body = search_body(manifest, asked.query.languages, shown, request, missing, started, begun, rerank_s)
         if request.offset is not None:
@@ -172,11 +174,13 @@ class SearchService:
             encode = partial(self._cache.encode, serving.release)
         serving.embedding += len(texts)
         try:
+            size = {"hybrid_ir.batch.size": len(texts)}
             async with asyncio.timeout(self.settings.deadline_ms / 1000):
-                parts = [
-                    await encode(texts[i : i + self.settings.max_batch])
-                    for i in range(0, len(texts), self.settings.max_batch)
-                ]
+                with within("encode", CALLERS.get(), size):
+                    parts = [
+                        await encode(texts[i : i + self.settings.max_batch])
+                        for i in range(0, len(texts), self.settings.max_batch)
+                    ]
         except TimeoutError:
             raise RequestError(504, "deadline_exceeded", "the deadline passed before the texts were encoded") from None
         except ShardDown as error:

@@ -53,8 +53,12 @@ class CohereEmbedRequest(Message):
         description="Refused where it is less than the encoder reads, which is where a text is cut.",
         examples=[None],
     )
-    images: Any = Field(default=None, description="Refused: texts alone are encoded here.", examples=[None])
-    inputs: Any = Field(default=None, description="Refused: send `texts`.", examples=[None])
+    images: Annotated[list[StrictStr], Field(fail_fast=True)] | None = Field(
+        default=None, description="Refused: texts alone are encoded here.", examples=[None]
+    )
+    inputs: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = Field(
+        default=None, description="Refused: send `texts`.", examples=[None]
+    )
 
 
 class CohereVectors(Message):

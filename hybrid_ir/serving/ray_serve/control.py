@@ -25,6 +25,7 @@ from hybrid_ir.index import check_files, read_manifest
 from hybrid_ir.serving.checks import decoder_of
 from hybrid_ir.serving.ray_serve import request_ids
 from hybrid_ir.serving.ray_serve.machine_ports import own_ports, refuse_used_port
+from hybrid_ir.serving.tracing.exporting import exporters
 from hybrid_ir.types import InputError, one_line
 
 APP = "hybrid-ir"
@@ -52,6 +53,8 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
     if checkpoint is not None and not Path(checkpoint).is_dir():
         raise InputError(f"no encoder at {checkpoint}; leave --checkpoint out to use the index's own")
     decoder_of(settings.token_ids)
+    if settings.traces:
+        exporters()
     joined = bool(os.environ.get("RAY_ADDRESS"))
     ports = nullcontext({}) if joined else own_ports()  # a cluster has its ports from where it was started
     # Not shielded: Serve tells the proxies that it starts to leave by SIGTERM.

@@ -70,7 +70,7 @@ def build_app(index: str, settings: Serve, checkpoint: str | None = None) -> ser
 
 def _reranker(source: str, settings: Serve) -> serve.Application:
     deployment: Any = serve.deployment(RerankerReplica, name=RERANKER, **_options(settings))
-    return deployment.bind(source, settings.rerank_max_tokens, _threads(settings, 2))
+    return deployment.bind(source, settings.rerank_max_tokens, _threads(settings, 2), settings.traces)
 
 
 def _writer(settings: Serve) -> serve.Application:
@@ -115,8 +115,13 @@ def release_deployments(
     version, threads = manifest.index_version, _threads(settings, 2)
     deploy: Any = serve.deployment
     return [
-        deploy(EncoderReplica, name=encoder, **options).bind(index, version, checkpoint, threads, settings.precision),
-        *(deploy(ShardReplica, name=name, **options).bind(index, version, n, threads) for n, name in enumerate(shards)),
+        deploy(EncoderReplica, name=encoder, **options).bind(
+            index, version, checkpoint, threads, settings.precision, settings.traces
+        ),
+        *(
+            deploy(ShardReplica, name=name, **options).bind(index, version, n, threads, settings.traces)
+            for n, name in enumerate(shards)
+        ),
     ]
 
 

@@ -21,6 +21,7 @@ from hybrid_ir.serving.http_app import create_app
 from hybrid_ir.serving.layers.door import Door
 from hybrid_ir.serving.layers.measured import measured
 from hybrid_ir.serving.layers.rate_limit import Buckets, limited
+from hybrid_ir.serving.layers.traced import traced
 from hybrid_ir.serving.ray_serve.distributed_release import DistributedRelease, DistributedScorer
 from hybrid_ir.serving.ray_serve.gateway_metrics import GatewayMetrics
 from hybrid_ir.serving.ray_serve.registry import Spec, State, registry, release_key, retire
@@ -28,6 +29,7 @@ from hybrid_ir.serving.ray_serve.writer import NoWriter, WriterHandle
 from hybrid_ir.serving.release import Release
 from hybrid_ir.serving.reranking.scorer import Scorer
 from hybrid_ir.serving.search_service import SearchService
+from hybrid_ir.serving.tracing.exporting import tracer_of
 from hybrid_ir.types import InputError, one_line
 
 log = logging.getLogger("ray.serve")
@@ -58,6 +60,7 @@ class Gateway:
         self._keys, self._write_keys = api_keys, write_keys
         self._writer: Any = NoWriter() if writer is None else WriterHandle(writer)
         self._threads = threads
+        self._tracer = tracer_of("gateway") if self._settings.traces else None
         self._last: Any = None  # the local release that was loaded last
         context = serve.get_replica_context()
         self._id = context.replica_id.unique_id
@@ -93,6 +96,8 @@ class Gateway:
             keys = dict.fromkeys((*self._keys, *self._write_keys))
             app = limited(app, Buckets(tuple(keys), self._settings.requests_per_minute))
         app = self._door.around(app, lambda: self._service.stopping)
+        if self._tracer is not None:
+            app = traced(app, self._tracer)
         return measured(app, self._metrics.observe, access_log=self._settings.access_log)
 
     async def check_health(self) -> None:
