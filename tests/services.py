@@ -148,6 +148,37 @@ class Load:
             thread.join()
 
 
+class Asking:
+    """Threads that ask one thing again and again; of each request when it was sent, when it was answered, and how."""
+
+    def __init__(self, url: str, path: str, body: dict | None = None, threads: int = 1) -> None:
+        self.answers: list[tuple[float, float, int, httpx.Response | None]] = []
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(url, path, body)) for _ in range(threads)]
+
+    def _run(self, url, path, body):
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
+            while not self._ended.is_set():
+                sent = time.monotonic()
+                try:
+                    answer = http.request("GET" if body is None else "POST", path, json=body)
+                    status = answer.status_code
+                except httpx.TransportError:
+                    status, answer = 0, None
+                self.answers.append((sent, time.monotonic(), status, answer))
+                time.sleep(0.01)
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+
 def wait_until(condition, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():

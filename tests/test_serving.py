@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import threading
-import time
 
 import httpx
 import pytest
 from checkpoints import make_cross_encoder
 from indices import write_served_index
-from services import CLI, Load, Service, environment, free_port, labelled, wait_until, write_releases
+from services import CLI, Asking, Load, Service, environment, free_port, labelled, wait_until, write_releases
 
 from hybrid_ir.encoders import load_reranker
 from hybrid_ir.types import InputError
@@ -303,37 +301,6 @@ def test_an_encoder_of_another_space_is_refused_by_name(indices, tmp_path):
     assert "is not the one that" in done.stderr
     assert "they differ in weights" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-class Asking:
-    """Threads that ask one thing again and again; of each request when it was sent, when it was answered, and how."""
-
-    def __init__(self, url: str, path: str, body: dict | None = None, threads: int = 1) -> None:
-        self.answers: list[tuple[float, float, int, httpx.Response | None]] = []
-        self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(url, path, body)) for _ in range(threads)]
-
-    def _run(self, url, path, body):
-        with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
-            while not self._ended.is_set():
-                sent = time.monotonic()
-                try:
-                    answer = http.request("GET" if body is None else "POST", path, json=body)
-                    status = answer.status_code
-                except httpx.TransportError:
-                    status, answer = 0, None
-                self.answers.append((sent, time.monotonic(), status, answer))
-                time.sleep(0.01)
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def test_a_stop_under_load_answers_whoever_was_in_and_refuses_whoever_comes(distributed):
