@@ -41,7 +41,7 @@ class Service:
     def __init__(self, index: Path, log: Path, *settings: str, **variables: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._log = log
+        self._log, self.stopped = log, False
         command = [*CLI, "serve", "--index", str(index), f"serve.port={self.port}", *settings]
         with log.open("w") as out:
             self.process = subprocess.Popen(
@@ -96,10 +96,13 @@ class Service:
         """Every process that the service started and that runs."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def stop(self) -> None:
-        """Ctrl-C; nothing that was started may be left."""
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Ctrl-C, or another signal, unless it was stopped before; nothing that was started may be left."""
+        if self.stopped:
+            return
+        self.stopped = True
         below = self.below()
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(number)
         assert self.process.wait(timeout=90) == 0, self._log.read_text()
         _, alive = psutil.wait_procs(below, timeout=20)
         assert not [p.name() for p in alive]
@@ -141,6 +144,37 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+
+class Asking:
+    """Threads that ask one thing again and again; of each request when it was sent, when it was answered, and how."""
+
+    def __init__(self, url: str, path: str, body: dict | None = None, threads: int = 1) -> None:
+        self.answers: list[tuple[float, float, int, httpx.Response | None]] = []
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(url, path, body)) for _ in range(threads)]
+
+    def _run(self, url, path, body):
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
+            while not self._ended.is_set():
+                sent = time.monotonic()
+                try:
+                    answer = http.request("GET" if body is None else "POST", path, json=body)
+                    status = answer.status_code
+                except httpx.TransportError:
+                    status, answer = 0, None
+                self.answers.append((sent, time.monotonic(), status, answer))
+                time.sleep(0.01)
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
         for thread in self._threads:
             thread.join()
 

@@ -13,6 +13,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
@@ -21,6 +24,7 @@ from typed_commands import parse, split
 import hybrid_ir
 from hybrid_ir.config.loading import load_experiment, parse_experiment
 from hybrid_ir.serving.http_app import OPEN_TO_ALL
+from hybrid_ir.serving.ray_serve import request_ids
 from hybrid_ir.serving.ray_serve.gateway_metrics import GatewayMetrics
 from hybrid_ir.training.ray_train.run_log import Gauges, open_log
 from hybrid_ir.training.resources import check_resources, concurrent_trials
@@ -328,10 +332,35 @@ def test_the_service_of_kuberay_is_that_of_serve_yaml():
         assert probe["path"] in OPEN_TO_ALL
         assert probe["port"] == deployed.http_options.port
     for group in groups_of({"spec": spec}):
-        assert "HYBRID_IR_API_KEYS" in {variable["name"] for variable in container_of(group)["env"]}
+        variables = {variable["name"]: variable.get("value") for variable in container_of(group)["env"]}
+        assert "HYBRID_IR_API_KEYS" in variables
+        assert exported_for_logs().items() <= variables.items()
+
+
+def exported_for_logs():
+    """What docs/operate.md says stands where Ray is started, so that request ids and logs are as on a laptop."""
+    page = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8")
+    found = dict(re.findall(r"^export (RAY_SERVE_\w+)=(\S+)$", page, re.M))
+    assert found["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == request_ids.CALLBACK
+    assert len(found) == 2
+    return found
 
 
 # Ray's cluster launcher
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, ids=by_name)
+def test_ray_is_started_with_the_variables_of_the_service_on_every_node(path):
+    config = load(path)
+    for command in ("head_start_ray_commands", "worker_start_ray_commands"):
+        (start,) = [line for line in config[command] if "ray start" in line]
+        said = dict(re.findall(r"(RAY_SERVE_\w+)=(\S+)", start))
+        assert exported_for_logs().items() <= said.items()
+
+
+def test_the_readme_exports_the_variables_of_the_service():
+    said = re.findall(r"(RAY_SERVE_\w+)=(\S+)", (CLUSTER / "README.md").read_text(encoding="utf-8"))
+    assert exported_for_logs().items() <= dict(said).items()
 
 
 @pytest.mark.parametrize("path", LAUNCHERS, ids=by_name)
@@ -436,6 +465,7 @@ def noting(initialise, declared):
 def queries():
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     yield from (target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ()))
+    yield from (annotation["expr"] for annotation in dashboard["annotations"]["list"])
     for variable in dashboard["templating"]["list"]:
         if variable["type"] == "query":
             metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
@@ -448,7 +478,7 @@ def names_in(query):
     grouped = " ".join(re.findall(r"\bby \((.*?)\)", query))
     labels = set(re.findall(r"(\w+)=~?\"", selectors)) | set(re.findall(r"\w+", grouped))
     rest = re.sub(r"\{.*?\}|\[.*?\]|\bby \(.*?\)", " ", query)
-    words = {"sum", "max", "count", "absent", "changes", "histogram_quantile", "rate"}
+    words = {"sum", "max", "count", "absent", "changes", "histogram_quantile", "rate", "unless", "offset"}
     return set(re.findall(r"\b[a-z]\w*\b(?!\s*\()", rest)) - words, labels
 
 
@@ -465,6 +495,70 @@ def test_the_dashboard_asks_for_metrics_and_labels_that_are_emitted(emitted):
         assert all(labels <= emitted[metric] for metric in metrics), query
         asked |= metrics
     assert not {name for name in set(emitted) - asked if not name.endswith(("_sum", "_count", "_created"))}
+
+
+def lost(ours, theirs, at=""):
+    """Places of what we wrote and a reader has not."""
+    if isinstance(ours, dict):
+        there = theirs if isinstance(theirs, dict) else {}
+        return [place for key, value in ours.items() for place in lost(value, there.get(key), f"{at}.{key}")]
+    if isinstance(ours, list):
+        there = theirs if isinstance(theirs, list) and len(theirs) == len(ours) else [None] * len(ours)
+        return [
+            place
+            for n, (own, other) in enumerate(zip(ours, there, strict=True))
+            for place in lost(own, other, f"{at}.{n}")
+        ]
+    return [] if ours == theirs else [at]
+
+
+def as_grafana_reads(dashboard):
+    register_default_plugins()
+    return json.loads(json.dumps(Dashboard.from_json(dashboard), cls=JSONEncoder))
+
+
+def test_grafanas_own_reader_loses_nothing_of_the_dashboard():
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    # What the Prometheus data source adds to an annotation is its own, and in no schema of dashboards.
+    of_prometheus = {f".annotations.list.0.{key}" for key in ("titleFormat", "textFormat", "step")}
+    assert set(lost(dashboard, as_grafana_reads(dashboard))) == of_prometheus
+    misspelt = copy.deepcopy(dashboard)
+    misspelt["panels"][1]["targetz"] = misspelt["panels"][1].pop("targets")
+    misspelt["panels"][2]["targets"][0]["legend"] = "x"
+    assert {".panels.1.targetz.0.expr", ".panels.2.targets.0.legend"} <= set(lost(misspelt, as_grafana_reads(misspelt)))
+
+
+def test_panels_have_ids_of_their_own_a_data_source_and_places_that_do_not_overlap():
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert place["x"] + place["w"] <= 24  # Grafana's columns
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        for target in panel.get("targets", ()):
+            assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+            assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= names_in(target["expr"])[1], target
+
+
+def test_the_dashboard_shows_what_an_operator_asks_first():
+    shown = {panel["title"]: " ".join(t["expr"] for t in panel.get("targets", ())) for panel in panels_of_the_service()}
+    for metric, what in (
+        ("requests_total", "by (route, code)"), ("request_duration_seconds_bucket", "0.99"), ("requests_total", "5.."),
+        ("missing_shards_total", "/"), ("release_info", "by (index_version)"),
+    ):  # fmt: skip
+        assert any(f"ray_hybrid_ir_{metric}" in query and what in query for query in shown.values()), metric
+
+
+def panels_of_the_service():
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    return panels[: next(n for n, panel in enumerate(panels) if panel["title"] == "Training")]
 
 
 def alerts():

@@ -15,8 +15,8 @@ import pytest
 
 from hybrid_ir.index.query import ShardQuery
 from hybrid_ir.serving.batcher import Batcher
+from hybrid_ir.serving.layers.measured import measured
 from hybrid_ir.serving.query_cache import QueryCache
-from hybrid_ir.serving.ray_serve.measured import measured
 from hybrid_ir.serving.release import Encoded
 
 

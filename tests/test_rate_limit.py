@@ -8,8 +8,8 @@ from starlette.testclient import TestClient
 
 from hybrid_ir.config import Serve
 from hybrid_ir.serving.api import ErrorResponse
+from hybrid_ir.serving.layers.rate_limit import Buckets, limited
 from hybrid_ir.serving.ray_serve.gateway import check_rate_limit
-from hybrid_ir.serving.ray_serve.rate_limit import Buckets, limited
 from hybrid_ir.types import InputError
 
 

@@ -40,6 +40,22 @@ def test_a_new_deploy_serves_whatever_was_deployed_or_swapped_before(store):
     run(steps())
 
 
+def test_an_app_that_stops_says_so_until_it_is_deployed_again(store):
+    async def steps():
+        releases = Releases(store)
+        assert await releases.stop("app") is None
+        await releases.deployed("app", "first", A)
+        watching = asyncio.create_task(releases.watch("app", "g1", 1, {"number": 1, "loaded": {}, "serves": ""}))
+        await asyncio.sleep(0)
+        stopped = await releases.stop("app")
+        assert await watching == stopped  # a gateway hears of it at once
+        assert (stopped["stopping"], stopped["active"]) == (True, A)
+        assert (await releases.deployed("app", "first", A))["stopping"]  # a gateway that is only started again
+        assert not (await releases.deployed("app", "second", A))["stopping"]
+
+    run(steps())
+
+
 def test_apps_do_not_touch_each_other(store):
     async def steps():
         releases = Releases(store)

@@ -4,13 +4,14 @@ change.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 
 import httpx
 import pytest
 from checkpoints import make_cross_encoder
 from indices import write_served_index
-from services import CLI, Load, Service, environment, free_port, labelled, wait_until, write_releases
+from services import CLI, Asking, Load, Service, environment, free_port, labelled, wait_until, write_releases
 
 from hybrid_ir.encoders import load_reranker
 from hybrid_ir.types import InputError
@@ -307,3 +308,31 @@ def test_an_encoder_of_another_space_is_refused_by_name(indices, tmp_path):
     assert "is not the one that" in done.stderr
     assert "they differ in weights" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_stop_under_load_answers_whoever_was_in_and_refuses_whoever_comes(distributed):
+    """It is the last of these tests: the service is gone afterwards."""
+    wait_until(distributed.client.ready, 120)
+    long = {"input": [f"river number {n}" for n in range(1024)]}
+    with (
+        Asking(distributed.url, "/v1/search", {"query": "river", "k": 3}, threads=3) as searches,
+        Asking(distributed.url, "/v1/embeddings", long, threads=2) as embeddings,
+        Asking(distributed.url, "/readyz") as ready,
+    ):
+        wait_until(lambda: len(embeddings.answers) >= 2 and len(searches.answers) >= 10)
+        distributed.stop(signal.SIGTERM)
+    refused = [answer for asking in (searches, embeddings) for answer in asking.answers if answer[2] == 503]
+    assert refused
+    for _, _, _, answer in refused:
+        assert answer.headers["Retry-After"] == "1"
+        assert answer.json()["error"]["type"] == "stopping"
+    closed = min(answered for _, answered, _, _ in refused)
+    # Whoever was in had been sent before the first refusal came back: one that is lost would be among these.
+    before = [answer for asking in (searches, embeddings) for answer in asking.answers if answer[0] < closed]
+    assert {status for _, _, status, _ in before} <= {200, 503}
+    assert any(sent < closed < answered and status == 200 for sent, answered, status, _ in embeddings.answers)
+    said = [answer.json() for _, _, status, answer in ready.answers if status == 503]
+    assert said[0]["ready"] is False
+    assert said[0]["stopping"] is True
+    statuses = [status for _, _, status, _ in ready.answers]
+    assert statuses[: statuses.index(503)] == [200] * statuses.index(503)

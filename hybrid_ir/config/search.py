@@ -62,6 +62,22 @@ class Index(Section):
     """GPUs that Ray reserves for each that encodes; 0 = encode on the CPU."""
 
 
+class Scaling(Section):
+    gateways: int | None = Field(default=None, ge=1)
+    """Most gateways: from serve.gateways to so many, by the requests in flight. Null = serve.gateways, always."""
+    replicas: int | None = Field(default=None, ge=1)
+    """Most replicas of the encoder, of every shard and of the reranker (placement: distributed): from serve.replicas to
+    so many, each by its own calls. Null = serve.replicas, always."""
+    requests_per_gateway: float = Field(default=16.0, gt=0)
+    """Requests in flight that a gateway is to have; with more on average, gateways are added."""
+    calls_per_replica: float = Field(default=1.0, gt=0)
+    """Calls under way that a replica is to have, the same way. A gateway has about one to each, of a whole batch."""
+    up_after_s: float = Field(default=30.0, ge=0)
+    """Seconds that the load must ask for more before there are more."""
+    down_after_s: float = Field(default=600.0, ge=0)
+    """Seconds that the load must ask for fewer before there are fewer."""
+
+
 class Serve(Section):
     host: str = "127.0.0.1"
     """Interface to listen on; 0.0.0.0 = all. A public one needs API keys, or allow_public."""
@@ -74,6 +90,8 @@ class Serve(Section):
     """Replicas of the gateway."""
     replicas: int = Field(default=1, ge=1)
     """Replicas of the encoder and of every shard (placement: distributed)."""
+    scaling: Scaling = Scaling()
+    """How many of both there are while the load is high."""
     cpus_per_replica: float = Field(default=0.2, gt=0)
     """CPUs that Ray reserves for a gateway, encoder or shard replica."""
     threads: int | None = Field(default=None, ge=1)
@@ -91,6 +109,8 @@ class Serve(Section):
     """Of the log files of Ray Serve; json: an object a line."""
     access_log: bool = False
     """Log a line for each request: method, route, status, milliseconds."""
+    traces: bool = False
+    """Send OpenTelemetry's traces of requests to where its own variables (OTEL_...) say; needs the extra `traces`."""
     requests_per_minute: int | None = Field(default=None, ge=1)
     """Requests that a key may send to a gateway; beyond it they get 429 with Retry-After. Null = no limit."""
     max_k: int = Field(default=100, ge=1, le=10_000)
@@ -126,3 +146,18 @@ class Serve(Section):
     rerank_deadline_ms: int = Field(default=1000, ge=1)
     """Milliseconds that reranking a search's hits may take. What was not scored by then stands behind what was, in the
     order that it had, and says so."""
+
+    @model_validator(mode="after")
+    def _scales_upwards(self) -> Serve:
+        for name, fewest in (("gateways", self.gateways), ("replicas", self.replicas)):
+            most = getattr(self.scaling, name)
+            if most is not None and most < fewest:
+                raise ValueError(
+                    f"scaling.{name}={most} is the most, and less than {name}={fewest}, which is the fewest"
+                )
+        if self.scaling.replicas is not None and self.placement == "local":
+            raise ValueError(
+                f"scaling.replicas={self.scaling.replicas} needs placement=distributed: with local, encoder and shards "
+                "are in the gateways, which scaling.gateways is for"
+            )
+        return self

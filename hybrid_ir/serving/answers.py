@@ -107,16 +107,19 @@ def first_values(vectors_QD: np.ndarray, dimension: int) -> np.ndarray:
     return first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
-def ready_body(release: Release, wanted: tuple[str, str], reranker: bool | None) -> dict[str, Any]:
+def ready_body(
+    release: Release, wanted: tuple[str, str], reranker: bool | None, stopping: bool = False
+) -> dict[str, Any]:
     """A `Ready` as plain data. `wanted` is (index, version) of what is to be served, which a gateway may yet load;
     `reranker`, whether it answers, None where none is served."""
     missing, encoder = release.down()
     manifest = release.manifest
     return {
-        "ready": encoder and not missing and reranker is not False,
+        "ready": encoder and not missing and reranker is not False and not stopping,
         "shards_missing": [manifest.shards[n].name for n in missing],
         "encoder": encoder,
         **({} if reranker is None else {"reranker": reranker}),
+        **({"stopping": True} if stopping else {}),
         "index_version": manifest.index_version,
         "wanted_version": wanted[1],
     }

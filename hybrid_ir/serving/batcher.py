@@ -12,15 +12,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from hybrid_ir.index import Manifest, ShardQuery, depth
 from hybrid_ir.serving.release import Encoded, Release, ShardAnswer
+from hybrid_ir.serving.tracing.spans import CALLERS, Caller, within
 
 T = TypeVar("T")
 Observe = Callable[[str, float, dict[str, str]], None]
@@ -41,6 +42,8 @@ class _Waiting(Generic[T]):
     queries: Sequence[ShardQuery]
     started: asyncio.Future[Started]
     since: float
+    callers: tuple[Caller, ...]
+    """Whose trace it is in."""
 
 
 @dataclass(slots=True)
@@ -90,7 +93,7 @@ class Batcher(Generic[T]):
         queue."""
         loop = asyncio.get_running_loop()
         started: asyncio.Future[Started] = loop.create_future()
-        self._waiting[started] = _Waiting(text, queries, started, time.perf_counter())
+        self._waiting[started] = _Waiting(text, queries, started, time.perf_counter(), CALLERS.get())
         started.add_done_callback(lambda one: self._waiting.pop(one, None))
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work(), context=self._context)
@@ -109,7 +112,8 @@ class Batcher(Generic[T]):
             start = time.perf_counter()
             self._encoding = batch
             try:
-                encoding = await self._encode([item.text for item in batch])
+                with within("encode", _callers(batch), {"hybrid_ir.batch.size": len(batch)}):
+                    encoding = await self._encode([item.text for item in batch])
             except Exception as error:  # handed to the requests, which answer with it
                 for item in batch:
                     if not item.started.done():
@@ -127,6 +131,8 @@ class Batcher(Generic[T]):
             batch = [item for item in batch if not item.started.done()]
             vectors, cut = (np.delete(a, left, axis=0) if left else a for a in (encoding.vectors, encoding.cut))
             queries = [query for item in batch for query in item.queries]
+            traced = any(item.callers for item in batch)
+            owners = [item for item in batch for _ in item.queries] if traced else []
             one_each = len(queries) == len(batch)
             each = vectors if one_each else np.repeat(vectors, [len(item.queries) for item in batch], axis=0)
             places = [self._shards_of(query) for query in queries]
@@ -137,7 +143,10 @@ class Batcher(Generic[T]):
                 # One call, unless a text asks several things.
                 for members in (wanted,) if one_each else self._calls(wanted, queries):
                     rows = each if len(members) == len(queries) else each[members]
-                    task = asyncio.create_task(self._search(shard, rows, [queries[place] for place in members]))
+                    asked, callers = [queries[place] for place in members], ()
+                    if traced:
+                        callers = _callers({id(one): one for one in map(owners.__getitem__, members)}.values())
+                    task = asyncio.create_task(self._search(shard, rows, asked, callers))
                     # A request that has left asks for no result, and its error is no news.
                     task.add_done_callback(lambda done: done.cancelled() or done.exception())
                     searching.append(task)
@@ -165,13 +174,19 @@ class Batcher(Generic[T]):
     def _shards_of(self, query: ShardQuery) -> tuple[int, ...]:
         return needed_shards(self._release.manifest, query.languages)
 
-    async def _search(self, shard: int, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:
-        start = time.perf_counter()
+    async def _search(
+        self, shard: int, vectors: np.ndarray, queries: Sequence[ShardQuery], callers: tuple[Caller, ...]
+    ) -> ShardAnswer:
+        start, name = time.perf_counter(), self._release.manifest.shards[shard].name
         try:
-            return await self._release.search(shard, vectors, queries)
+            with within("search", callers, {"hybrid_ir.shard": name, "hybrid_ir.batch.size": len(queries)}):
+                return await self._release.search(shard, vectors, queries)
         finally:
-            name = self._release.manifest.shards[shard].name
             self._observe("shard_duration_seconds", time.perf_counter() - start, {"shard": name})
+
+
+def _callers(items: Iterable[_Waiting[Any]]) -> tuple[Caller, ...]:
+    return tuple(caller for item in items for caller in item.callers)
 
 
 def needed_shards(manifest: Manifest, languages: tuple[str, ...] | None) -> tuple[int, ...]:

@@ -66,7 +66,7 @@ def parse(body: bytes, model: type[M], settings: Serve) -> M:
             if isinstance(inner, dict) and len(inner) > MOST_LANGUAGES:
                 said = f"prefer: at most {MOST_LANGUAGES} values, got {len(inner)}"
                 raise RequestError(422, "invalid_request", said, "prefer")
-    texts = dict.fromkeys(("input", "documents", "texts"), settings.max_inputs)
+    texts = dict.fromkeys(("input", "inputs", "documents", "texts"), settings.max_inputs)
     most = {"query": settings.max_queries, **texts, **MOST_ITEMS}
     if isinstance(ids := content.get("input"), list) and ids and type(ids[0]) is int:  # the tokens of one text
         most["input"] = settings.max_characters

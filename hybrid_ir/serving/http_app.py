@@ -31,6 +31,7 @@ import hybrid_ir
 from hybrid_ir.config import Serve
 from hybrid_ir.serving import api
 from hybrid_ir.serving.checks import RequestError, carries, check_host, names_of, parse
+from hybrid_ir.serving.embedding.routes import add_embedding_routes, error_body
 from hybrid_ir.serving.http_document import document_of, documented
 from hybrid_ir.serving.reranking.routes import add_rerank_routes
 from hybrid_ir.serving.search_service import SearchService
@@ -62,7 +63,7 @@ def create_app(
             try:
                 check_host(request.headers.get("host", ""), service.settings)
             except RequestError as error:
-                return await error_response(error)(scope, receive, send)
+                return await error_response(error, path=scope["path"])(scope, receive, send)
         # What searches and encodes is called directly: FastAPI's layers cost as much as a search's own Python. Past
         # them, a fifth more searches a second (measured).
         answer = None
@@ -76,10 +77,10 @@ def create_app(
         except ClientDisconnect:
             return  # nobody is there to be answered
         except RequestError as error:
-            response = error_response(error)
+            response = error_response(error, path=scope["path"])
         except Exception:  # a defect of ours: FastAPI, which is passed by, would also log it and answer 500
             log.exception("a request failed")
-            response = error_response(DEFECT)
+            response = error_response(DEFECT, path=scope["path"])
         await response(scope, receive, send)
 
     return asgi
@@ -128,10 +129,9 @@ def _create_routes(
         return error_response(error)
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> Response:
-        return error_response(
-            RequestError(error.status_code, "http_error", str(error.detail)), dict(error.headers or {})
-        )
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        said = RequestError(error.status_code, "http_error", str(error.detail))
+        return error_response(said, dict(error.headers or {}), path=request.scope["path"])
 
     @app.exception_handler(Exception)
     async def defect(_: Request, error: Exception) -> Response:
@@ -156,32 +156,7 @@ def _create_routes(
 
     written = add_write_routes(app, service.settings, read, _json, (api_keys, write_keys), writer)
 
-    @app.post(
-        "/v1/embeddings",
-        **documented(api.EmbeddingsResponse, api.EmbeddingsRequest, 400, 401, 404, 413, 422, 429, 503, 504),
-    )
-    async def embeddings(request: Request) -> Response:
-        """Unit vectors of texts, in the index's space; compatible with OpenAI's client."""
-        wanted = await read(request, api.EmbeddingsRequest)
-        encoded, space_id = await _while_connected(request, service.embed(wanted))
-        tokens = int(encoded.tokens.sum())
-        if wanted.encoding_format == "base64":
-            rows: list[Any] = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in encoded.vectors]
-        else:
-            rows = encoded.vectors.tolist()
-        return _json(
-            {
-                "object": "list",
-                "data": [
-                    {"object": "embedding", "index": i, "embedding": row, "cut": cut}
-                    for i, (row, cut) in enumerate(zip(rows, encoded.cut.tolist(), strict=True))
-                ],
-                "model": wanted.model or space_id,
-                "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-                "space_id": space_id,
-            }
-        )
-
+    encoded = add_embedding_routes(app, service, read, _json, _while_connected)
     reranked = add_rerank_routes(app, lambda: service.reranking, read, _json, _while_connected)
 
     def model_infos() -> dict[str, dict[str, Any]]:
@@ -190,7 +165,7 @@ def _create_routes(
         info |= {"dimension": space["dimension"], "max_tokens": space["max_tokens"]}
         return {name: {"id": name, **info} for name in names_of(space, service.settings)}
 
-    @app.get("/v1/models", **documented(api.ModelList, None, 401))
+    @app.get("/v1/models", **documented(api.ModelList, None, 401, 503))
     async def models(request: Request) -> Response:
         """The one encoder that is served, by its space id, and by `serve.model_name`."""
         check_key(request)
@@ -198,7 +173,7 @@ def _create_routes(
 
     name_of_path = "name", "The space id, or `serve.model_name`.", "our-e5"
 
-    @app.get("/v1/models/{name:path}", **documented(api.ModelInfo, None, 401, 404, path=name_of_path))
+    @app.get("/v1/models/{name:path}", **documented(api.ModelInfo, None, 401, 404, 503, path=name_of_path))
     async def model(request: Request) -> Response:
         """The encoder that is served, by one of its names."""
         check_key(request)
@@ -208,7 +183,7 @@ def _create_routes(
             raise RequestError(404, "model_not_found", message, "model")
         return _json(infos[name])
 
-    @app.get("/stats", **documented(api.Stats, None, 401))
+    @app.get("/stats", **documented(api.Stats, None, 401, 503))
     async def stats(request: Request) -> Response:
         """What is served: index, shards, passages by language, versions."""
         check_key(request)
@@ -216,7 +191,7 @@ def _create_routes(
 
     @app.get("/readyz", **documented(api.Ready, None, unready=True))
     async def readyz() -> Response:
-        """200 when the encoder and every shard answer, else 503 with the names of those that do not."""
+        """200 when the encoder and every shard answer, else 503 with the names of those that do not, or `stopping`."""
         ready = service.ready()
         return _json(ready, 200 if ready["ready"] else 503)
 
@@ -247,8 +222,8 @@ def _create_routes(
         )
 
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
-    posted = {("POST", path): search for path in SEARCH} | {("POST", "/v1/embeddings"): embeddings}
-    return app, {**posted, ("GET", PASSAGES): passage, **written, **reranked}
+    posted = {("POST", path): search for path in SEARCH}
+    return app, {**posted, ("GET", PASSAGES): passage, **written, **encoded, **reranked}
 
 
 async def _while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:
@@ -281,12 +256,14 @@ def _json(
     return Response(body, status, headers, media_type=media_type)
 
 
-def error_response(error: RequestError, headers: dict[str, str] | None = None, retry_after_s: int = 1) -> Response:
-    """The answer that says so, as `ErrorResponse`."""
+def error_response(
+    error: RequestError, headers: dict[str, str] | None = None, retry_after_s: int = 1, path: str = ""
+) -> Response:
+    """The answer that says so, as `ErrorResponse`, or as the clients of that path read it."""
     headers = dict(headers or {})
     if error.status in (429, 503):
         headers["Retry-After"] = str(retry_after_s)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     problem = api.problem(error.status, error.type, error.message, error.param)
-    return _json({**problem, **error.body}, error.status, headers, api.PROBLEM)
+    return _json({**problem, **error_body(path, error), **error.body}, error.status, headers, api.PROBLEM)

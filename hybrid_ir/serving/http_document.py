@@ -25,11 +25,11 @@ MEANING = {
     422: "A field is unknown, missing or out of its range.",
     429: "Too many texts are waiting, or the key has sent too many requests; `Retry-After` says when to ask again.",
     500: "A defect of the service; its log says more.",
-    503: "A shard or the reranker (policy strict) or the encoder does not answer.",
+    503: "A shard or the reranker (policy strict) or the encoder does not answer, or the service is stopping.",
     504: "The deadline passed.",
 }
 
-ERRORS = ("/ErrorResponse", "/DeadlineResponse")
+ERRORS = ("/ErrorResponse", "/DeadlineResponse", "/CohereError", "/TeiError")
 
 
 def documented(
@@ -39,12 +39,13 @@ def documented(
     deadline: bool = False,
     unready: bool = False,
     path: tuple[str, str, str] | None = None,
+    error: type[BaseModel] = api.ErrorResponse,
 ) -> dict[str, Any]:
     """What a route's decorator must know for the OpenAPI document. `path`: name, meaning and example of what the path
-    holds."""
+    holds. `error`: what its clients read of errors."""
     responses: dict[int | str, dict[str, Any]] = {200: {"model": answer, "description": answer.__doc__}}
     for status in (*errors, 403, 500):
-        responses[status] = {"model": api.ErrorResponse, "description": MEANING[status]}
+        responses[status] = {"model": error, "description": MEANING[status]}
     if deadline:
         responses[504] = {
             "model": api.DeadlineResponse,
@@ -72,7 +73,8 @@ def document_of(app: FastAPI) -> dict[str, Any]:
         document = get_openapi(
             title=app.title, version=app.version, routes=app.routes, description="Search across languages."
         )
-        requests = (api.SearchRequest, api.EmbeddingsRequest, api.PutRequest, api.RerankRequest, api.RankRequest)
+        encoded = (api.EmbeddingsRequest, api.CohereEmbedRequest, api.TeiEmbedRequest)
+        requests = (api.SearchRequest, *encoded, api.PutRequest, api.RerankRequest, api.RankRequest)
         _, bodies = models_json_schema(
             [(request, "validation") for request in requests],
             ref_template="#/components/schemas/{model}",

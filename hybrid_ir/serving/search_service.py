@@ -31,6 +31,7 @@ from hybrid_ir.serving.searching.fused import by_words, check_lexical, fused_hit
 from hybrid_ir.serving.searching.gathered import missing_shards, plain_hits, wait_for
 from hybrid_ir.serving.searching.highlights import mark_words
 from hybrid_ir.serving.searching.queues import Serving
+from hybrid_ir.serving.tracing.spans import CALLERS, within
 
 
 class SearchService:
@@ -52,6 +53,8 @@ class SearchService:
         self._active = Serving(release, settings, observe, self._cache)
         self._held: dict[str, Serving] = {}
         self.previous: str | None = None
+        self.stopping = False
+        """Whether it is to end: then it is not ready, and whoever lets requests in lets in no more."""
         self.wanted = release.index, release.manifest.index_version
 
     @property
@@ -129,7 +132,8 @@ class SearchService:
         late = time.perf_counter() > deadline
         if request.rerank is not None and not (missing and request.policy == "strict"):  # that is refused below
             start, said = time.perf_counter(), texts if stored is None else [stored.passage.text]
-            shown = await self.reranking.reorder(shown, said, narrow, deadline)
+            with within("rerank", CALLERS.get(), {}):
+                shown = await self.reranking.reorder(shown, said, narrow, deadline)
             rerank_s = time.perf_counter() - start
         body = search_body(manifest, asked.query.languages, shown, request, missing, started, begun, rerank_s)
         if request.offset is not None:
@@ -165,13 +169,13 @@ class SearchService:
         _, stored = await self._find(release, doc_id, "doc_id", self.settings.deadline_ms / 1000)
         return {**stored.passage._asdict(), "index_version": release.manifest.index_version}
 
-    async def embed(self, request: EmbeddingsRequest) -> tuple[Encoded, str]:
-        """The inputs encoded, and the space id. Raises RequestError."""
+    async def embed(self, request: EmbeddingsRequest, param: str = "input") -> tuple[Encoded, str]:
+        """The inputs, which came in the field `param`, encoded; and the space id. Raises RequestError."""
         serving = self._active
         space = serving.release.manifest.space
         role = role_of(request, space, self.settings)
         texts = texts_of(request.input, self._decode)
-        check_texts(texts, "input", self.settings)
+        check_texts(texts, param, self.settings)
         self._check_queue(serving, len(texts))
         # Passages are not kept: they are not posted again, and would take the place of queries.
         encode = partial(serving.release.encode, role=role)
@@ -179,11 +183,13 @@ class SearchService:
             encode = partial(self._cache.encode, serving.release)
         serving.embedding += len(texts)
         try:
+            size = {"hybrid_ir.batch.size": len(texts)}
             async with asyncio.timeout(self.settings.deadline_ms / 1000):
-                parts = [
-                    await encode(texts[i : i + self.settings.max_batch])
-                    for i in range(0, len(texts), self.settings.max_batch)
-                ]
+                with within("encode", CALLERS.get(), size):
+                    parts = [
+                        await encode(texts[i : i + self.settings.max_batch])
+                        for i in range(0, len(texts), self.settings.max_batch)
+                    ]
         except TimeoutError:
             raise RequestError(504, "deadline_exceeded", "the deadline passed before the texts were encoded") from None
         except ShardDown as error:
@@ -196,7 +202,7 @@ class SearchService:
 
     def ready(self) -> dict[str, Any]:
         """A `Ready` as plain data."""
-        return ready_body(self.release, self.wanted, self.reranking.up())
+        return ready_body(self.release, self.wanted, self.reranking.up(), self.stopping)
 
     def stats(self) -> dict[str, Any]:
         """A `Stats` as plain data."""

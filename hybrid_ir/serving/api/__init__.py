@@ -4,6 +4,13 @@ In: a body's JSON. Out: a checked request, or the shape of an answer. What a set
 checked in `checks`, which knows the settings.
 """
 
+from hybrid_ir.serving.api.embed import (
+    CohereEmbedRequest,
+    CohereEmbedResponse,
+    CohereError,
+    TeiEmbedRequest,
+    TeiError,
+)
 from hybrid_ir.serving.api.embeddings import (
     Embedding,
     EmbeddingsRequest,
@@ -53,6 +60,9 @@ __all__ = [
     "MOST_LANGUAGES",
     "MOST_PASSAGES",
     "PROBLEM",
+    "CohereEmbedRequest",
+    "CohereEmbedResponse",
+    "CohereError",
     "Coverage",
     "DeadlineResponse",
     "Embedding",
@@ -86,6 +96,8 @@ __all__ = [
     "SearchResponse",
     "ShardStatus",
     "Stats",
+    "TeiEmbedRequest",
+    "TeiError",
     "Text",
     "Timings",
     "TokenIds",

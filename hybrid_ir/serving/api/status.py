@@ -45,11 +45,18 @@ class Stats(Message):
 class Ready(Message):
     """Whether all of the service answers."""
 
-    ready: bool = Field(description="Every shard, the encoder and the reranker answer.", examples=[True])
+    ready: bool = Field(
+        description="Every shard, the encoder and the reranker answer, and it does not stop.", examples=[True]
+    )
     shards_missing: list[str] = Field(description="Names of the shards that do not answer.", examples=[[]])
     encoder: bool = Field(description="Whether the encoder answers.", examples=[True])
     reranker: bool | None = Field(
         default=None, description="Whether the reranker answers, where one is served.", examples=[True]
+    )
+    stopping: bool | None = Field(
+        default=None,
+        description="True where the service is stopping: what is in flight is answered, and nothing more is let in.",
+        examples=[True],
     )
     index_version: str = Field(description="Changes with whatever an answer depends on.", examples=["91b2d0c4aa3f7e10"])
     wanted_version: str = Field(

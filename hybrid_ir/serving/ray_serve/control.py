@@ -25,6 +25,7 @@ from hybrid_ir.index import check_files, read_manifest
 from hybrid_ir.serving.checks import decoder_of
 from hybrid_ir.serving.ray_serve import request_ids
 from hybrid_ir.serving.ray_serve.machine_ports import own_ports, refuse_used_port
+from hybrid_ir.serving.tracing.exporting import exporters
 from hybrid_ir.types import InputError, one_line
 
 APP = "hybrid-ir"
@@ -52,6 +53,8 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
     if checkpoint is not None and not Path(checkpoint).is_dir():
         raise InputError(f"no encoder at {checkpoint}; leave --checkpoint out to use the index's own")
     decoder_of(settings.token_ids)
+    if settings.traces:
+        exporters()
     joined = bool(os.environ.get("RAY_ADDRESS"))
     ports = nullcontext({}) if joined else own_ports()  # a cluster has its ports from where it was started
     # Not shielded: Serve tells the proxies that it starts to leave by SIGTERM.
@@ -64,11 +67,13 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
 
         from hybrid_ir.serving.ray_serve.deployments import api_keys, build_app, quiet
         from hybrid_ir.serving.ray_serve.gateway import check_public, check_rate_limit
+        from hybrid_ir.serving.ray_serve.registry import registry
+        from hybrid_ir.serving.ray_serve.swapping import let_finish
 
         check_public(settings.host, settings, api_keys(settings))
         check_rate_limit(settings, api_keys(settings))
         app = build_app(index, settings, checkpoint)
-        ray_processes = _own_ray()
+        ray_processes, served = _own_ray(), False
         try:
             try:
                 with _watched(ray_processes):
@@ -85,12 +90,16 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
                 raise ServiceLost(f"Ray Serve did not start in time, as on a busy machine: {late}") from error
             except RuntimeError as error:
                 raise refusal(error, APP) from error
+            served = True
             with _watched(ray_processes):
                 yield f"http://{settings.host if settings.host != '0.0.0.0' else '127.0.0.1'}:{settings.port}"
         finally:
-            # Lets requests in flight end. A Ray of our own ends with the session; one that was joined may serve others.
-            # One that is gone, by a SIGTERM to all of us perhaps, is told nothing.
-            if not _ended(ray_processes):
+            # A Ray of our own ends with the session; one that was joined may serve others. One that is gone, perhaps by
+            # a SIGTERM to all of us, is told nothing.
+            deadline_s = settings.deadline_ms / 1000
+            if served and not _ended(ray_processes):
+                _within(deadline_s + ENDING_S, lambda: let_finish(APP, registry(), deadline_s))
+            if joined and not _ended(ray_processes):
                 _within(ENDING_S, lambda: serve.delete(APP))
 
 

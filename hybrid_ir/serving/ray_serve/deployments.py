@@ -21,6 +21,7 @@ from hybrid_ir.serving.ray_serve.registry import Spec
 from hybrid_ir.serving.ray_serve.replicas import EncoderReplica, RerankerReplica, ShardReplica
 from hybrid_ir.serving.ray_serve.writer import WriterReplica
 from hybrid_ir.storage import absolute
+from hybrid_ir.types import InputError
 
 
 class ReleaseRoot:
@@ -40,17 +41,22 @@ def build_app(index: str, settings: Serve, checkpoint: str | None = None) -> ser
     placement = settings.placement
     if placement == "auto":
         placement = "local" if fits_here(manifest) else "distributed"
+    if placement == "local" and settings.scaling.replicas is not None:
+        raise InputError(
+            f"serve.scaling.replicas={settings.scaling.replicas} needs encoder and shards of their own, and this index "
+            "is small enough to be served in the gateways: say serve.placement=distributed, or serve.scaling.gateways"
+        )
     gateway: Any = serve.deployment(
         serve.ingress()(Gateway),
         name="gateway",
-        num_replicas=settings.gateways,
+        **_replicas(settings.gateways, settings.scaling.gateways, settings.scaling.requests_per_gateway, settings),
         ray_actor_options={"num_cpus": settings.cpus_per_replica},
         # The queue is ours (429, deadlines); Serve's own limit only has to be above it.
         max_ongoing_requests=10 * settings.max_queue,
         logging_config=quiet(settings),
         max_constructor_retry_count=1,
         health_check_period_s=5,
-        graceful_shutdown_timeout_s=10,
+        graceful_shutdown_timeout_s=_ending_s(settings),
     )
     spec = release_spec(index, manifest, checkpoint)
     # Keys travel by themselves: settings are shown and logged.
@@ -70,7 +76,7 @@ def build_app(index: str, settings: Serve, checkpoint: str | None = None) -> ser
 
 def _reranker(source: str, settings: Serve) -> serve.Application:
     deployment: Any = serve.deployment(RerankerReplica, name=RERANKER, **_options(settings))
-    return deployment.bind(source, settings.rerank_max_tokens, _threads(settings, 2))
+    return deployment.bind(source, settings.rerank_max_tokens, _threads(settings, 2), settings.traces)
 
 
 def _writer(settings: Serve) -> serve.Application:
@@ -81,7 +87,7 @@ def _writer(settings: Serve) -> serve.Application:
         ray_actor_options={"num_cpus": settings.cpus_per_replica},
         max_ongoing_requests=1000,  # they wait for each other there
         logging_config=quiet(settings),
-        graceful_shutdown_timeout_s=10,
+        graceful_shutdown_timeout_s=_ending_s(settings),
     )
     return deployment.bind()
 
@@ -115,22 +121,45 @@ def release_deployments(
     version, threads = manifest.index_version, _threads(settings, 2)
     deploy: Any = serve.deployment
     return [
-        deploy(EncoderReplica, name=encoder, **options).bind(index, version, checkpoint, threads, settings.precision),
-        *(deploy(ShardReplica, name=name, **options).bind(index, version, n, threads) for n, name in enumerate(shards)),
+        deploy(EncoderReplica, name=encoder, **options).bind(
+            index, version, checkpoint, threads, settings.precision, settings.traces
+        ),
+        *(
+            deploy(ShardReplica, name=name, **options).bind(index, version, n, threads, settings.traces)
+            for n, name in enumerate(shards)
+        ),
     ]
 
 
 def _options(settings: Serve) -> dict[str, Any]:
     """Of each deployment that computes."""
     return {
-        "num_replicas": settings.replicas,
+        **_replicas(settings.replicas, settings.scaling.replicas, settings.scaling.calls_per_replica, settings),
         "ray_actor_options": {"num_cpus": settings.cpus_per_replica},
         "max_ongoing_requests": 1000,
         "logging_config": quiet(settings),
         "max_constructor_retry_count": 1,
         "health_check_period_s": 1,
         "health_check_timeout_s": 10,
-        "graceful_shutdown_timeout_s": 10,
+        "graceful_shutdown_timeout_s": _ending_s(settings),
+    }
+
+
+def _replicas(fewest: int, most: int | None, target: float, settings: Serve) -> dict[str, Any]:
+    """How many of a deployment Serve runs: always `fewest`, or up to `most` with `target` requests each."""
+    if most is None:
+        return {"num_replicas": fewest}
+    scaling = settings.scaling
+    return {
+        "autoscaling_config": {
+            "min_replicas": fewest,
+            "max_replicas": most,
+            "target_ongoing_requests": target,
+            "upscale_delay_s": scaling.up_after_s,
+            "downscale_delay_s": scaling.down_after_s,
+            # The average of so long is compared. Serve's 30 s would hold up who asks for less.
+            "look_back_period_s": min(30.0, max(1.0, scaling.up_after_s)),
+        }
     }
 
 
@@ -154,6 +183,11 @@ def bytes_of(manifest: Manifest) -> int:
 def fits_here(manifest: Manifest) -> bool:
     """Whether an index takes less than a quarter of this machine's memory, or of its container's."""
     return bytes_of(manifest) * 4 < usable_memory()
+
+
+def _ending_s(settings: Serve) -> float:
+    """A replica that Serve takes away ends what it is asked already, which no request waits for longer."""
+    return settings.deadline_ms / 1000 + 2
 
 
 def _threads(settings: Serve, processes: int) -> int:

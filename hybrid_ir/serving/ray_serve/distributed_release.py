@@ -20,6 +20,7 @@ from hybrid_ir.index import IndexedPassage, Manifest, ShardQuery, Stored, open_s
 from hybrid_ir.lexical import Statistics
 from hybrid_ir.serving.release import Encoded, ShardAnswer, ShardDown
 from hybrid_ir.serving.reranking.scorer import Scored
+from hybrid_ir.serving.tracing.spans import CALLERS, carriers_of
 from hybrid_ir.types import InputError
 
 log = logging.getLogger("ray.serve")
@@ -55,10 +56,12 @@ class Target:
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Raises ShardDown when no replica answers."""
+        callers = CALLERS.get()
+        traced = {"carriers": carriers_of(callers)} if callers else {}
         for _ in range(TRIES):
             if not self.up:
                 break
-            remote = getattr(self._handle, method).remote(*arguments)
+            remote = getattr(self._handle, method).remote(*arguments, **traced)
             response = asyncio.ensure_future(_await(remote))
             try:
                 await asyncio.wait({response, self._down}, return_when=asyncio.FIRST_COMPLETED)

@@ -18,15 +18,18 @@ from starlette.types import ASGIApp
 
 from hybrid_ir.config import Serve
 from hybrid_ir.serving.http_app import create_app
+from hybrid_ir.serving.layers.door import Door
+from hybrid_ir.serving.layers.measured import measured
+from hybrid_ir.serving.layers.rate_limit import Buckets, limited
+from hybrid_ir.serving.layers.traced import traced
 from hybrid_ir.serving.ray_serve.distributed_release import DistributedRelease, DistributedScorer
 from hybrid_ir.serving.ray_serve.gateway_metrics import GatewayMetrics
-from hybrid_ir.serving.ray_serve.measured import measured
-from hybrid_ir.serving.ray_serve.rate_limit import Buckets, limited
 from hybrid_ir.serving.ray_serve.registry import Spec, State, registry, release_key, retire
 from hybrid_ir.serving.ray_serve.writer import NoWriter, WriterHandle
 from hybrid_ir.serving.release import Release
 from hybrid_ir.serving.reranking.scorer import Scorer
 from hybrid_ir.serving.search_service import SearchService
+from hybrid_ir.serving.tracing.exporting import tracer_of
 from hybrid_ir.types import InputError, one_line
 
 log = logging.getLogger("ray.serve")
@@ -57,6 +60,7 @@ class Gateway:
         self._keys, self._write_keys = api_keys, write_keys
         self._writer: Any = NoWriter() if writer is None else WriterHandle(writer)
         self._threads = threads
+        self._tracer = tracer_of("gateway") if self._settings.traces else None
         self._last: Any = None  # the local release that was loaded last
         context = serve.get_replica_context()
         self._id = context.replica_id.unique_id
@@ -78,7 +82,7 @@ class Gateway:
             wanted = state["active"]
         if not restarted:
             self._forget(await self._in_thread(retire, state))
-        self._metrics = GatewayMetrics()
+        self._metrics, self._door = GatewayMetrics(), Door()
         scorer = await self._scorer(placement)
         self._service = SearchService(release, self._settings, self._metrics.observe, scorer)
         self._refreshing = asyncio.get_running_loop().create_task(self._metrics.refresh_for_ever(self._service))
@@ -91,6 +95,9 @@ class Gateway:
         if self._settings.requests_per_minute is not None:
             keys = dict.fromkeys((*self._keys, *self._write_keys))
             app = limited(app, Buckets(tuple(keys), self._settings.requests_per_minute))
+        app = self._door.around(app, lambda: self._service.stopping)
+        if self._tracer is not None:
+            app = traced(app, self._tracer)
         return measured(app, self._metrics.observe, access_log=self._settings.access_log)
 
     async def check_health(self) -> None:
@@ -163,6 +170,11 @@ class Gateway:
                 await asyncio.sleep(1)
 
     async def _follow(self, state: State) -> None:
+        self._service.stopping = state.get("stopping", False)
+        if self._service.stopping:  # nothing is loaded any more; who stops it is told once all have left
+            self._number = state["number"]
+            await self._door.all_left(self._settings.deadline_ms / 1000 + 1)
+            return
         active, previous = state["active"], state["previous"]
         candidate = state["candidate"] if state["loading"] else None
         wanted = {release_key(spec): spec for spec in (active, previous, candidate) if spec is not None}

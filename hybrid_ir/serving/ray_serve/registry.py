@@ -24,7 +24,8 @@ Spec = dict[str, Any]
 or None when local}."""
 State = dict[str, Any]
 """Of an app: {"number": counts its changes, "deployment": id of the deploy it began with, "past": ids of those before,
-"active", "previous", "candidate": Specs or None, "loading": whether gateways are to load the candidate,
+"active", "previous", "candidate": Specs or None, "loading": whether gateways are to load the candidate, "stopping":
+whether they are to let nothing in (an older version has none),
 "owned": Serve apps that swaps made for it}."""
 
 
@@ -63,7 +64,7 @@ class Releases:
             return state
         return await self._set(
             app, state, deployment=deployment, past=[*state["past"], state["deployment"]][-20:], active=spec,
-            previous=None, candidate=None, loading=False,
+            previous=None, candidate=None, loading=False, stopping=False,
         )  # fmt: skip
 
     async def watch(self, app: str, gateway: str, number: int, report: dict[str, Any]) -> State:
@@ -108,6 +109,11 @@ class Releases:
         if step == "activate":
             done |= {"active": state["candidate"], "previous": state["active"]}
         return await self._set(app, state, **done)
+
+    async def stop(self, app: str) -> State | None:
+        """Gateways are to let no more requests in. They say so once all that were in have left. None = no such app."""
+        state = self._states.get(app)
+        return None if state is None else await self._set(app, state, stopping=True)
 
     async def disown(self, app: str, names: list[str]) -> None:
         """Those Serve apps are gone."""

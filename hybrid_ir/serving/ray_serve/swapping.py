@@ -83,6 +83,15 @@ def turn_to(app: str, registry: Any, index: str, version: str) -> None:
         raise Unserved(str(error)) from error
 
 
+def let_finish(app: str, registry: Any, deadline_s: float) -> None:
+    """Have the gateways of an app refuse what comes from now on, and wait for what they are answering: `deadline_s`,
+    which no search takes longer than, and a little more."""
+    service = _Service(app, registry)
+    state = service._ask("stop", app)
+    if state is not None:
+        service._wait(lambda report: True, deadline_s + 2, "", state["number"])
+
+
 class _Service:
     """The service that runs here, or at RAY_ADDRESS, as an operator sees it."""
 

@@ -12,6 +12,7 @@ from hybrid_ir.serving.batcher import Observe
 
 ROUTES = {"/v1/embeddings": "embeddings", "/v1/models": "models", "/stats": "stats"}
 ROUTES |= dict.fromkeys(("/v1/search", "/search"), "search")
+ROUTES |= dict.fromkeys(("/embed", "/v1/embed", "/v2/embed"), "embeddings")
 ROUTES |= dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), "rerank")
 PASSAGES = "/passages/"
 """Routes, and the beginning of those of passages, that have a label of their own. Health checks are left out, and all

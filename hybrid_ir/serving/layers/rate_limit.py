@@ -46,7 +46,8 @@ def limited(app: ASGIApp, buckets: Buckets) -> ASGIApp:
             wait_s = buckets.wait_s(Request(scope).headers.get("authorization", ""))
             if wait_s:
                 said = f"this key has no request left; ask again in {wait_s:.1f} s (serve.requests_per_minute)"
-                response = error_response(RequestError(429, "rate_limited", said), retry_after_s=math.ceil(wait_s))
+                error, whole_s = RequestError(429, "rate_limited", said), math.ceil(wait_s)
+                response = error_response(error, retry_after_s=whole_s, path=scope["path"])
                 return await response(scope, receive, send)
         await app(scope, receive, send)
 

@@ -1,0 +1,1 @@
+"""What stands around the HTTP app in a gateway: each layer is an ASGI app around another."""

@@ -1,0 +1,1 @@
+"""OpenTelemetry's traces of a service, where `serve.traces` asks for them."""
