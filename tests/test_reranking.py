@@ -443,7 +443,7 @@ def test_a_flood_of_reranked_searches_is_refused_and_others_are_answered(release
 
         reranked = {"rerank": {"candidates": 3}}
         two, one = search(QUERIES[:2], **reranked), search(QUERIES[2], **reranked)
-        with pytest.raises(RequestError, match="3 queries are being reranked already; .* or without `rerank`") as busy:
+        with pytest.raises(RequestError, match=r"3 queries are being reranked already; .* or without `rerank`") as busy:
             await search(QUERIES[3], **reranked)
         assert (busy.value.status, busy.value.type) == (429, "busy")
         assert (await search(QUERIES[3]))["results"][0]["hits"], "what is not reranked does not wait for it"

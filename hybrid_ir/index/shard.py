@@ -31,6 +31,7 @@ from hybrid_ir.index.pieces.best import best_by_codec, best_passages, score_pass
 from hybrid_ir.index.pieces.table import open_pieces
 from hybrid_ir.index.query import Found, ShardQuery, Stored, Totals, depth, is_flat
 from hybrid_ir.index.searching.exact import exact_top, score_rows
+from hybrid_ir.index.searching.living import Living
 from hybrid_ir.index.searching.nearest import NearestLists
 from hybrid_ir.index.searching.recent import Recent
 from hybrid_ir.index.searching.threads import in_parts
@@ -62,6 +63,7 @@ class Shard:
         self.passages = passages
         self.totals = totals
         self.pieces = open_pieces(folder, self.rows)  # None: vector n is that of row n
+        self._alive = None if living is None else Living(living if self.pieces is None else living[self.pieces.owner])
         self.ids = np.asarray(np.load(folder / "ids.npy", mmap_mode="r"))
         self.index: Any = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
         self._masks = Recent(_MASKS)
@@ -129,7 +131,7 @@ class Shard:
     def scan(self, vectors: np.ndarray, k: int, languages: tuple[str, ...] | None, where: Filter | None) -> list[Found]:
         """The k best by exact score among the rows that pass."""
         rows = self._ranges(languages) if where is None else self._rows_where(languages, where)
-        living, found = self.living if where is None else None, []
+        living, found = self._alive if where is None else None, []
         if self.pieces is not None:
             parts = best_passages(vectors, self.vectors, self.pieces, rows, k, living)
             return [self._found(scores, scores, best, k) for scores, best in parts]
@@ -239,9 +241,7 @@ class Shard:
     def _nearest_lists(self, vectors: np.ndarray, wanted: int, query: ShardQuery) -> tuple[np.ndarray, np.ndarray]:
         """(Q, lists to visit) numbers and scores; every shard visits the same."""
         nprobe, holds = self.totals.probes(query, self.lists), self.totals.in_lists(query)
-        enough = 0 if holds is None else min(wanted, self.totals.left(query))
-        if holds is not None and self.pieces is not None:  # so many pieces are of `wanted` passages, whichever they are
-            enough = min(wanted * self.totals.most_pieces, int(holds.sum()))
+        enough = 0 if holds is None else min(self.totals.enough(wanted), int(holds.sum()))
         return self._nearest.that_hold(enough, holds, vectors, self._quantizer, nprobe)
 
     def _ranges(self, languages: tuple[str, ...] | None) -> list[tuple[int, int]]:
@@ -290,8 +290,8 @@ def open_shard(
         counts = None
         for name in beside:
             counts = np.load(local_files(index, beside) / name)
-        most = 1 if manifest.pieces is None else manifest.pieces.most
-        totals = Totals(manifest.codec, manifest.nprobe, manifest.languages, manifest.candidates, counts, most)
+        known = (manifest.codec, manifest.nprobe, manifest.languages, manifest.candidates)
+        totals = Totals(*known, counts, manifest.pieces)
         passages, living = PassageTable(folder / "passages.arrow"), living_rows(index, entry)
         return Shard(folder, entry, totals, passages, nearest or NearestLists(), living)
     except (RuntimeError, ValueError, OSError) as error:
