@@ -575,4 +575,4 @@ def test_the_page_s_example_cuts_and_says_so(made, tmp_path, monkeypatch, capsys
     pieces = read_manifest(tmp_path / "index").pieces
     assert (pieces.tokens, pieces.overlap, pieces.long) == (256, 32, {"en": 1})
     assert pieces.most >= 4
-    assert f"1 passages are in pieces of at most 256 tokens: {pieces.vectors} vectors in all" in " ".join(out.split())
+    assert f"cut into pieces of at most 256 tokens: 1 passage; {pieces.vectors} vectors in all" in " ".join(out.split())

@@ -374,8 +374,8 @@ def test_the_commands_say_what_they_wrote_and_took(made, tmp_path, monkeypatch, 
     code, said = typed(monkeypatch, capsys, "encode", "--checkpoint", made / "encoder", *common, "--out", "v")
     assert code == 0
     assert re.search(r"91 vectors of \d+ numbers written to v in \d+ s \(document, space [0-9a-f]{16}\)", said)
-    assert "1 passages (1.1%) are longer than the 32 tokens" in said
-    assert "1 records were rejected; each is in v/rejected.jsonl" in said
+    assert "longer than the 32 tokens that the encoder reads: 1 passage (1.1%)" in said
+    assert "1 record rejected; each is in v/rejected.jsonl" in said
     index = ("index", "--checkpoint", made / "encoder", *common, "index.recall_target=0")
     code, said = typed(monkeypatch, capsys, *index, "--out", "i", "--vectors", "v")
     assert code == 0

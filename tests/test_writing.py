@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -133,6 +134,13 @@ def test_only_a_write_key_writes(http, index):
 def test_one_wrong_passage_is_named_and_none_is_written(http, index, passages, said):
     before = read_manifest(index)
     refused(put(http, *passages), 422, said)
+    assert read_manifest(index) == before
+
+
+def test_a_number_that_json_does_not_have_is_refused_and_not_taken_for_an_absent_one(http, index):
+    before = read_manifest(index)
+    body = json.dumps({"passages": [{**NEW, "metadata": {"year": float("nan")}}]})
+    refused(http.put("/passages", content=body, headers=WRITE), 400, "JSON has no NaN and no Infinity: send null")
     assert read_manifest(index) == before
 
 

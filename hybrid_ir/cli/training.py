@@ -17,7 +17,7 @@ from hybrid_ir.types import InputError
 def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose = False) -> None:
     """Read the sources and write the store: shuffled, partitioned by language, split by document."""
     from hybrid_ir.cli.progress import counter
-    from hybrid_ir.cli.terminal import console
+    from hybrid_ir.cli.terminal import console, counted
     from hybrid_ir.config import load_experiment
     from hybrid_ir.data import files_root, prepare_experiment
 
@@ -30,7 +30,7 @@ def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose
     rejected = sum(sum(s["rejected"].values()) for s in manifest["sources"].values())
     if rejected:
         folder = f"{files_root(experiment.store, manifest)}/rejected/"
-        out.print(f"{rejected:,} records were rejected; each is in {folder} with its reason")
+        out.print(f"{counted(rejected, 'record')} rejected; each is in {folder} with its reason")
     if experiment.batch.sources is not None or experiment.batch.one_source:
         try:
             out.print(_shares_line(check_store(experiment)[1]), highlight=False)
@@ -224,6 +224,8 @@ def _shares_line(shares: list[tuple[str, float, float]]) -> str:
 def _store_table(manifest: dict[str, Any]) -> Any:
     from rich.table import Table
 
+    from hybrid_ir.cli.terminal import counted
+
     table = Table(box=None, pad_edge=False)
     for name in ("source", "groups", "train", "validation", "test", "rejected"):
         table.add_column(name, justify="left" if name == "source" else "right")
@@ -234,7 +236,7 @@ def _store_table(manifest: dict[str, Any]) -> Any:
             sum(row["rejected"].values()),
         ]
         table.add_row(name, *(f"{n:,}" for n in cells))
-    table.caption = f"{len(manifest['languages'])} languages: {' '.join(manifest['languages'])}"
+    table.caption = f"{counted(len(manifest['languages']), 'language')}: {' '.join(manifest['languages'])}"
     table.caption_justify = "left"
     return table
 
