@@ -45,4 +45,4 @@ from .shard import Shard as Shard, open_shard as open_shard
 from .vectors.given import find_vectors as find_vectors
 from .vectors.made import encode_passages as encode_passages
 from .vectors.written import VectorsManifest as VectorsManifest
-from .writing import prune_versions as prune_versions
+from .writing import BeingWritten as BeingWritten, prune_versions as prune_versions
