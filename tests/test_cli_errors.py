@@ -102,6 +102,7 @@ def test_a_config_that_cannot_be_used(refused, command, arguments, message):
         (("batch.languages=[en]",), "the store cannot serve cross_lingual batches of 8"),
         (("batch.size=500",), "batch.size=500 needs at least 1000 groups that share their languages, found 280"),
         (("loss.negatives=triplet",), "loss.negatives=triplet needs groups with hard negatives, and store has none"),
+        (("encoder.name=notes",), "'notes' is not a model: it has neither modules.json nor config.json"),
         (("out=notes",), "notes holds something that is not a run, so it is left alone; choose another out=FOLDER"),
     ],
 )

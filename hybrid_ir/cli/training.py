@@ -171,6 +171,7 @@ def train(
 
     if not verbose:
         quiet_libraries()
+    _check_encoder(experiment)
     out = console()
     most = experiment.train.validation_groups
     if most is not None and held_out > most:
@@ -214,6 +215,19 @@ def check_store(experiment: Any) -> tuple[int, list[tuple[str, float, float]]]:
     is_complete(experiment, store)
     held_out = sum(source.get("validation", 0) for source in store.manifest["sources"].values())
     return held_out, source_shares(plan, experiment.train.steps)
+
+
+def _check_encoder(experiment: Any) -> None:
+    """Refuse what a training cannot begin with, before Ray is started. A run that is there may have its own copy."""
+    from hybrid_ir.encoders import PRESETS, check_source
+    from hybrid_ir.storage import read_file
+
+    if experiment.encoder.name in PRESETS:
+        return
+    try:
+        read_file(experiment.out, "manifest.json")
+    except FileNotFoundError:
+        check_source(experiment.encoder.name)
 
 
 def _shares_line(shares: list[tuple[str, float, float]]) -> str:
