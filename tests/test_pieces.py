@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from checkpoints import TEXTS, make_preset
 from hypothesis import HealthCheck, given, settings, strategies as st
-from indices import ask, search, unit, write_index
+from indices import ask, search, unit, write_index, write_jsonl
 from placements import clients_of
 from test_shard import LANGUAGES, D
 from typed_commands import split as split_command
@@ -361,11 +361,6 @@ LONG = [
 NEW = [IndexedPassage("en/new", said(90, 100), "en"), LONG[1]._replace(text=said(80, 101))]
 
 
-def write_passages(path, passages):
-    path.write_text("".join(json.dumps(p._asdict() | {"metadata": dict(p.metadata)}) + "\n" for p in passages))
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """An encoder of 32 tokens, passages, and an index of them in two shards."""
@@ -373,7 +368,7 @@ def made(tmp_path_factory):
     make_preset(root / "preset")
     model = load_encoder(str(root / "preset"), query_prefix="query: ", passage_prefix="passage: ")
     model.save_pretrained(str(root / "encoder"), create_model_card=False)
-    write_passages(root / "passages.jsonl", LONG)
+    write_jsonl(root / "passages.jsonl", LONG)
     with pytest.MonkeyPatch.context() as patch:
         without_ray(patch)
         build(root, root / "index")
@@ -454,8 +449,8 @@ def test_passages_are_added_replaced_deleted_and_compacted_with_their_pieces(mad
     folder, other = tmp_path / "index", SETTINGS.model_copy(update={"pieces": Pieces(), "shards": None})
     settings = SETTINGS.model_copy(update={"codec": codec, "shards": 2})
     build_index(str(made / "encoder"), [str(made / "passages.jsonl")], str(folder), settings, seed=0)
-    add_passages(str(folder), [write_passages(tmp_path / "a.jsonl", NEW[:1])], other, seed=0)
-    replace_passages(str(folder), [write_passages(tmp_path / "r.jsonl", NEW[1:])], other, seed=0)
+    add_passages(str(folder), [write_jsonl(tmp_path / "a.jsonl", NEW[:1])], other, seed=0)
+    replace_passages(str(folder), [write_jsonl(tmp_path / "r.jsonl", NEW[1:])], other, seed=0)
     delete_passages(str(folder), [LONG[3].doc_id, LONG[4].doc_id], other, seed=0)
     left = [p for p in LONG if p.doc_id not in {LONG[1].doc_id, LONG[3].doc_id, LONG[4].doc_id}] + NEW
     manifest = read_manifest(folder)
@@ -562,7 +557,7 @@ def test_the_page_s_example_cuts_and_says_so(made, tmp_path, monkeypatch, capsys
     section = PAGE.partition("## Long passages\n")[2].partition("\n## ")[0]
     (argv,) = split_command(re.findall(r"^```bash\n(.*?)^```", section, re.M | re.S)[0].replace("\\\n", " "))
     make_preset(tmp_path / "runs" / "mine" / "checkpoint", max_tokens=256)
-    write_passages(tmp_path / "passages.jsonl", [LONG[0], LONG[1]._replace(text=said(700, 1))])
+    write_jsonl(tmp_path / "passages.jsonl", [LONG[0], LONG[1]._replace(text=said(700, 1))])
     without_ray(monkeypatch)
     monkeypatch.setattr("hybrid_ir.cluster.ray_session", lambda *_: nullcontext())
     monkeypatch.setattr("hybrid_ir.cluster.live_nodes", lambda: 1)

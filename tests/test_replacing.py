@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indices import sample_passages
+from indices import sample_passages, write_jsonl
 from test_index_versions import (
     SETTINGS,
     built as built,
     files,
     index as index,
-    write_jsonl,
 )
 from without_ray import without_ray
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from checkpoints import make_preset
-from indices import sample_passages, search
+from indices import sample_passages, search, write_jsonl
 from without_ray import without_ray
 
 from hybrid_ir.cli import app as cli
@@ -64,11 +64,6 @@ def made(tmp_path_factory):
         for form in ("parquet", "npy"):
             encode_passages(str(root / "encoder"), [str(root / "mixed.jsonl")], str(root / form), SETTINGS, form=form)
     return root
-
-
-def write_jsonl(path, passages):
-    path.write_text("".join(json.dumps(p._asdict() | {"metadata": dict(p.metadata)}) + "\n" for p in passages))
-    return str(path)
 
 
 def build(made, out, vectors=None, *, settings=SETTINGS, passages="mixed.jsonl", trust=False):
