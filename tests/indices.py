@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -152,6 +153,12 @@ def write_served_index(
     )  # fmt: skip
     files = count_lists(folder, open_shards(folder, manifest))
     return publish(folder, manifest.model_copy(update={"files": {**manifest.files, **files, **counted}}))
+
+
+def write_jsonl(path: Path, passages: list[IndexedPassage]) -> str:
+    """The path as a text, as `--passages` takes it."""
+    path.write_text("".join(json.dumps(p._asdict() | {"metadata": dict(p.metadata)}) + "\n" for p in passages))
+    return str(path)
 
 
 def sample_passages(count: int = 120) -> list[IndexedPassage]:

@@ -102,6 +102,7 @@ def test_a_config_that_cannot_be_used(refused, command, arguments, message):
         (("batch.languages=[en]",), "the store cannot serve cross_lingual batches of 8"),
         (("batch.size=500",), "batch.size=500 needs at least 1000 groups that share their languages, found 280"),
         (("loss.negatives=triplet",), "loss.negatives=triplet needs groups with hard negatives, and store has none"),
+        (("encoder.name=notes",), "'notes' is not a model: it has neither modules.json nor config.json"),
         (("out=notes",), "notes holds something that is not a run, so it is left alone; choose another out=FOLDER"),
     ],
 )
@@ -146,6 +147,36 @@ def test_a_collection_that_cannot_be_measured(refused, arguments, message):
     assert message in refused("evaluate", "--checkpoint", "model", "--out", "measured", *arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("compact", "--index", "i", "serve.port=8001"),
+            "`hybrid-ir index compact` does not read serve.port, only seed and index.*; leave it out",
+        ),
+        (
+            ("--checkpoint", "m", "--passages", "mine.jsonl", "--out", "o", "train.steps=1"),
+            "`hybrid-ir index` does not read train.steps, only seed and index.* and encoder.*; leave it out",
+        ),
+        (
+            ("prune", "--index", "i", "--keep", "0"),
+            "--keep must be 1 or more, got 0: the current version stays; to have none, remove i",
+        ),
+        (("--checkpoint", "notes", "--passages", "bad.jsonl", "--out", "o"), "'notes' is not a model: it has neither"),
+        (("--checkpoint", "./m", "--passages", "bad.jsonl", "--out", "o"), "'./m' is not a model: there is no such"),
+    ],
+)
+def test_an_index_command_that_cannot_do_what_is_typed(refused, arguments, message):
+    assert refused("index", *arguments).startswith(f"error: {message}")
+
+
+def test_what_is_no_encoder_is_not_encoded_with(refused):
+    said = refused("encode", "--checkpoint", "notes", "--passages", "bad.jsonl", "--out", "o")
+    assert said.startswith("error: 'notes' is not a model")
+    said = refused("encode", "--checkpoint", "m", "--passages", "bad.jsonl", "--out", "o", "serve.port=1")
+    assert said.startswith("error: `hybrid-ir encode` does not read serve.port")
+
+
 def test_malformed_json_lines_are_counted_and_their_place_is_told(work, monkeypatch, capsys):
     good = [json.dumps({"queries": {"en": f"{n}?"}, "passages": {"en": f"{n}."}}) for n in range(10)]
     (work / "mine.jsonl").write_text("\n".join([*good, "{"]))
@@ -153,7 +184,7 @@ def test_malformed_json_lines_are_counted_and_their_place_is_told(work, monkeypa
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 0
-    assert "1 records were rejected; each is in new/rejected/ with its reason" in capsys.readouterr().out
+    assert "1 record rejected; each is in new/rejected/ with its reason" in capsys.readouterr().out
     (line,) = (work / "new" / "rejected" / "records.jsonl").read_text().splitlines()
     assert json.loads(line) == {"where": "mine.jsonl:11", "reason": "not valid JSON", "record": "{"}
 

@@ -12,15 +12,19 @@ from pathlib import Path
 import pytest
 from checkpoints import make_labse, make_preset, make_xlm_roberta
 from indices import sample_passages, write_served_index
+from training_runs import experiment
+from training_store import make_store
 from without_ray import without_ray
 
 from hybrid_ir.config.experiment import Index
+from hybrid_ir.encoders import loading
 from hybrid_ir.encoders.foreign_code import code_of_its_own
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.index.build import build_index
 from hybrid_ir.index.folder import describe_files
 from hybrid_ir.index.writing import publish
 from hybrid_ir.serving.local_release import LocalRelease
+from hybrid_ir.training.run import train
 from hybrid_ir.types import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +90,19 @@ def test_code_that_comes_with_a_model_is_not_run(model, marker, monkeypatch):
         InputError, match=r"cannot be used: its \S+ names .*own\.Own.*; choose a model that transformers"
     ):
         load_encoder(str(model))
+    assert not marker.exists()
+
+
+def test_a_training_that_is_refused_for_code_leaves_no_folder(tmp_path, marker):
+    make_xlm_roberta(tmp_path / "model")
+    edit(tmp_path / "model" / "config.json", auto_map={"AutoModel": "own.OwnModel"}, model_type="own")
+    add_code(tmp_path / "model", marker)
+    make_store(tmp_path / "store")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    asked = experiment(tmp_path / "store", tmp_path / "runs" / "a", f"encoder.name={tmp_path / 'model'}")
+    with pytest.raises(InputError, match=r"cannot be used: its config\.json names Python code"):
+        train(asked, {"CPU": 8.0})
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert not marker.exists()
 
 
@@ -172,3 +189,27 @@ def test_a_model_that_is_links_into_another_folder_is_loaded(tmp_path):
     for file in (tmp_path / "blobs").iterdir():
         (tmp_path / "snapshot" / file.name).symlink_to(Path("..") / "blobs" / file.name)
     assert load_encoder(str(tmp_path / "snapshot")).max_seq_length == 32
+
+
+@pytest.mark.parametrize("error", [OSError("no route to host"), TimeoutError("timed out")])
+def test_a_name_that_is_nowhere_is_said_as_soon_as_the_hub_does_not_answer(monkeypatch, tmp_path, error):
+    """Asked once, and with a limit: the libraries would ask for each file again and again."""
+    asked = []
+
+    def away(name, **limits):
+        asked.append((name, limits))
+        raise error
+
+    monkeypatch.setattr(loading, "model_info", away)
+    monkeypatch.setattr(loading.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(loading.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=rf"'nobody/nothing' is neither a folder here nor reachable .*\({error}\)"):
+        load_encoder("nobody/nothing@v1")
+    assert asked == [("nobody/nothing", {"revision": "v1", "timeout": 5})]
+
+
+def test_a_model_that_is_kept_here_is_loaded_without_asking_whether_there_is_a_hub(monkeypatch):
+    monkeypatch.setattr(loading, "model_info", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda name, file, revision: f"/cache/{file}")
+    monkeypatch.setattr(loading.constants, "HF_HUB_OFFLINE", False)
+    assert loading.source_of("somebody/something@v2") == ("somebody/something", "v2")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import make_preset
-from indices import sample_passages
+from indices import sample_passages, write_jsonl
 from without_ray import without_ray
 
 from hybrid_ir.config.experiment import Index
@@ -29,11 +29,6 @@ SETTINGS = Index(shards=2)
 POINTS = 4
 """Moments at which a build is killed, and as many for an addition; `broken_builds.py` takes any number."""
 MORE = [IndexedPassage(f"new/{n}", f"Mto namba {n} ni mrefu.", "sw", {"page": n}) for n in range(20)]
-
-
-def write_jsonl(path: Path, passages: list[IndexedPassage]) -> str:
-    path.write_text("".join(json.dumps(p._asdict() | {"metadata": dict(p.metadata)}) + "\n" for p in passages))
-    return str(path)
 
 
 @pytest.fixture(scope="module")

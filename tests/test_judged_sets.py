@@ -511,11 +511,11 @@ def test_the_page_s_command_measures_long_passages_whole_and_other_collections_r
         found[name] = summary["counts"], summary["made_from"], " ".join(capsys.readouterr().out.split())
     counts, made_from, said = found["whole"]
     assert (counts["passages in pieces"], counts["cut"]) == (1, 0)
-    assert f"1 long passages are cut: {counts['pieces']} pieces are ranked" in said
+    assert f"cut: 1 long passage; {counts['pieces']} pieces are ranked" in said
     assert made_from.pop("pieces") == [256, 32]
     counts, same, said = found["cut"]
     assert (counts["cut"], "pieces" in counts) == (1, False)
-    assert "1 passages are longer than the encoder reads: their ends were not ranked" in said
+    assert "longer than the encoder reads: 1 passage, whose ends were not ranked" in said
     assert same == made_from, "the two are not taken for each other, and differ in nothing else"
     collection = Collection("store", [], [])
     with pytest.raises(

@@ -82,7 +82,7 @@ def test_the_layer_in_the_folder_does_what_the_correction_does(tmp_path: Path, t
 
 def test_too_few_texts_or_languages_are_refused(tmp_path: Path, texts):
     model = load_encoder(str(make_preset(tmp_path / "whole")))
-    with pytest.raises(InputError, match="found 1 languages"):
+    with pytest.raises(InputError, match="found languages: 1"):
         learn_correction(model, {"en": texts["en"]})
     with pytest.raises(InputError, match="50 texts each, found de 3"):
         learn_correction(model, {"en": texts["en"], "de": texts["de"][:3]})

@@ -52,8 +52,16 @@ MANY_LANGUAGES = (
 # ---- The fake service
 
 
-def hit(text: str, language: str = "en", *, doc_id: str = "d-1", score: float = 0.5, **metadata: str | int) -> Hit:
-    return Hit(position=1, doc_id=doc_id, text=text, language=language, score=score, metadata=metadata)
+def hit(
+    text: str,
+    language: str = "en",
+    *,
+    doc_id: str = "d-1",
+    score: float = 0.5,
+    piece: tuple[int, int] | None = None,
+    **metadata: str | int,
+) -> Hit:
+    return Hit(position=1, doc_id=doc_id, text=text, language=language, score=score, metadata=metadata, piece=piece)
 
 
 def found(
@@ -733,6 +741,38 @@ def test_an_arabic_hit_is_laid_out_right_to_left_and_an_english_one_left_to_righ
     assert [page.style(f"li:nth-child({n}) .text", "direction") for n in (1, 2, 3)] == ["rtl", "rtl", "ltr"]
     assert page.style(".text", "textAlign") == "start"
     assert page.run("return [...document.querySelectorAll('.text')].map((text) => text.lang)") == ["ar", "ar", "en"]
+
+
+def test_of_a_long_passage_the_piece_that_was_found_is_shown_and_the_whole_on_a_click(page, service):
+    """Around it stand words of 160 characters, which are not UTF-16's; by keyboard alone, and from right to left."""
+    foxes = "🦊 " * 200
+    english = f"{'before ' * 100}{foxes}The Rhine ends here. {'behind ' * 100}".strip()
+    first = len("before ") * 100 + len(foxes)
+    arabic = f"{'قبل ' * 100}مصب النهر هنا. {'بعد ' * 100}".strip()
+    service.answer = lambda request: Reply(
+        found(
+            hit(english, piece=(first, first + 20)),
+            hit(arabic, "ar", piece=(400, 414)),
+            hit("short", piece=(0, 5)),
+        )
+    )
+    page.open()
+    page.search("Rhine")
+    shown = page.texts(".text")
+    assert shown[0] == f"… {'🦊 ' * 80}The Rhine ends here. {'behind ' * 21}behind …"
+    assert [page.text(f"li:nth-child({n}) .around") for n in (1, 2)] == ["… " + "🦊 " * 80, "… " + "قبل " * 40]
+    assert page.style("li:nth-child(2) .text", "direction") == "rtl"
+    assert page.style("li:nth-child(2) .text", "textAlign") == "start"
+    assert shown[2] == "short"
+    assert len(page.texts(".show-whole")) == 2
+    page.press(Keys.ARROW_DOWN, Keys.TAB, Keys.ENTER)
+    assert page.text(".text") == english
+    assert page.text(".show-whole") == "Less"
+    page.press(Keys.ENTER)
+    assert page.texts(".text") == shown
+    page.press(Keys.ARROW_DOWN, Keys.TAB, Keys.ENTER)
+    assert page.texts(".text")[1] == arabic
+    assert page.run("return document.activeElement.ariaExpanded") == "true"
 
 
 def test_the_keyboard_alone_searches_and_walks_the_hits(page, service):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import shutil
 import sys
+from collections import Counter
 from contextlib import nullcontext
 from functools import cache
 from itertools import pairwise
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 from checkpoints import TEXTS, make_preset
 from hypothesis import HealthCheck, given, settings, strategies as st
-from indices import ask, search, unit, write_index
+from indices import ask, search, unit, write_index, write_jsonl
 from placements import clients_of
 from test_shard import LANGUAGES, D
 from typed_commands import split as split_command
@@ -33,8 +36,9 @@ from hybrid_ir.index import query as query_module, ray_stages
 from hybrid_ir.index.build import build_index, verify_index
 from hybrid_ir.index.changes.change import add_passages, delete_passages, replace_passages
 from hybrid_ir.index.changes.compact import compact_index
-from hybrid_ir.index.folder import read_manifest
+from hybrid_ir.index.folder import checksum_of, read_manifest
 from hybrid_ir.index.passages import IndexedPassage
+from hybrid_ir.index.pieces.entry import PiecesOf
 from hybrid_ir.index.query import ShardQuery, is_flat, merge
 from hybrid_ir.index.tombstones import bury, rows_of
 from hybrid_ir.index.vectors.made import encode_passages
@@ -281,9 +285,59 @@ def test_lists_are_visited_until_there_are_enough_passages_whatever_one_of_them_
     assert hits[0][0] == 0
 
 
+@settings(max_examples=50, deadline=None)
+@given(sizes=st.lists(st.integers(1, 6) | st.just(500), min_size=1, max_size=12), wanted=st.integers(1, 14))
+def test_so_many_pieces_are_surely_of_so_many_passages_and_not_one_less(sizes, wanted):
+    """The worst choice takes passages whole, those with the most pieces first."""
+    pieces = PiecesOf(tokens=64, overlap=0, vectors=sum(sizes), most=max(sizes), long={}, passages=Counter(sizes))
+    owners = [n for n, size in enumerate(sorted(sizes, reverse=True)) for _ in range(size)]
+    enough = pieces.enough(wanted)
+    assert len(set(owners[: enough - 1])) == min(wanted - 1, len(sizes))
+    if wanted <= len(sizes):
+        assert len(set(owners[:enough])) == wanted
+    else:
+        assert enough > len(owners), "all are looked at"
+    before = pieces.model_copy(update={"passages": None})  # a manifest that was written before they were counted
+    assert before.enough(wanted) == 1 + (wanted - 1) * max(sizes) >= enough
+
+
+def test_one_book_among_letters_does_not_widen_every_search(tmp_path):
+    """The 300 pieces of one passage are alike, and 600 other passages are in some fifteen lists. For 40 candidates 339
+    pieces are enough: half of the lists or so, where 40 times 300 are all of them."""
+    owner = np.concatenate([np.zeros(300, np.int32), np.arange(1, 601, dtype=np.int32)])
+    rng = np.random.default_rng(2)
+    vectors = unit(np.eye(16, D)[np.where(owner == 0, 0, 1 + owner % 15)] + 0.01 * rng.normal(size=(len(owner), D)))
+    table = np.stack([owner, np.zeros_like(owner), np.ones_like(owner)], axis=1)
+    passages = [IndexedPassage(f"doc-{n}", "text", "en") for n in range(601)]
+    manifest = write_index(tmp_path / "i", passages, vectors, codec="IVF16,SQ8", shards=1, pieces=table, nprobe=1)
+    assert manifest.pieces.passages == {1: 600, 300: 1}
+    (shard,) = open_shards(tmp_path / "i", manifest)
+    visited = [(shard._nearest_lists(vectors[n : n + 1], 40, ShardQuery(10))[0] >= 0).sum() for n in (0, 301, 502)]
+    assert max(visited) < 12, visited
+    for n in (0, 301, 502):
+        hits = answers([shard], vectors[n : n + 1], [ShardQuery(10)])[0]
+        assert len(hits) == 10
+        assert hits[0][0] == owner[n]
+
+
+def test_a_manifest_from_before_passages_were_counted_is_read_and_finds_as_many(indices):
+    folder, manifest = indices["IVF8,SQ8", 3, "language"]
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["pieces"]["passages"]
+    content["checksum"] = checksum_of(content)
+    old = folder.with_name("before")
+    shutil.copytree(folder, old, copy_function=os.link)
+    (old / "manifest.json").unlink()
+    (old / "manifest.json").write_text(json.dumps(content))
+    assert read_manifest(old).pieces == manifest.pieces.model_copy(update={"passages": None})
+    shards = open_shards(old, read_manifest(old), checksums=False)
+    assert [len(hits) for hits in answers(shards, VECTORS[:3], [ShardQuery(k) for k in (1, 20, 60)])] == [1, 20, 60]
+
+
 def test_the_manifest_counts_vectors_and_long_passages(indices):
     _, manifest = indices["Flat", 3, "language"]
     counts = np.bincount(TABLE[:, 0])
+    assert manifest.pieces.passages == Counter(counts.tolist())
     assert manifest.format == 4
     assert (manifest.rows, manifest.pieces.vectors, manifest.pieces.most) == (COUNT, len(TABLE), 150)
     assert sum(manifest.pieces.long.values()) == int((counts > 1).sum())
@@ -307,11 +361,6 @@ LONG = [
 NEW = [IndexedPassage("en/new", said(90, 100), "en"), LONG[1]._replace(text=said(80, 101))]
 
 
-def write_passages(path, passages):
-    path.write_text("".join(json.dumps(p._asdict() | {"metadata": dict(p.metadata)}) + "\n" for p in passages))
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """An encoder of 32 tokens, passages, and an index of them in two shards."""
@@ -319,7 +368,7 @@ def made(tmp_path_factory):
     make_preset(root / "preset")
     model = load_encoder(str(root / "preset"), query_prefix="query: ", passage_prefix="passage: ")
     model.save_pretrained(str(root / "encoder"), create_model_card=False)
-    write_passages(root / "passages.jsonl", LONG)
+    write_jsonl(root / "passages.jsonl", LONG)
     with pytest.MonkeyPatch.context() as patch:
         without_ray(patch)
         build(root, root / "index")
@@ -400,8 +449,8 @@ def test_passages_are_added_replaced_deleted_and_compacted_with_their_pieces(mad
     folder, other = tmp_path / "index", SETTINGS.model_copy(update={"pieces": Pieces(), "shards": None})
     settings = SETTINGS.model_copy(update={"codec": codec, "shards": 2})
     build_index(str(made / "encoder"), [str(made / "passages.jsonl")], str(folder), settings, seed=0)
-    add_passages(str(folder), [write_passages(tmp_path / "a.jsonl", NEW[:1])], other, seed=0)
-    replace_passages(str(folder), [write_passages(tmp_path / "r.jsonl", NEW[1:])], other, seed=0)
+    add_passages(str(folder), [write_jsonl(tmp_path / "a.jsonl", NEW[:1])], other, seed=0)
+    replace_passages(str(folder), [write_jsonl(tmp_path / "r.jsonl", NEW[1:])], other, seed=0)
     delete_passages(str(folder), [LONG[3].doc_id, LONG[4].doc_id], other, seed=0)
     left = [p for p in LONG if p.doc_id not in {LONG[1].doc_id, LONG[3].doc_id, LONG[4].doc_id}] + NEW
     manifest = read_manifest(folder)
@@ -508,7 +557,7 @@ def test_the_page_s_example_cuts_and_says_so(made, tmp_path, monkeypatch, capsys
     section = PAGE.partition("## Long passages\n")[2].partition("\n## ")[0]
     (argv,) = split_command(re.findall(r"^```bash\n(.*?)^```", section, re.M | re.S)[0].replace("\\\n", " "))
     make_preset(tmp_path / "runs" / "mine" / "checkpoint", max_tokens=256)
-    write_passages(tmp_path / "passages.jsonl", [LONG[0], LONG[1]._replace(text=said(700, 1))])
+    write_jsonl(tmp_path / "passages.jsonl", [LONG[0], LONG[1]._replace(text=said(700, 1))])
     without_ray(monkeypatch)
     monkeypatch.setattr("hybrid_ir.cluster.ray_session", lambda *_: nullcontext())
     monkeypatch.setattr("hybrid_ir.cluster.live_nodes", lambda: 1)
@@ -521,4 +570,4 @@ def test_the_page_s_example_cuts_and_says_so(made, tmp_path, monkeypatch, capsys
     pieces = read_manifest(tmp_path / "index").pieces
     assert (pieces.tokens, pieces.overlap, pieces.long) == (256, 32, {"en": 1})
     assert pieces.most >= 4
-    assert f"1 passages are in pieces of at most 256 tokens: {pieces.vectors} vectors in all" in " ".join(out.split())
+    assert f"cut into pieces of at most 256 tokens: 1 passage; {pieces.vectors} vectors in all" in " ".join(out.split())

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indices import sample_passages
+from indices import sample_passages, write_jsonl
 from test_index_versions import (
     SETTINGS,
     built as built,
     files,
     index as index,
-    write_jsonl,
 )
 from without_ray import without_ray
 
@@ -213,7 +212,7 @@ def test_the_commands_say_what_they_did(index, tmp_path, monkeypatch, capsys):
     code, out, err = run("delete", "--index", str(index), "--file", str(tmp_path / "ids.txt"))
     assert (code, err) == (0, "")
     assert f"2 passages deleted from {index}" in out
-    assert "2 deleted passages are still in the files: hybrid-ir index compact" in out
+    assert "still in the files: 2 deleted passages; hybrid-ir index compact" in out
     assert run("delete", "--index", str(index), "--doc-ids", "en/5,en/6")[0] == 0
     assert read_manifest(index).rows == 76
     for words, said in (

@@ -30,6 +30,7 @@ from hybrid_ir.config.experiment import Serve
 from hybrid_ir.encoders import load_reranker
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.serving.api import SearchRequest
+from hybrid_ir.serving.checks import RequestError
 from hybrid_ir.serving.http_app import create_app
 from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.serving.ray_serve import distributed_release
@@ -417,6 +418,44 @@ def test_a_reranker_that_does_not_answer_is_an_error_or_the_order_of_before(rele
     ready = http.get("/readyz")
     assert (ready.status_code, ready.json()["ready"], ready.json()["reranker"]) == (503, False, False)
     assert ask(http, QUERIES[0], k=3)["results"], "what does not ask for it is answered"
+
+
+class Held(Recorder):
+    """It scores nothing until it is let go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+
+    async def score(self, query, texts):
+        await self.go.wait()
+        return await super().score(query, texts)
+
+
+def test_a_flood_of_reranked_searches_is_refused_and_others_are_answered(releases, limits):
+    async def flood():
+        scorer = Held()
+        service = SearchService(releases[3, "local"], limits.model_copy(update={"max_queue": 3}), scorer=scorer)
+
+        def search(queries, **body):
+            body = {"query": queries, "k": 2, **body}
+            return asyncio.ensure_future(service.search(SearchRequest.model_validate(body)))
+
+        reranked = {"rerank": {"candidates": 3}}
+        two, one = search(QUERIES[:2], **reranked), search(QUERIES[2], **reranked)
+        with pytest.raises(RequestError, match=r"3 queries are being reranked already; .* or without `rerank`") as busy:
+            await search(QUERIES[3], **reranked)
+        assert (busy.value.status, busy.value.type) == (429, "busy")
+        assert (await search(QUERIES[3]))["results"][0]["hits"], "what is not reranked does not wait for it"
+        one.cancel()  # who hangs up leaves a place
+        await asyncio.wait([one])
+        last = search(QUERIES[3], **reranked)
+        scorer.go.set()
+        answers = await asyncio.gather(two, last)
+        more = await search([*QUERIES[:3], QUERIES[3]], **reranked)  # alone, however many they are
+        return [result["reranked"]["scored"] for answer in (*answers, more) for result in answer["results"]]
+
+    assert asyncio.run(flood()) == [3] * 7
 
 
 @pytest.mark.parametrize(

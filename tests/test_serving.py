@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from collections import Counter
 
 import httpx
 import pytest
@@ -83,6 +84,33 @@ def test_words_are_searched_alike_in_both_placements(local, distributed):
         answers = [s.client.search(QUERIES, k=12, offset=0, lexical=lexical) for s in (local, distributed)]
         assert answers[0]["results"] == answers[1]["results"]
         assert answers[0]["results"][0]["hits"]
+
+
+POLICIES = [
+    {"prefer": {"languages": {"ar": 0.3}}},
+    {"quotas": {"th": 2, "*": 3}},
+    {"group_by": "year"},
+    {"group_by": "kind", "quotas": {"en": 1}, "prefer": {"languages": {"en": 0.2}}, "metadata": {"year": 2001}},
+]
+
+
+def test_policies_are_the_same_in_both_placements(local, distributed):
+    """With an offset a query is encoded alone, so scores are equal bit for bit."""
+    for policy in POLICIES:
+        for query in QUERIES:
+            answers = [service.client.search(query, k=9, offset=0, **policy) for service in (local, distributed)]
+            first, second = (answer["results"] for answer in answers)
+            assert first == second
+            hits = first[0]["hits"]
+            assert hits
+            most = policy.get("quotas", {})
+            counts = Counter(hit["language"] for hit in hits)
+            assert all(count <= most.get(language, most.get("*", 9)) for language, count in counts.items())
+            if policy.get("group_by") == "year":
+                assert len({hit["metadata"]["year"] for hit in hits}) == len(hits) == 3
+    plain = distributed.client.search(QUERIES[0], k=9, offset=0)["results"][0]["hits"]
+    preferred = distributed.client.search(QUERIES[0], k=9, offset=0, **POLICIES[0])["results"][0]["hits"]
+    assert [hit["doc_id"] for hit in preferred] != [hit["doc_id"] for hit in plain]
 
 
 def test_the_second_stage_is_the_same_in_both_placements(local, distributed, reranker):

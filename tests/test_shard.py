@@ -20,6 +20,7 @@ from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import Found, ShardQuery, merge
 from hybrid_ir.index.searching import exact as exact_module, nearest as nearest_module
 from hybrid_ir.index.searching.exact import as_float32, exact_scores, exact_top
+from hybrid_ir.index.searching.living import Living
 from hybrid_ir.index.searching.nearest import NearestLists
 from hybrid_ir.index.searching.recent import Recent
 from hybrid_ir.index.searching.threads import in_parts
@@ -284,6 +285,29 @@ def test_a_scan_of_mapped_float16_finds_the_best_exact_scores(tmp_path, monkeypa
             alone = exact_top(queries[n : n + 1], mapped, rows, 10)[0]
             for found in (together[n], alone):
                 assert dict(zip(found[1].tolist(), found[0].tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("share", [0.01, 0.5, 1.0])
+def test_a_scan_passes_over_deleted_rows_and_counts_them_once(monkeypatch, dtype, share):
+    """Blocks of 64: some have all of their rows, some a part, and one has none."""
+    monkeypatch.setattr(exact_module, "BLOCK", 64)
+    rng = np.random.default_rng(3)
+    vectors = unit(rng.normal(size=(500, 16))).astype(dtype)
+    there = np.ones(500, bool)
+    there[64:192] = rng.random(128) >= share
+    there[256:320] = False
+    living, ranges = Living(there), [(3, 90), (100, 470)]
+    numbers = np.flatnonzero(there & np.isin(np.arange(500), np.r_[3:90, 100:470]))
+    queries = unit(vectors[[0, 250, 499]].astype(np.float32) + 0.1 * rng.normal(size=(3, 16)))
+    first = exact_top(queries, vectors, ranges, 10, living)
+    for query, (scores, rows) in zip(queries, first, strict=True):
+        expected = {int(row): float(exact_scores(query, vectors[row : row + 1])[0]) for row in numbers}
+        best = dict(sorted(expected.items(), key=lambda each: -each[1])[:10])
+        assert dict(zip(rows.tolist(), scores.tolist(), strict=True)) == best
+    living._there = None  # who would count again would raise
+    for one, again in zip(first, exact_top(queries, vectors, ranges, 10, living), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
 
 
 def test_shards_of_one_process_find_the_nearest_lists_of_a_batch_once(tmp_path, monkeypatch):

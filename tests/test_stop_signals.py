@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hybrid_ir.cluster.ray_cluster import term_is_interrupt
 from hybrid_ir.training.ray_train import launcher
 from hybrid_ir.tuning import sweeps
 
@@ -48,4 +49,17 @@ def test_a_sweep_hears_sigterm_as_one_ctrl_c(monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
     assert heard == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_ends_an_encoding_as_one_ctrl_c_does():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(KeyboardInterrupt), term_is_interrupt():
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # that of the group, while all is being ended
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with term_is_interrupt():
+        pass
     assert signal.getsignal(signal.SIGTERM) is before

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from checkpoints import make_preset
-from indices import sample_passages, search
+from indices import sample_passages, search, write_jsonl
 from without_ray import without_ray
 
 from hybrid_ir.cli import app as cli
@@ -64,11 +64,6 @@ def made(tmp_path_factory):
         for form in ("parquet", "npy"):
             encode_passages(str(root / "encoder"), [str(root / "mixed.jsonl")], str(root / form), SETTINGS, form=form)
     return root
-
-
-def write_jsonl(path, passages):
-    path.write_text("".join(json.dumps(p._asdict() | {"metadata": dict(p.metadata)}) + "\n" for p in passages))
-    return str(path)
 
 
 def build(made, out, vectors=None, *, settings=SETTINGS, passages="mixed.jsonl", trust=False):
@@ -374,8 +369,8 @@ def test_the_commands_say_what_they_wrote_and_took(made, tmp_path, monkeypatch, 
     code, said = typed(monkeypatch, capsys, "encode", "--checkpoint", made / "encoder", *common, "--out", "v")
     assert code == 0
     assert re.search(r"91 vectors of \d+ numbers written to v in \d+ s \(document, space [0-9a-f]{16}\)", said)
-    assert "1 passages (1.1%) are longer than the 32 tokens" in said
-    assert "1 records were rejected; each is in v/rejected.jsonl" in said
+    assert "longer than the 32 tokens that the encoder reads: 1 passage (1.1%)" in said
+    assert "1 record rejected; each is in v/rejected.jsonl" in said
     index = ("index", "--checkpoint", made / "encoder", *common, "index.recall_target=0")
     code, said = typed(monkeypatch, capsys, *index, "--out", "i", "--vectors", "v")
     assert code == 0

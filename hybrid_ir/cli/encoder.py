@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from hybrid_ir.cli.index import Passages, check_passages, encoding_job, print_left_out
-from hybrid_ir.cli.options import Config, IndexKeys, Overrides, Verbose, listed
+from hybrid_ir.cli.index import Passages, check_checkpoint, check_passages, encoding_job, print_left_out
+from hybrid_ir.cli.options import Config, IndexKeys, Overrides, Verbose, check_read, listed
 
 encoder_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Make another encoder of one, export it, publish it."
@@ -51,8 +51,10 @@ def encode(
     from hybrid_ir.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
+    check_read(overrides, "encode", "index", "encoder")
     check_passages(passages)
-    from hybrid_ir.cli.terminal import console
+    check_checkpoint(checkpoint)
+    from hybrid_ir.cli.terminal import console, counted
 
     begun = time.perf_counter()
     with encoding_job(out, "the vectors", verbose) as (folder, progress):
@@ -70,7 +72,7 @@ def encode(
             progress=progress,
         )
     console().print(
-        f"{manifest.rows:,} vectors of {manifest.dimension} numbers written to {out} in "
+        f"{counted(manifest.rows, 'vector')} of {manifest.dimension} numbers written to {out} in "
         f"{time.perf_counter() - begun:.0f} s ({manifest.role}, space {manifest.space['id']})"
     )
     print_left_out(manifest, f"{out}/rejected.jsonl")
@@ -88,7 +90,7 @@ def trim(
 
     refuse_existing(out)
     from hybrid_ir.cli.progress import adding, counter
-    from hybrid_ir.cli.terminal import console
+    from hybrid_ir.cli.terminal import console, counted
     from hybrid_ir.encoders import load_encoder, quiet_libraries, trim_vocabulary, write_encoder
     from hybrid_ir.index import passages_at, texts_of
 

@@ -58,7 +58,7 @@ def evaluate(
     experiment = load_experiment(config, overrides or ())
 
     from hybrid_ir.cli.progress import adding, counter
-    from hybrid_ir.cli.terminal import collection_table, console, pairs_table, task_table
+    from hybrid_ir.cli.terminal import collection_table, console, counted, pairs_table, task_table
     from hybrid_ir.encoders import quiet_libraries
     from hybrid_ir.evaluation import count_texts, evaluate as run_evaluation, load_measured, load_test
     from hybrid_ir.storage import fetch, written
@@ -86,11 +86,12 @@ def evaluate(
             console().print(f"left out or missing: {', '.join(left_out)}")
         counts = summary["counts"]
         if pieces := counts.get("pieces"):
-            console().print(f"{counts['passages in pieces']:,} long passages are cut: {pieces:,} pieces are ranked")
+            long = counted(counts["passages in pieces"], "long passage")
+            console().print(f"cut: {long}; {pieces:,} pieces are ranked")
         if cut := counts["cut"]:
             console().print(
-                f"{cut:,} passages are longer than the encoder reads: their ends were not ranked; where these are of a "
-                "test set of your own, index.pieces.tokens=256 ranks passages by their best pieces"
+                f"longer than the encoder reads: {counted(cut, 'passage')}, whose ends were not ranked; where these "
+                "are of a test set of your own, index.pieces.tokens=256 ranks passages by their best pieces"
             )
     else:
         console().print(collection_table(summary["collection"], {Path(checkpoint).parent.name or checkpoint: summary}))

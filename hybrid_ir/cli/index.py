@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from hybrid_ir.cli.options import Config, IndexFolder, IndexKeys, Verbose
+from hybrid_ir.cli.options import Config, IndexFolder, IndexKeys, Verbose, check_read
 
 Passages = Annotated[
     list[str],
@@ -62,8 +62,10 @@ def build(
     from hybrid_ir.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
+    check_read(overrides, "index", "index", "encoder")
     check_passages(passages)
     _check_vectors(vectors, trust_vectors)
+    check_checkpoint(checkpoint)
     from hybrid_ir.cli.terminal import console
 
     begun = time.perf_counter()
@@ -103,6 +105,7 @@ def verify(index: IndexFolder, config: Config = None, overrides: IndexKeys = Non
     from hybrid_ir.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
+    check_read(overrides, "index verify", "index")
     from hybrid_ir.cli.terminal import console
     from hybrid_ir.encoders import quiet_libraries
     from hybrid_ir.index import verify_index
@@ -124,6 +127,13 @@ def check_passages(passages: list[str]) -> None:
             passages_at(path)
 
 
+def check_checkpoint(name: str) -> None:
+    """Refuse in seconds, before Ray is started, what is no encoder."""
+    from hybrid_ir.encoders import check_source
+
+    check_source(name)
+
+
 def _check_vectors(vectors: str | None, trusted: bool) -> None:
     """Refuse in a second what is not there, or does not say who made it."""
     from hybrid_ir.index import find_vectors
@@ -140,10 +150,15 @@ def _check_vectors(vectors: str | None, trusted: bool) -> None:
 def encoding_job(place: str, what: str, verbose: bool) -> Iterator[tuple[str, Any]]:
     """A Ray to encode on, quiet unless `verbose`: the folder to write `what` to, and who is told of the progress."""
     from hybrid_ir.cli.progress import counter
-    from hybrid_ir.cluster import ray_session
+    from hybrid_ir.cluster import ray_session, term_is_interrupt
     from hybrid_ir.encoders import quiet_libraries
 
-    with ray_session(verbose), counter("") as progress, _shared_folder(place, what) as folder:
+    with (
+        ray_session(verbose),
+        term_is_interrupt(),
+        counter("") as progress,
+        _shared_folder(place, what) as folder,
+    ):
         # With it comes Ray Data, which sets log levels of its own.
         from hybrid_ir.index import build_index as _  # noqa: F401
 
@@ -188,7 +203,7 @@ def unwritable(place: str, what: str = "the index") -> Iterator[None]:
 def print_index(manifest: Any, index: str) -> None:
     from rich.table import Table
 
-    from hybrid_ir.cli.terminal import console
+    from hybrid_ir.cli.terminal import console, counted
 
     table = Table(box=None, pad_edge=False)
     table.add_column("language")
@@ -202,30 +217,32 @@ def print_index(manifest: Any, index: str) -> None:
     nprobe = f", {manifest.nprobe} lists searched" if manifest.nprobe else ""
     out = console()
     out.print(table)
-    out.print(f"{manifest.rows:,} passages in {len(manifest.shards)} shards ({sizes}), codec {manifest.codec}{nprobe}")
+    shards = counted(len(manifest.shards), "shard")
+    out.print(f"{counted(manifest.rows, 'passage')} in {shards} ({sizes}), codec {manifest.codec}{nprobe}")
     if manifest.pieces is not None:
         long, vectors = sum(manifest.pieces.long.values()), manifest.pieces.vectors
         out.print(
-            f"{long:,} passages are in pieces of at most {manifest.pieces.tokens} tokens: {vectors:,} vectors in all"
+            f"cut into pieces of at most {manifest.pieces.tokens} tokens: {counted(long, 'passage')}; "
+            f"{counted(vectors, 'vector')} in all"
         )
     if manifest.lexical is not None:
         out.print(f"their {manifest.lexical.words:,} words, {manifest.lexical.terms:,} different ones, can be searched")
     if dead := sum(shard.rows for shard in manifest.shards) - manifest.rows:
-        out.print(f"{dead:,} deleted passages are still in the files: hybrid-ir index compact --index {index}")
+        out.print(f"still in the files: {counted(dead, 'deleted passage')}; hybrid-ir index compact --index {index}")
     print_left_out(manifest, f"{index}/rejected*.jsonl")
 
 
 def print_left_out(manifest: Any, rejects: str) -> None:
     """What of the passages the vectors do not have."""
-    from hybrid_ir.cli.terminal import console
+    from hybrid_ir.cli.terminal import console, counted
 
     out = console()
     cut = sum(manifest.cut.values())
     if cut:
         out.print(
-            f"{cut:,} passages ({cut / manifest.rows:.1%}) are longer than the {manifest.space['max_tokens']} tokens "
-            "that the encoder reads: their ends cannot be found; index.pieces.tokens cuts them into pieces"
+            f"longer than the {manifest.space['max_tokens']} tokens that the encoder reads: {counted(cut, 'passage')} "
+            f"({cut / manifest.rows:.1%}), whose ends cannot be found; index.pieces.tokens cuts them into pieces"
         )
     rejected = sum(manifest.rejected.values())
     if rejected:
-        out.print(f"{rejected:,} records were rejected; each is in {rejects} with its reason")
+        out.print(f"{counted(rejected, 'record')} rejected; each is in {rejects} with its reason")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -48,5 +48,20 @@ def key_values(said: str) -> Any:
     return typer.Argument(metavar="[KEY=VALUE]...", help=said)
 
 
+def check_read(overrides: Sequence[str] | None, command: str, *sections: str) -> None:
+    """Raises InputError for a typed key of a section that the command does not read: it would change nothing."""
+    from hybrid_ir.types import InputError
+
+    for word in overrides or ():
+        key = word.partition("=")[0]
+        section, dot, _ = key.partition(".")
+        if dot and section not in sections:
+            raise InputError(
+                f"`hybrid-ir {command}` does not read {key}, only seed and {' and '.join(f'{x}.*' for x in sections)}; "
+                "leave it out"
+            )
+
+
 Overrides = Annotated[list[str] | None, key_values("For example train.steps=100 out=runs/a")]
-IndexKeys = Annotated[list[str] | None, key_values("For example index.shards=4 serve.port=8001")]
+IndexKeys = Annotated[list[str] | None, key_values("For example index.shards=4 seed=1")]
+ServeKeys = Annotated[list[str] | None, key_values("For example serve.port=8001 serve.placement=local")]

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hybrid_ir.cli.options import Config, IndexFolder, IndexKeys, Verbose, by_name, listed
+from hybrid_ir.cli.options import Config, IndexFolder, ServeKeys, Verbose, by_name, listed
 
 Checkpoint = Annotated[
     str | None, typer.Option(help="Encoder to use in place of the index's own copy; it must be of the index's space.")
@@ -28,7 +28,7 @@ def serve(
     ] = None,
     check_port: Annotated[bool, typer.Option("--check-port", help="Only say whether the port can be used.")] = False,
     config: Config = None,
-    overrides: IndexKeys = None,
+    overrides: ServeKeys = None,
     verbose: Verbose = False,
 ) -> None:
     """Serve an index and its encoder over HTTP until Ctrl-C. With --query and no terminal: until it has searched."""
@@ -126,7 +126,7 @@ def swap(
     checkpoint: Checkpoint = None,
     app: App = None,
     config: Config = None,
-    overrides: IndexKeys = None,
+    overrides: ServeKeys = None,
 ) -> None:
     """Have the running service serve another index and its encoder, without a failed request."""
     from hybrid_ir.config import load_experiment

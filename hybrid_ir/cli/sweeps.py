@@ -262,7 +262,9 @@ def _cost_line(base: Any, space: Any, trials: Mapping[str, Any], concurrent: int
     experiments = [experiment for _, experiment in trials.values()]
     experiments = experiments or [base] * ((space.samples or 1) * len(space.seeds))
     cost = estimate_cost(experiments, concurrent or 1, open_store(base.store) if is_store(base.store) else None)
-    head = f"{len(experiments)} trials{'' if concurrent is None else f', {concurrent} at a time'}"
+    from hybrid_ir.cli.terminal import counted
+
+    head = f"{counted(len(experiments), 'trial')}{'' if concurrent is None else f', {concurrent} at a time'}"
     if cost is None:
         return f"{head}; the time is not known, because the size of an encoder is not"
     time = f"{cost.hours:.1f} h" if cost.hours >= 1.5 else f"{cost.hours * 60:.0f} min"

@@ -19,6 +19,11 @@ def console() -> Console:
     return out if out.is_terminal else Console(highlight=False, width=160)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 shard", "12,000 shards". The plural of the noun has an s."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """The text without what a terminal obeys: escapes of a passage could clear the screen or write a false line."""
     return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda c: " " if c[0].isspace() else "\ufffd", text)

@@ -17,7 +17,7 @@ from hybrid_ir.types import InputError
 def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose = False) -> None:
     """Read the sources and write the store: shuffled, partitioned by language, split by document."""
     from hybrid_ir.cli.progress import counter
-    from hybrid_ir.cli.terminal import console
+    from hybrid_ir.cli.terminal import console, counted
     from hybrid_ir.config import load_experiment
     from hybrid_ir.data import files_root, prepare_experiment
 
@@ -30,7 +30,7 @@ def prepare(config: Config = None, overrides: Overrides = None, verbose: Verbose
     rejected = sum(sum(s["rejected"].values()) for s in manifest["sources"].values())
     if rejected:
         folder = f"{files_root(experiment.store, manifest)}/rejected/"
-        out.print(f"{rejected:,} records were rejected; each is in {folder} with its reason")
+        out.print(f"{counted(rejected, 'record')} rejected; each is in {folder} with its reason")
     if experiment.batch.sources is not None or experiment.batch.one_source:
         try:
             out.print(_shares_line(check_store(experiment)[1]), highlight=False)
@@ -109,6 +109,7 @@ def train(
 
     if not verbose:
         quiet_libraries()
+    _check_encoder(experiment)
     out = console()
     most = experiment.train.validation_groups
     if most is not None and held_out > most:
@@ -154,6 +155,19 @@ def check_store(experiment: Any) -> tuple[int, list[tuple[str, float, float]]]:
     return held_out, source_shares(plan, experiment.train.steps)
 
 
+def _check_encoder(experiment: Any) -> None:
+    """Refuse what a training cannot begin with, before Ray is started. A run that is there may have its own copy."""
+    from hybrid_ir.encoders import PRESETS, check_source
+    from hybrid_ir.storage import read_file
+
+    if experiment.encoder.name in PRESETS:
+        return
+    try:
+        read_file(experiment.out, "manifest.json")
+    except FileNotFoundError:
+        check_source(experiment.encoder.name)
+
+
 def _shares_line(shares: list[tuple[str, float, float]]) -> str:
     each = (f"{share:.1%} {name} (its groups come {times:.1f} times)" for name, share, times in shares)
     return f"rows to train on: {', '.join(each)}"
@@ -161,6 +175,8 @@ def _shares_line(shares: list[tuple[str, float, float]]) -> str:
 
 def _store_table(manifest: dict[str, Any]) -> Any:
     from rich.table import Table
+
+    from hybrid_ir.cli.terminal import counted
 
     table = Table(box=None, pad_edge=False)
     for name in ("source", "groups", "train", "validation", "test", "rejected"):
@@ -172,6 +188,6 @@ def _store_table(manifest: dict[str, Any]) -> Any:
             sum(row["rejected"].values()),
         ]
         table.add_row(name, *(f"{n:,}" for n in cells))
-    table.caption = f"{len(manifest['languages'])} languages: {' '.join(manifest['languages'])}"
+    table.caption = f"{counted(len(manifest['languages']), 'language')}: {' '.join(manifest['languages'])}"
     table.caption_justify = "left"
     return table

@@ -60,6 +60,28 @@ def ray_session(verbose: bool, cpus: int | None = None, *, shielded: bool = True
 
 
 @contextmanager
+def term_is_interrupt() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, where Ray's own handler would print what every thread was doing.
+
+    Once: `timeout` sends it to the command and then to its group, and what follows is left to end in peace.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is interrupt:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _sigterm_blocked() -> Iterator[None]:
     """Context whose child processes, and theirs, never see SIGTERM: they inherit what this thread blocks.
 

@@ -29,6 +29,7 @@ from .embedding import (
 from .foreign_code import carried_code as carried_code, hash_of as hash_of
 from .loading import (
     PAPER_PREFIXES as PAPER_PREFIXES,
+    check_source as check_source,
     dropout_of as dropout_of,
     load_encoder as load_encoder,
 )

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import constants, model_info, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from sentence_transformers.util import is_sentence_transformer_model, load_file_path
@@ -24,10 +26,13 @@ from hybrid_ir.encoders.presets import PRESETS
 from hybrid_ir.encoders.restored import RESTORED, restored_encoder
 from hybrid_ir.machine import usable_cpus
 from hybrid_ir.storage import fetch
-from hybrid_ir.types import InputError
+from hybrid_ir.types import InputError, one_line
 
 PAPER_PREFIXES = {"query": "Query: ", "document": "Passage: "}
 """What arXiv 2408.10536 puts before its texts, for the training of a model that brings no prefixes of its own."""
+
+HUB_S = 5
+"""Seconds that the hub may take to say whether it knows a model."""
 
 # Families that say what they want before a text in their cards, and in no file that loads with the model. E5:
 # https://huggingface.co/intfloat/multilingual-e5-small, "Each input text should start with", and arXiv 2402.05672.
@@ -122,7 +127,36 @@ def source_of(name: str) -> tuple[str, str | None]:
             f"{pickled} is a pickle, which may run anything when it is read, and no safetensors file is beside it; "
             "save the model as safetensors (`save_pretrained` does) and give that folder"
         )
+    if not Path(name).exists():
+        _check_reachable(name, revision)
     return name, revision
+
+
+def check_source(name: str) -> None:
+    """Raises InputError for what `load_encoder` would refuse by its name, or by what its configs say: in seconds."""
+    if name in RESTORED and not Path(name).exists():
+        return
+    name, revision = source_of(name)
+    # What the hub has is looked at when it is loaded: it takes as long.
+    if Path(name).exists() and (foreign := code_of_its_own(name, revision)):
+        raise InputError(f"{name!r} cannot be used: {foreign}")
+
+
+def _check_reachable(name: str, revision: str | None) -> None:
+    """Raises InputError where a model is not on this machine and no hub answers: the libraries would ask for each of
+    its files again and again, for two minutes."""
+    there = (try_to_load_from_cache(name, file, revision=revision) for file in ("modules.json", "config.json"))
+    try:
+        if constants.HF_HUB_OFFLINE or any(isinstance(found, str) for found in there):
+            return
+        model_info(name, revision=revision, timeout=HUB_S)
+    except (HfHubHTTPError, ValueError):
+        return  # it answers, or that is no name: who loads the model says what is wrong
+    except Exception as error:  # those of the hub's HTTP library, which was another one in each of its versions
+        raise InputError(
+            f"{name!r} is neither a folder here nor reachable on the hub ({one_line(error)}); check the name and the "
+            f"network, or give a folder, a preset ({', '.join(PRESETS)}) or {' or '.join(RESTORED)}"
+        ) from error
 
 
 def trusted_code(name: str, revision: str | None) -> dict[str, bytes] | None:

@@ -136,7 +136,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Encode the texts of the test, rank, average; write the files to `out`. `progress` gets how many texts are done.
 
-    Returns what `metrics.json` holds. Of `experiment`, `evaluate` and `seed` are read.
+    Returns what `metrics.json` holds. Of `experiment`, `evaluate`, `seed` and `index.pieces` are read. Raises
+    InputError where passages are to be cut into pieces, and the test is none whose passages may be long.
     """
     start = time.perf_counter()
     pieces = experiment.index.pieces.how

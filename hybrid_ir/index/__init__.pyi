@@ -49,3 +49,4 @@ from .terms.counts import open_statistics as open_statistics
 from .vectors.given import find_vectors as find_vectors
 from .vectors.made import encode_passages as encode_passages
 from .vectors.written import VectorsManifest as VectorsManifest
+from .writing import BeingWritten as BeingWritten

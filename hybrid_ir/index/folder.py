@@ -35,6 +35,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
+from hybrid_ir.index.pieces.entry import PiecesOf
 from hybrid_ir.index.query import CANDIDATES
 from hybrid_ir.storage import fetch_files, is_uri, lies_inside, read_file, sizes_of
 from hybrid_ir.types import InputError, one_line
@@ -94,24 +95,6 @@ class ShardEntry(_Part):
         if self.deleted is None:
             del content["deleted"]
         return content
-
-
-class PiecesOf(_Part):
-    """How long passages were cut, and what came of it."""
-
-    tokens: int
-    overlap: int
-    """As `index.pieces` says."""
-    vectors: int
-    """Pieces of all passages that are not deleted."""
-    most: int
-    """Pieces of the passage that has the most."""
-    long: dict[str, int]
-    """Passages of each language that have several."""
-
-    @property
-    def how(self) -> tuple[int, int]:
-        return self.tokens, self.overlap
 
 
 class LexicalOf(_Part):

@@ -16,6 +16,7 @@ import numpy as np
 
 from hybrid_ir.index.filters.form import Filter
 from hybrid_ir.index.passages import IndexedPassage
+from hybrid_ir.index.pieces.entry import PiecesOf
 from hybrid_ir.lexical import LexicalQuery
 
 CANDIDATES = 4
@@ -55,8 +56,8 @@ class Totals:
     """(languages, lists): passages of each language, in the order of their names, in each inverted list of all shards;
     None in an index of format 1, and for Flat."""
 
-    most_pieces: int = 1
-    """Vectors of the passage that has the most."""
+    pieces: PiecesOf | None = None
+    """How many vectors the passages have; None = one each."""
 
     def scans(self, query: ShardQuery) -> bool:
         """Whether a query is answered by an exact scan of what its filter leaves."""
@@ -84,6 +85,10 @@ class Totals:
     def _in_lists(self) -> np.ndarray:
         assert self.counts is not None
         return self.counts.sum(axis=0)
+
+    def enough(self, wanted: int) -> int:
+        """So many vectors, whichever they are, are of `wanted` passages at least, if there are so many passages."""
+        return wanted if self.pieces is None else self.pieces.enough(wanted)
 
     def left(self, query: ShardQuery) -> int:
         """Passages of the whole index that the query's language filter leaves."""

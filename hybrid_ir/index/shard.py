@@ -32,6 +32,7 @@ from hybrid_ir.index.pieces.table import open_pieces
 from hybrid_ir.index.query import Found, ShardQuery, Stored, Totals, depth, is_flat
 from hybrid_ir.index.searching.exact import exact_top, score_rows
 from hybrid_ir.index.searching.lists import codec_best
+from hybrid_ir.index.searching.living import Living
 from hybrid_ir.index.searching.nearest import NearestLists
 from hybrid_ir.index.searching.recent import Recent
 from hybrid_ir.index.searching.threads import in_parts
@@ -63,6 +64,7 @@ class Shard:
         self.totals = totals
         self.pieces = open_pieces(folder, self.rows)  # None: vector n is that of row n
         self.postings = open_terms(folder, self.rows)
+        self._alive = None if living is None else Living(living if self.pieces is None else living[self.pieces.owner])
         self.ids = np.asarray(np.load(folder / "ids.npy", mmap_mode="r"))
         self.index: Any = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
         self._masks = Recent(_MASKS)
@@ -132,7 +134,8 @@ class Shard:
 
     def scan(self, vectors: np.ndarray, k: int, languages: tuple[str, ...] | None, where: Filter | None) -> list[Found]:
         """The k best by exact score among the rows that pass."""
-        (rows, living), found = self.passing(languages, where), []
+        rows, found = self.passing(languages, where), []
+        living = self._alive if where is None else None
         if self.pieces is not None:
             parts = best_passages(vectors, self.vectors, self.pieces, rows, k, living)
             return [self._found(scores, scores, best, k) for scores, best in parts]
@@ -142,11 +145,9 @@ class Shard:
             found.append(Found(scores, scores, self.ids[best], best))
         return found
 
-    def passing(
-        self, languages: tuple[str, ...] | None, where: Filter | None
-    ) -> tuple[list[tuple[int, int]] | np.ndarray, np.ndarray | None]:
-        """The rows that pass, or ranges and (rows,) bool of what lives in them; None = all."""
-        return (self._ranges(languages), self.living) if where is None else (self._rows_where(languages, where), None)
+    def passing(self, languages: tuple[str, ...] | None, where: Filter | None) -> list[tuple[int, int]] | np.ndarray:
+        """The living rows that pass a filter; without one ranges of rows, deleted ones too."""
+        return self._ranges(languages) if where is None else self._rows_where(languages, where)
 
     def _found(self, codec_scores: np.ndarray, scores: np.ndarray, best: np.ndarray, k: int | None = None) -> Found:
         """The k best of the passages that these pieces are of, one of each; None = all."""
@@ -237,9 +238,7 @@ class Shard:
     def _nearest_lists(self, vectors: np.ndarray, wanted: int, query: ShardQuery) -> tuple[np.ndarray, np.ndarray]:
         """(Q, lists to visit) numbers and scores; every shard visits the same."""
         nprobe, holds = self.totals.probes(query, self.lists), self.totals.in_lists(query)
-        enough = 0 if holds is None else min(wanted, self.totals.left(query))
-        if holds is not None and self.pieces is not None:  # so many pieces are of `wanted` passages, whichever they are
-            enough = min(wanted * self.totals.most_pieces, int(holds.sum()))
+        enough = 0 if holds is None else min(self.totals.enough(wanted), int(holds.sum()))
         return self._nearest.that_hold(enough, holds, vectors, self._quantizer, nprobe)
 
     def _ranges(self, languages: tuple[str, ...] | None) -> list[tuple[int, int]]:
@@ -288,8 +287,8 @@ def open_shard(
         counts = None
         for name in beside:
             counts = np.load(local_files(index, beside) / name)
-        most = 1 if manifest.pieces is None else manifest.pieces.most
-        totals = Totals(manifest.codec, manifest.nprobe, manifest.languages, manifest.candidates, counts, most)
+        known = (manifest.codec, manifest.nprobe, manifest.languages, manifest.candidates)
+        totals = Totals(*known, counts, manifest.pieces)
         passages, living = PassageTable(folder / "passages.arrow"), living_rows(index, entry)
         return Shard(folder, entry, totals, passages, nearest or NearestLists(), living)
     except (RuntimeError, ValueError, OSError) as error:

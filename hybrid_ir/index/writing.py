@@ -55,9 +55,13 @@ BLOCK_OF_LONG = 1024
 """Passages in pieces whose vectors are copied at a time."""
 
 
+class BeingWritten(InputError):
+    """Another process writes the index at this moment."""
+
+
 @contextmanager
 def alone(index: Path) -> Iterator[None]:
-    """Nobody else writes this index until the block ends. Raises InputError if somebody does.
+    """Nobody else writes this index until the block ends. Raises BeingWritten if somebody does.
 
     The lock is the system's, of the folder itself: it leaves no file, and ends with the process, however that ends.
     Folders that had to be made for it are removed again if nothing was put there.
@@ -69,7 +73,7 @@ def alone(index: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(
+            raise BeingWritten(
                 f"another process is building {index}, or adding to it or pruning it; wait until it has ended, then "
                 "run the same command"
             ) from None

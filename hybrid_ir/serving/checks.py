@@ -56,9 +56,12 @@ def parse(body: bytes, model: type[M], settings: Serve) -> M:
     how many fields and items there are is looked at first, and its lists end at their first error (`fail_fast`).
     """
     try:
-        content = from_json(body)
+        content = from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise RequestError(400, "invalid_json", f"the body is not JSON: {error}") from None
+        said = (
+            "; JSON has no NaN and no Infinity: send null, or leave it out" if re.search(rb"NaN|Infinity", body) else ""
+        )
+        raise RequestError(400, "invalid_json", f"the body is not JSON: {error}{said}") from None
     if not isinstance(content, dict):
         raise RequestError(422, "invalid_request", "the body must be a JSON object")
     if isinstance(prefer := content.get("prefer"), dict):

@@ -83,6 +83,12 @@ class SearchService:
 
     async def search(self, request: SearchRequest) -> dict[str, Any]:
         """A SearchResponse as plain data. Raises RequestError."""
+        if request.rerank is None:
+            return await self._search(request)
+        with self.reranking.queued(len(request.query) if isinstance(request.query, list) else 1):
+            return await self._search(request)
+
+    async def _search(self, request: SearchRequest) -> dict[str, Any]:
         begun = time.perf_counter()
         serving, manifest = self._active, self._active.release.manifest
         narrow, rerank_s = request, None

@@ -20,6 +20,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def _train(
     # Not at the top: Ray reads its settings when it is imported, and the session sets some.
     from hybrid_ir.training.ray_train.launcher import launch
 
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -90,7 +92,11 @@ def _train(
     except InputError:
         if not claimed:  # nothing was trained: other settings may have the folder
             (run / "manifest.json").unlink()
-            shutil.rmtree(run / "initial", ignore_errors=True)
+            for folder in ("initial", ".initial.partial"):
+                shutil.rmtree(run / folder, ignore_errors=True)
+            for folder in made:
+                with suppress(OSError):  # somebody put something there meanwhile
+                    folder.rmdir()
         raise
     report({"encoder": encoder})
     if warning := uneven_epochs(plan, experiment.train.steps):

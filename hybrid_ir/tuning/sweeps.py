@@ -120,7 +120,7 @@ def sweep(
     rows.sort(key=lambda row: order.get(row["trial"], len(order)))
     left = sum(row["state"] == "unfinished" for row in rows) + max(len(trials) - len(rows), 0)
     if left:
-        raise Interrupted(f"stopped with {left} trials to go, saved in {out}")
+        raise Interrupted(f"stopped with {left} trial{'' if left == 1 else 's'} to go, saved in {out}")
     _write_trials(folder / "trials.parquet", rows)
     if all(row["state"] == "failed" for row in rows):
         raise InputError(f"every trial failed, the first with: {rows[0]['error']}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hybrid_ir.cli.index import Passages, check_passages, encoding_job, print_index, unwritable
-from hybrid_ir.cli.options import Config, IndexFolder, IndexKeys, Verbose
+from hybrid_ir.cli.options import Config, IndexFolder, IndexKeys, Verbose, check_read
 
 
 def add(
@@ -20,13 +20,16 @@ def add(
     from hybrid_ir.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
+    check_read(overrides, "index add", "index")
 
     with encoding_job(index, "the index", verbose) as (folder, progress):
         from hybrid_ir.index import add_passages
 
         manifest = add_passages(folder, passages, experiment.index, seed=experiment.seed, progress=progress)
-    added = f"{manifest.shards[-1].rows:,} passages added to {index} as shard {manifest.shards[-1].name}"
-    _print_changed(added, manifest, index)
+    from hybrid_ir.cli.terminal import counted
+
+    last = manifest.shards[-1]
+    _print_changed(f"{counted(last.rows, 'passage')} added to {index} as shard {last.name}", manifest, index)
 
 
 def replace(
@@ -37,7 +40,9 @@ def replace(
     from hybrid_ir.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
+    check_read(overrides, "index replace", "index")
     check_passages(passages)
+    from hybrid_ir.cli.terminal import counted
     from hybrid_ir.index import read_manifest
 
     before = read_manifest(index)
@@ -49,7 +54,7 @@ def replace(
     fate = f"{written - manifest.rows + before.rows:,} of them in the place of others"
     if manifest.parent != before.index_version:  # it was finished before, and is now found to be
         fate = "an earlier run of the same command had written them"
-    _print_changed(f"{written:,} passages written to {index}, {fate}", manifest, index)
+    _print_changed(f"{counted(written, 'passage')} written to {index}, {fate}", manifest, index)
 
 
 def delete(
@@ -63,8 +68,10 @@ def delete(
     from hybrid_ir.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
+    check_read(overrides, "index delete", "index")
     wanted = _doc_ids(doc_ids, file)
     from hybrid_ir.cli.progress import counter
+    from hybrid_ir.cli.terminal import counted
     from hybrid_ir.encoders import quiet_libraries
     from hybrid_ir.index import delete_passages, read_manifest
     from hybrid_ir.storage import written
@@ -73,7 +80,7 @@ def delete(
     read_manifest(index)
     with counter("") as progress, unwritable(index), written(index) as folder:
         manifest = delete_passages(str(folder), wanted, experiment.index, seed=experiment.seed, progress=progress)
-    _print_changed(f"{len(set(wanted)):,} passages deleted from {index}", manifest, index)
+    _print_changed(f"{counted(len(set(wanted)), 'passage')} deleted from {index}", manifest, index)
 
 
 def compact(index: IndexFolder, config: Config = None, overrides: IndexKeys = None, verbose: Verbose = False) -> None:
@@ -81,6 +88,7 @@ def compact(index: IndexFolder, config: Config = None, overrides: IndexKeys = No
     from hybrid_ir.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
+    check_read(overrides, "index compact", "index")
     from hybrid_ir.cli.terminal import console
     from hybrid_ir.index import read_manifest
 
@@ -96,17 +104,23 @@ def compact(index: IndexFolder, config: Config = None, overrides: IndexKeys = No
 
 
 def prune(
-    index: IndexFolder, keep: Annotated[int, typer.Option(min=1, help="Versions to keep, the newest first.")] = 1
+    index: IndexFolder, keep: Annotated[int, typer.Option(help="Versions to keep, the newest first; one at least.")] = 1
 ) -> None:
     """Remove older versions of an index, and the files that no other needs. A service must not serve them any more."""
-    from hybrid_ir.cli.terminal import console
+    from hybrid_ir.types import InputError
+
+    if keep < 1:
+        raise InputError(
+            f"--keep must be 1 or more, got {keep}: the current version stays; to have none, remove {index}"
+        )
+    from hybrid_ir.cli.terminal import console, counted
     from hybrid_ir.index import prune_versions, read_manifest
     from hybrid_ir.storage import written
 
     read_manifest(index)
     with unwritable(index), written(index) as folder:
         gone = prune_versions(folder, keep)
-    console().print(f"{len(gone)} versions of {index} removed{': ' if gone else ''}{' '.join(gone)}")
+    console().print(f"{counted(len(gone), 'version')} of {index} removed{': ' if gone else ''}{' '.join(gone)}")
 
 
 def _print_changed(what: str, manifest: Any, index: str) -> None:

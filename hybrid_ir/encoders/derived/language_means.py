@@ -57,7 +57,7 @@ def learn_correction(model: SentenceTransformer, texts: Mapping[str, Sequence[st
     """
     few = {language: len(some) for language, some in texts.items() if len(some) < LEAST_TEXTS}
     if len(texts) < 2 or few:
-        found = ", ".join(f"{language} {n}" for language, n in sorted(few.items())) or f"{len(texts)} languages"
+        found = ", ".join(f"{language} {n}" for language, n in sorted(few.items())) or f"languages: {len(texts)}"
         raise InputError(
             f"language means need at least two languages of {LEAST_TEXTS} texts each, found {found}; give more texts, "
             "or leave those languages out"

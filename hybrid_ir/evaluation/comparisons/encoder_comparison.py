@@ -69,7 +69,7 @@ def compare_encoders(
     ranked.
     Returns what each one's `metrics.json` holds, and the paired tests, p-values corrected over all of them (Holm). All
     encoders are loaded once before the first is measured, so that a wrong name is said in seconds. Of `experiment`,
-    `encoder`, `evaluate` and `seed` are read, as `evaluate` reads them.
+    `encoder`, `evaluate`, `seed` and `index.pieces` are read, as `evaluate` reads them.
     """
     summaries = {label: _measured_before(name, test, out / label, experiment) for label, name in encoders.items()}
     for label, name in encoders.items():

@@ -111,18 +111,12 @@ def _delete(doc_ids: Sequence[str], out: str, settings: Index, seed: int, progre
             index,
             settings,
             seed,
-            space=old.space,
-            probes=np.asarray(old.probes, dtype=np.float32),
-            codec=old.codec,
-            candidates=old.candidates,
-            sharding=old.sharding,
+            **unchanged(old),
             shards=entries,
             keys=keys_of_living(index, entries),
             rejected=old.rejected,
             cut=dict(Counter(old.cut) - _cut_of(index, old, rows)),
             files={name: file for name, file in old.files.items() if not is_counted(name)},
-            parent=old.index_version,
-            pieces=old.pieces and old.pieces.how,
             settings_shown=old.settings,
             progress=progress,
         )
@@ -190,23 +184,30 @@ def _add(
         index,
         settings,
         seed,
-        space=old.space,
-        probes=np.asarray(old.probes, dtype=np.float32),
-        codec=old.codec,
-        candidates=old.candidates,
-        sharding=old.sharding,
+        **unchanged(old),
         shards=entries,
         keys=keys_of_living(index, entries) if rows else sorted({*old.metadata_keys, *fragments.keys}),
         rejected=dict(Counter(old.rejected) + Counter(fragments.rejected)),
         cut=dict(Counter(old.cut) - _cut_of(index, old, rows) + Counter(fragments.cut())),
         files=beside,
-        parent=old.index_version,
-        pieces=old.pieces and old.pieces.how,
         settings_shown=shown,
         progress=progress,
     )
     clear(build)
     return manifest
+
+
+def unchanged(old: Manifest) -> dict[str, Any]:
+    """The parts of a manifest (see `make_manifest`) that a change takes from the version that it is made from."""
+    return {
+        "space": old.space,
+        "probes": np.asarray(old.probes, dtype=np.float32),
+        "codec": old.codec,
+        "candidates": old.candidates,
+        "sharding": old.sharding,
+        "parent": old.index_version,
+        "pieces": old.pieces and old.pieces.how,
+    }
 
 
 def cut_as_built(settings: Index, old: Manifest) -> Index:

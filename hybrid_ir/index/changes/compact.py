@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from hybrid_ir.config import Index
-from hybrid_ir.index.changes.change import next_shard
+from hybrid_ir.index.changes.change import next_shard, unchanged
 from hybrid_ir.index.codec import ROWS_PER_SHARD, make_codec
 from hybrid_ir.index.folder import Manifest, ShardEntry, check_files, is_counted, read_manifest
 from hybrid_ir.index.fragments import save_array
@@ -100,21 +100,15 @@ def _compact(index: Path, settings: Index, seed: int, progress: Progress) -> Man
     lexical, counted = count_words(index, entries)
     draft = make_manifest(
         index,
-        space=old.space,
-        probes=np.asarray(old.probes, dtype=np.float32),
-        codec=old.codec,
-        sharding=old.sharding,
+        **unchanged(old),
         shards=entries,
         keys=keys,
         rejected=old.rejected,
         settings=old.settings,
         files={name: file for name, file in old.files.items() if not is_counted(name)},
-        parent=old.index_version,
         nprobe=old.nprobe,
-        candidates=old.candidates,
         recall=old.recall,
         cut=old.cut,
-        pieces=old.pieces and old.pieces.how,
         lexical=lexical,
     )
     made = open_shards(index, draft, checksums=False)

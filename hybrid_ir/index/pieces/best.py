@@ -15,6 +15,7 @@ import numpy as np
 
 from hybrid_ir.index.pieces.table import PieceTable
 from hybrid_ir.index.searching.exact import exact_scores, exact_top
+from hybrid_ir.index.searching.living import Living
 
 MORE = 4
 """So many times the pieces are looked at next, where those before were of too few passages."""
@@ -26,17 +27,16 @@ def best_passages(
     pieces: PieceTable,
     rows: Sequence[tuple[int, int]] | np.ndarray,
     k: int,
-    living: np.ndarray | None = None,
+    living: Living | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """(scores, pieces) of the k best passages of `rows` for each of the queries (Q, D), as `exact_top` gives rows:
-    in no order, and more of them where passages tie with the k-th. vectors: (P, D)."""
+    in no order, and more of them where passages tie with the k-th. vectors: (P, D); `living` is of pieces."""
     of_rows = pieces.of_rows(rows) if isinstance(rows, np.ndarray) else pieces.ranges(rows)
-    alive = None if living is None else living[pieces.owner]
     results = [(np.empty(0, np.float32), np.empty(0, np.int64))] * len(queries)
     open_, ask = np.arange(len(queries)), k
     while len(open_):
         unsure = []
-        for n, (scores, found) in zip(open_, exact_top(queries[open_], vectors, of_rows, ask, alive), strict=True):
+        for n, (scores, found) in zip(open_, exact_top(queries[open_], vectors, of_rows, ask, living), strict=True):
             one = best_of_each(scores, found, pieces.owner)
             results[n] = one
             # With fewer pieces than were asked for there are no more; else passages behind them may be lacking.

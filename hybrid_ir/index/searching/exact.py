@@ -14,6 +14,8 @@ from typing import Any
 import faiss
 import numpy as np
 
+from hybrid_ir.index.searching.living import Living
+
 MARGIN = 16
 """Candidates beyond k that FAISS's scores choose."""
 TIE = 1e-5
@@ -59,17 +61,17 @@ def exact_top(
     vectors: np.ndarray,
     rows: Sequence[tuple[int, int]] | np.ndarray,
     k: int,
-    living: np.ndarray | None = None,
+    living: Living | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """(scores, rows) of the k best of `rows` (ranges, or an array of row numbers) for each of the queries (Q, D).
 
-    `living`, (N,) bool, tells which rows of the ranges count; None = all. In no order. Fewer than k where there are
+    `living` tells which rows of the ranges count; None = all. In no order. Fewer than k where there are
     fewer rows; more where rows tie with the k-th: the caller cuts, by id.
     """
     if isinstance(rows, np.ndarray):
         count = len(rows)
     else:
-        count = sum(end - start if living is None else int(np.count_nonzero(living[start:end])) for start, end in rows)
+        count = sum(end - start if living is None else living.count(start, end) for start, end in rows)
     results = [(np.empty(0, np.float32), np.empty(0, np.int64))] * len(queries)
     open_ = np.arange(len(queries))
     ask = min(count, k + MARGIN)
@@ -93,19 +95,19 @@ def _scan_top(
     vectors: np.ndarray,
     rows: Sequence[tuple[int, int]] | np.ndarray,
     ask: int,
-    living: np.ndarray | None,
+    living: Living | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(Q, <= ask) FAISS's scores and rows of the best, block by block."""
     best: tuple[np.ndarray, np.ndarray] | None = None
     for block, numbers in _blocks(vectors, rows, len(queries), in_pieces=living is not None):
-        there, count = None, len(block)
+        bits, count = None, len(block)
         if living is not None and isinstance(numbers, int):
-            there = living[numbers : numbers + len(block)]
-            count = int(np.count_nonzero(there))
+            part = numbers, numbers + len(block)
+            count = living.count(*part)
             if not count:
                 continue
-            there = None if count == len(block) else there
-        scores, places = _faiss_top(queries, block, min(ask, count), there)
+            bits = None if count == len(block) else living.bits(*part)
+        scores, places = _faiss_top(queries, block, min(ask, count), bits)
         found = (scores, places + numbers if isinstance(numbers, int) else numbers[places])
         if best is not None:
             scores, places = (np.concatenate(both, axis=1) for both in zip(best, found, strict=True))
@@ -138,13 +140,12 @@ def _blocks(
 
 
 def _faiss_top(
-    queries: np.ndarray, block: np.ndarray, k: int, there: np.ndarray | None
+    queries: np.ndarray, block: np.ndarray, k: int, bits: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, k) FAISS's scores and places in the block. Neither kind of vectors is copied. `there`, a bool for each vector
-    of the block, leaves out some; k are left."""
+    """(Q, k) FAISS's scores and places in the block. Neither kind of vectors is copied. `bits`, one for each vector of
+    the block, leave out some; k are left."""
     selector = None
-    if there is not None:
-        bits = np.packbits(there, bitorder="little")
+    if bits is not None:
         selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))  # its size is that of the bits, in bytes
     if block.dtype == np.float32:
         if selector is None:

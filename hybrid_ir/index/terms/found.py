@@ -19,5 +19,6 @@ def found_by_words(shard: Shard, query: ShardQuery) -> Found:
     if shard.postings is None or query.words is None:
         raise ValueError(f"shard {shard.entry.name} was asked for words, and has none")
     scores = score_passages(shard.postings, query.words)
-    rows = best_rows(scores, query.k, shard.ids, *shard.passing(query.languages, query.where))
+    living = shard.living if query.where is None else None  # a filter's rows live
+    rows = best_rows(scores, query.k, shard.ids, shard.passing(query.languages, query.where), living)
     return Found(scores[rows], scores[rows], shard.ids[rows], rows)

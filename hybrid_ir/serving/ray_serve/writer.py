@@ -22,6 +22,8 @@ from hybrid_ir.serving.ray_serve.swapping import Unserved, turn_to
 
 WAITING = 64
 """Changes that may wait in one gateway; more get 429."""
+PATIENCE_S = 30
+"""For the first change of a writer: the one before it may have been killed, and its process may take so long to end."""
 
 
 class WriterReplica:
@@ -56,7 +58,7 @@ class WriterReplica:
         if self._writer is None:  # torch comes with it, which a start need not wait for
             from hybrid_ir.serving.writing.index_writer import IndexWriter
 
-            self._writer = IndexWriter()
+            self._writer = IndexWriter(PATIENCE_S)
         written = getattr(self._writer, method)(index, argument)
         try:
             turn_to(self._app, self._registry, index, written["index_version"])

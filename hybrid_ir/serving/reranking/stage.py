@@ -12,6 +12,7 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -39,7 +40,8 @@ class Reranking:
     def __init__(self, scorer: Scorer | None, settings: Serve, observe: Observe) -> None:
         self._scorer, self._settings, self._observe = scorer, settings, observe
         self.name = name_of(settings.reranker or "")
-        self._waiting = 0
+        self._waiting = 0  # texts of /v1/rerank and /rerank
+        self._searches = 0  # queries of searches whose hits are not reranked yet
 
     def up(self) -> bool | None:
         """Whether the reranker answers; None where there is none."""
@@ -73,6 +75,22 @@ class Reranking:
         if len(there) < len(pairs):
             raise RequestError(504, "deadline_exceeded", "the deadline passed before the texts were reranked")
         return Scored(*map(np.array, zip(*there, strict=True)))
+
+    @contextmanager
+    def queued(self, queries: int) -> Iterator[None]:
+        """Meanwhile a search of so many queries is answered and reranked. Raises RequestError where too many are.
+
+        They are counted from their beginning: when a flood comes at once, nothing is searched for what is refused. Not
+        their candidates, for how long those take is bounded by `serve.rerank_deadline_ms` already.
+        """
+        if self._searches and self._searches + queries > self._settings.max_queue:
+            said = f"{self._searches} queries are being reranked already; ask again in a second, or without `rerank`"
+            raise RequestError(429, "busy", said)
+        self._searches += queries
+        try:
+            yield
+        finally:
+            self._searches -= queries
 
     def widened(self, request: SearchRequest) -> SearchRequest:
         """The search that finds what is to be reranked. Raises RequestError for what cannot be reranked."""

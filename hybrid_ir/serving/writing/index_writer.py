@@ -6,6 +6,7 @@ In: an index folder, and a change. Out: the version that was made, on disk and w
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ import orjson
 
 from hybrid_ir.config import Index
 from hybrid_ir.encoders import load_encoder
-from hybrid_ir.index import Manifest, NoPassage, delete_passages, encoder_folder, read_manifest, replace_passages
+from hybrid_ir.index import (
+    BeingWritten,
+    Manifest,
+    NoPassage,
+    delete_passages,
+    encoder_folder,
+    read_manifest,
+    replace_passages,
+)
 from hybrid_ir.serving.checks import RequestError
 from hybrid_ir.storage import is_uri
 from hybrid_ir.types import InputError, one_line
@@ -23,8 +32,11 @@ from hybrid_ir.types import InputError, one_line
 class IndexWriter:
     """Keeps the encoder of the index that it wrote to last. Not thread-safe: one change at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = 0.0) -> None:
+        """So long after its start it waits for another process that writes the index. The writer whose place it takes
+        was killed perhaps, and holds the index until its memory is given back."""
         self._encoder: tuple[str, str, Any] | None = None
+        self._patient_until = time.monotonic() + patience_s
 
     def put(self, index: str, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Write passages that `passages_of` has checked. A `Written` as plain data. Raises RequestError."""
@@ -43,14 +55,7 @@ class IndexWriter:
                 409, "not_writable", f"{index} is not a folder: write to it with hybrid-ir index replace, then swap"
             )
         try:
-            before = read_manifest(index)
-            settings, seed = _settings_of(before), before.settings.get("seed", 0)
-            if records:
-                manifest = replace_passages(
-                    index, [records], settings, seed=seed, loaded=self._encoder_of(index, before)
-                )
-            else:
-                manifest = delete_passages(index, [doc_id], settings, seed=seed)
+            before, manifest = self._written(index, records, doc_id)
         except NoPassage:
             raise RequestError(
                 404, "passage_not_found", f"no passage has the doc_id {doc_id!r:.200}", "doc_id"
@@ -68,6 +73,21 @@ class IndexWriter:
             "deleted": before.rows + written - manifest.rows,
             "passages": manifest.rows,
         }
+
+    def _written(self, index: str, records: str, doc_id: str) -> tuple[Manifest, Manifest]:
+        """The versions before and after."""
+        while True:
+            try:
+                before = read_manifest(index)
+                settings, seed = _settings_of(before), before.settings.get("seed", 0)
+                if records:
+                    loaded = self._encoder_of(index, before)
+                    return before, replace_passages(index, [records], settings, seed=seed, loaded=loaded)
+                return before, delete_passages(index, [doc_id], settings, seed=seed)
+            except BeingWritten:
+                if time.monotonic() > self._patient_until:
+                    raise
+                time.sleep(0.2)
 
     def _encoder_of(self, index: str, manifest: Manifest) -> Any:
         if self._encoder is None or self._encoder[:2] != (index, manifest.space["id"]):
