@@ -15,30 +15,33 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
-from sentence_transformers import SentenceTransformer
 
 from hybrid_ir.batches import Waited, builder_for, in_process_feed, plan_for
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Store
 from hybrid_ir.encoders import TextReader
-from hybrid_ir.training.checkpoint import load_state
+from hybrid_ir.training.checkpoint import State, load_state
 from hybrid_ir.training.initial_model import initial_model
 from hybrid_ir.training.loop import train_steps
 
 
-def trained(experiment: Experiment, store: Store) -> tuple[SentenceTransformer, float | None]:
-    """The encoder after the last step, whatever validations would choose, and the loss of that step; None where there
-    are no steps."""
+def begun(experiment: Experiment, store: Store) -> State:
+    """A training before its first step."""
     with tempfile.TemporaryDirectory() as scratch:
         name = initial_model(experiment, store, Path(scratch), lambda: None)
-        state = load_state(experiment, name, None, Path(scratch), torch.device("cpu"))
+        return load_state(experiment, name, None, Path(scratch), torch.device("cpu"))
+
+
+def trained(experiment: Experiment, store: Store) -> State:
+    """The training after its last step, whatever validations would choose."""
+    state = begun(experiment, store)
     builder = builder_for(experiment, store, plan_for(store, experiment), TextReader.of(state.model))
     feed = Waited(in_process_feed(builder, 0, experiment.train.steps))
     try:
         train_steps(experiment, state, feed, None, _Unheard(), lambda measure: None, 0, 1)  # type: ignore[arg-type]
     finally:
         feed.close()
-    return state.model, state.progress.loss
+    return state
 
 
 class _Unheard:
@@ -54,7 +57,7 @@ class _Unheard:
         pass
 
 
-def learns_from(experiment: Experiment, store: Store) -> dict[str, Any]:
+def decided_by(experiment: Experiment, store: Store) -> dict[str, Any]:
     """All that decides what a training makes, to know its result by."""
     sections = experiment.model_dump(mode="json", include={"seed", "encoder", "batch", "loss", "train"})
     return {"store": store.content_hash, **sections}

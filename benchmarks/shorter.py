@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from pictures import COLOURS, INK, dress, save
-from short_trainings import kept, learns_from, mean_of, shown, trained
+from short_trainings import decided_by, kept, mean_of, shown, trained
 
 from hybrid_ir.config import Experiment, load_experiment, with_values
 from hybrid_ir.data import Store, open_store
@@ -91,11 +91,11 @@ def of_trainings(
             for name, shorter in WAYS.items():
                 values = {"seed": seed, "loss.dimensions": dimensions if shorter else []}
                 experiment = with_values(load_experiment(None, words), values)
-                yield name, learns_from(experiment, store), partial(trained_model, experiment, store)
+                yield name, decided_by(experiment, store), partial(trained_model, experiment, store)
 
 
 def trained_model(experiment: Experiment, store: Store) -> Any:
-    return trained(experiment, store)[0]
+    return trained(experiment, store).model
 
 
 def measures(make: Callable[[], Any], store: Store, dimensions: list[int]) -> dict[str, Any]:
