@@ -26,7 +26,7 @@ from hybrid_ir.mining.rules import Rules, parse_ranks
 from hybrid_ir.types import Group, InputError, Passage
 
 
-def encode(texts, *, role):
+def encode(texts, *, role, languages=None):
     angles = np.radians([float(text.split()[-1]) for text in texts])
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 

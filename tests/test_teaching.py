@@ -61,7 +61,7 @@ def vector_of(text: str, role: str) -> np.ndarray:
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
-def encode(texts, *, role):
+def encode(texts, *, role, languages=None):
     return np.stack([vector_of(text, role) for text in texts])
 
 

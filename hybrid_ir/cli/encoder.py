@@ -67,6 +67,7 @@ def encode(
             form=form.value,
             pooling=experiment.encoder.pooling,
             prefixes=(experiment.encoder.query_prefix, experiment.encoder.passage_prefix),
+            prompts=experiment.encoder.prompts,
             progress=progress,
         )
     console().print(

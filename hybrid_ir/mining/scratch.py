@@ -21,9 +21,9 @@ WINDOW = 16384  # texts encoded at a time: what the encoder sorts by length
 
 
 class Encode(Protocol):
-    """Texts -> (texts, D) float32 unit vectors, in their order."""
+    """Texts of one language -> (texts, D) float32 unit vectors, in their order."""
 
-    def __call__(self, texts: Sequence[str], *, role: str) -> np.ndarray: ...
+    def __call__(self, texts: Sequence[str], *, role: str, languages: str) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def encode_pool(pool: Pool, encode: Encode, folder: Path) -> dict[str, LanguageS
 
         questions = (pool.texts(window, f"q_{language}") for window in _windows(part.group_Q))
         scratch[language] = LanguageScratch(
-            _vectors(questions, encode, "query", folder / f"{number}.queries"),
-            _vectors(passage_texts(), encode, "document", folder / f"{number}.documents"),
+            _vectors(questions, encode, "query", language, folder / f"{number}.queries"),
+            _vectors(passage_texts(), encode, "document", language, folder / f"{number}.documents"),
             passages,
         )
     return scratch
@@ -87,11 +87,11 @@ def _windows(groups: np.ndarray) -> Iterator[np.ndarray]:
     return (groups[start : start + WINDOW] for start in range(0, len(groups), WINDOW))
 
 
-def _vectors(windows: Iterable[list[str]], encode: Encode, role: str, path: Path) -> np.ndarray:
+def _vectors(windows: Iterable[list[str]], encode: Encode, role: str, language: str, path: Path) -> np.ndarray:
     rows = dimension = 0
     with path.open("wb") as file:
         for texts in windows:
-            vectors = np.ascontiguousarray(encode(texts, role=role), np.float32)
+            vectors = np.ascontiguousarray(encode(texts, role=role, languages=language), np.float32)
             if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
                 raise InputError(
                     f"vectors of {len(texts)} texts are of shape {vectors.shape} or hold NaN or infinity; the encoder "
