@@ -142,7 +142,7 @@ def test_the_new_store_has_the_old_ones_files_and_the_teachers_beside_them(store
 def test_other_answers_are_another_store(store, encoders, tmp_path):
     """Else a run that was stopped would go on with another teacher."""
 
-    def other(texts, *, role):
+    def other(texts, *, role, languages):
         return -encode(texts, role=role)
 
     assert teach_vectors(store, str(tmp_path / "a"), other, made={})["content_hash"] != encoders.content_hash
@@ -270,10 +270,10 @@ def test_settings_that_contradict_each_other_are_refused(encoders):
 
 
 def test_a_teacher_that_fails_or_says_no_numbers_leaves_nothing(store, tmp_path):
-    def interrupted(texts, *, role):
+    def interrupted(texts, *, role, languages):
         raise KeyboardInterrupt
 
-    def overflowed(texts, *, role):
+    def overflowed(texts, *, role, languages):
         return np.full((len(texts), 2), np.inf, np.float32)
 
     with pytest.raises(KeyboardInterrupt):

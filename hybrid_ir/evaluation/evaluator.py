@@ -212,9 +212,10 @@ def evaluate_bm25(test: Collection, out: Path, experiment: Experiment) -> dict[s
 
 def made_from(model: SentenceTransformer | None, test: Test, experiment: Experiment) -> dict[str, Any]:
     """All that the measures depend on: two evaluations with equal ones need not both be run. `model` None is BM25."""
-    pieces = experiment.index.pieces.how
+    pieces, task = experiment.index.pieces.how, experiment.evaluate.task
     return {
         **({} if pieces is None else {"pieces": list(pieces)}),
+        **({} if task is None or model is None else {"task": model.prompts.get(task)}),  # no part of the space
         "ranker": bm25_version() if model is None else space_of(model)["id"],
         "precision": None if model is None else resolve_precision(experiment.evaluate.precision, model.device.type),
         "test": _content_of(test),
