@@ -131,6 +131,8 @@ def test_a_batch_reads_each_row_behind_the_prompt_of_its_language_or_of_its_sour
         more = [] if task is None else [f"batch.tasks={{{store.sources[0]}: qa}}"]
         asked = load_experiment(None, [*words, *more])
         batch = builder_for(asked, store, plan_for(store, asked), reader).build(0)
+        assert batch.negative_row_N is not None
+        assert batch.parallel_row is not None
         of_queries = {"de": "F", "en": "Q"} if task is None else {"de": "A", "en": "A"}
         assert [text[0] for text in texts(batch.query_tokens)] == [of_queries[a] for a, _ in batch.pairs]
         assert [text[0] for text in texts(batch.passage_tokens)] == [{"de": "P", "en": "E"}[b] for _, b in batch.pairs]
@@ -176,7 +178,7 @@ def test_an_index_encodes_each_passage_behind_the_prompt_of_its_language(folder,
         table = cut_into_pieces(reader, said, languages, tokens=tokens, overlap=tokens // 8).tolist()
         said, languages = [said[n][a:b] for n, a, b in table], [languages[n] for n, _, _ in table]
         assert not reader.read(said, "document", languages).cut.any()
-        assert max(map(len, reader.read(said, "document", languages))) <= tokens
+        assert reader.read(said, "document", languages).lengths.max() <= tokens
     names = ["document-ar" if x == "ar" else "document-en" if x == "en" else "document" for x in languages]
     plain = SentenceTransformer(str(folder), device="cpu")
     expected = [plain.encode(text, prompt_name=name) for text, name in zip(said, names, strict=True)]
