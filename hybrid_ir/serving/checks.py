@@ -246,35 +246,6 @@ def role_of(request: EmbeddingsRequest, space: dict[str, Any], settings: Serve) 
     return "query" if (role or request.input_type) == "query" else "document"
 
 
-def prompt_of(role: str, task: str | None, language: str | None, space: dict[str, Any], params: tuple[str, str]) -> str:
-    """The name of the prompt that texts are read behind: of the role or the task, in the language where it has one.
-
-    `params` are the fields that named the task and the language. Raises RequestError for a task that the encoder has no
-    prompt for, or one of passages, and for what is no language.
-    """
-    prompts: dict[str, str] = space.get("prompts", {})
-    if task is not None:
-        tasks = [name for name in prompts if not name.startswith(("query-", "document-"))]
-        if task not in tasks:
-            said = f"{params[0]}: the encoder has no prompt {task!r:.80}; there are {', '.join(tasks) or 'none'}"
-            raise RequestError(422, "unknown_task", said, params[0])
-        if role != "query":
-            said = f"{params[0]}: a task is of queries; leave it out, or ask for them by input_type"
-            raise RequestError(422, "invalid_request", said, params[0])
-        role = task
-    if language is None:
-        return role
-    try:
-        code = language_code(language)
-    except InputError:
-        own = [name.removeprefix(f"{role}-") for name in prompts if name.startswith(f"{role}-")]
-        said = (
-            f"{params[1]}: {language!r:.40} is no language; there are prompts of its own for {', '.join(own) or 'none'}"
-        )
-        raise RequestError(422, "unknown_language", said, params[1]) from None
-    return f"{role}-{code}" if f"{role}-{code}" in prompts else role
-
-
 def decoder_of(encoding: str | None) -> Decode | None:
     """What reads the ids of a tiktoken encoding back to the text that they were; None for None.
 

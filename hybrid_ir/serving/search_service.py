@@ -18,12 +18,12 @@ from hybrid_ir.index import Stored
 from hybrid_ir.serving.answers import first_values, keep_fields, ready_body, search_body, stats_body
 from hybrid_ir.serving.api import EmbeddingsRequest, SearchRequest
 from hybrid_ir.serving.batcher import Observe, Started, needed_shards
-from hybrid_ir.serving.checks import RequestError, check_fields, check_texts, decoder_of, prompt_of, role_of, texts_of
+from hybrid_ir.serving.checks import RequestError, check_fields, check_texts, decoder_of, role_of, texts_of
 from hybrid_ir.serving.query_cache import QueryCache, Text
 from hybrid_ir.serving.release import Encoded, Release, ShardDown, find_in_shards
 from hybrid_ir.serving.reranking.scorer import Scorer
 from hybrid_ir.serving.reranking.stage import Reranking
-from hybrid_ir.serving.searching.asked import asked_of
+from hybrid_ir.serving.searching.asked import asked_of, prompt_of
 from hybrid_ir.serving.searching.by_policy import hits_by_policy
 from hybrid_ir.serving.searching.cursor import check_missing, next_cursor, page_of
 from hybrid_ir.serving.searching.gathered import missing_shards, plain_hits, wait_for
