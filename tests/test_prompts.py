@@ -243,7 +243,7 @@ def test_another_release_with_other_words_under_a_tasks_name_finds_none_of_the_k
     assert len(keys) == 3
 
 
-def test_the_manifest_and_card_of_an_encoder_name_its_prompts(folder):
+def test_the_manifest_of_a_training_names_the_encoders_prompts(folder):
     said = json.loads((folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
     assert PROMPTS.items() <= said["prompts"].items()
     encoder = describe_encoder(load_experiment(None, []), load_encoder(str(folder)))
