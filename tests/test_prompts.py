@@ -28,6 +28,7 @@ from hybrid_ir.encoders.space import check_prompts, difference, space_of
 from hybrid_ir.encoders.tokens import TextReader
 from hybrid_ir.evaluation.evaluator import encoder_of
 from hybrid_ir.index.ray_stages import _EncodeFragment
+from hybrid_ir.index.resuming import claim
 from hybrid_ir.training.initial_model import describe_encoder
 from hybrid_ir.training.validation import _encode_shared
 from hybrid_ir.types import InputError, Query
@@ -101,8 +102,20 @@ def test_a_space_is_of_the_prompts_of_languages_and_not_of_those_of_tasks(folder
     assert difference(plain, all_of_them) == "prefixes in languages"
     assert space({"document-en": "b"})["id"] != space({"document-en": "a"})["id"] != plain["id"]
     assert space({"qa": "b"})["id"] == plain["id"]
+    other = load_encoder(str(folder), prompts={"qa": "Q: ", "more": "unknown to the index"})
     with pytest.raises(InputError, match=r"other prompts than INDEX was built with: qa differ; serve the index"):
-        check_prompts("INDEX", all_of_them, load_encoder(str(folder), prompts={"qa": "Q: "}))
+        check_prompts("INDEX", all_of_them, other)
+    check_prompts("of before", plain, other)
+
+
+def test_an_unfinished_build_does_not_go_on_with_other_prompts_of_tasks(folder, tmp_path):
+    spaces = [space_of(load_encoder(str(folder), prompts={"qa": text})) for text in ("a", "b")]
+    claim(tmp_path / "build", [], spaces[0], seed=0, precision="fp32")
+    claim(tmp_path / "build", [], spaces[0], seed=0, precision="fp32")
+    with pytest.raises(
+        InputError, match=r"unfinished build with other prompts of tasks \(encoder\.prompts\); delete it"
+    ):
+        claim(tmp_path / "build", [], spaces[1], seed=0, precision="fp32")
 
 
 @pytest.mark.parametrize(

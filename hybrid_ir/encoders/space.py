@@ -110,10 +110,10 @@ def check_space(
 
 
 def check_prompts(index: str, expected: dict[str, Any], model: SentenceTransformer) -> None:
-    """Raises InputError where `model`, of the space of `index`, has other prompts of tasks than its encoder: requests
-    name those, and the space id does not tell."""
-    own, found = (space.get("prompts", {}) for space in (expected, space_of(model)))
-    if changed := sorted(name for name in {**own, **found} if own.get(name) != found.get(name)):
+    """Raises InputError where `model`, of the space of `index`, lacks a prompt of a task that its encoder has, or has
+    another: requests name those, and the space id does not tell."""
+    own, found = expected.get("prompts", {}), model.prompts
+    if changed := sorted(name for name in own if own[name] != (found.get(name) or "")):
         raise InputError(
             f"the encoder has other prompts than {index} was built with: {', '.join(changed)} differ; serve the index "
             f"with its own encoder, {index}/encoder, or build it again with this one"
