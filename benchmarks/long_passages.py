@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,16 +72,16 @@ def main() -> None:
         cut_off = 0
         begun = time.perf_counter()
 
-        def encode_passages(texts: Sequence[str]) -> np.ndarray:
+        def encode_passages(texts: Sequence[str], languages: Any) -> np.ndarray:
             nonlocal cut_off
             cut = np.zeros(len(texts), dtype=bool)
-            made = encode(model, texts, role="document", cut=cut)
+            made = encode(model, texts, role="document", languages=languages, cut=cut)
             cut_off += int(cut.sum())
             return made
 
         overlap = given.overlap if given.overlap is not None else (tokens or 0) // 8
         cut = None if tokens is None else partial(cut_into_pieces, TextReader.of(model), tokens=tokens, overlap=overlap)
-        result = measure_judged(test, lambda _: vectors, encode_passages, given.work / "runs", cut)
+        result = measure_judged(test, lambda texts, languages: vectors, encode_passages, given.work / "runs", cut)
         row: dict[str, object] = {"tokens": tokens, "overlap": overlap if tokens else None, "cut_off": cut_off}
         row |= {name: result.counts[name] for name in ("pieces", "passages in pieces") if name in result.counts}
         assert result.per_pair is not None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,3 +64,22 @@ def run_json(command: list[str]) -> dict:
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def in_turn(commands: dict[str, list[str]], rounds: int, what: str) -> dict[str, list[dict[str, Any]]]:
+    """Each command once a round. A peer that the system kills, for its memory, has no row, and that is printed."""
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    for n in range(rounds):
+        for name in list(runs):
+            try:
+                runs[name].append(run_json(commands[name]))
+            except Killed:
+                del runs[name]
+                print(f"{what}: {name} was killed, probably for its memory", file=sys.stderr, flush=True)
+                continue
+            print(f"{what}, round {n + 1}: {name} {runs[name][-1]}", file=sys.stderr, flush=True)
+    return runs
+
+
+def median(runs: list[dict[str, Any]], key: str) -> float:
+    return statistics.median(run[key] for run in runs)

@@ -32,7 +32,7 @@ def main() -> None:
     queries, chunk = (unit(rng, rows, args.dimension) for rows in (args.queries, CHUNK))
     order = iter(rng.integers(args.dimension, size=args.passages))
 
-    def encode(texts: list[str]) -> np.ndarray:
+    def encode(texts: list[str], languages: object) -> np.ndarray:
         # Another rotation of the dimensions each time: other vectors, at next to no cost.
         return np.roll(chunk[: len(texts)], int(next(order)), axis=1)
 

@@ -1,113 +1,190 @@
 """What shorter vectors cost: encoders at several dimensions on a store's test split, each as `encoder shorten` cuts it.
 
-    python benchmarks/shorter.py --store store --dimensions 192,96,48 --encoders runs/a/checkpoint,runs/b/checkpoint
+    python benchmarks/shorter.py --store store --encoders plain=runs/a/checkpoint,runs/b/checkpoint
 
-Encoders of one training with several seeds are given together, behind a name: `--encoders plain=A,B,C`. It may be
-repeated. Texts are encoded once, and their vectors cut. Prints a line of JSON a name and dimension: means over the
-encoders, half-widths of 95 % (Student's t), and two kinds of AP by language.
+Encoders of one training with several seeds are given together, behind a name. `--encoders` may be repeated. Texts are
+encoded once, and their vectors cut.
 
-`--picture shorter.png` draws what each language loses, a panel a name; `--draw FILE` draws from printed lines.
+    python benchmarks/shorter.py --store store --encoder multilingual-e5-small --seeds 0,1,2 --picture shorter.png \
+        train.steps=60 train.learning_rate=1e-4
+
+This one measures the encoder as it is, and trains it here with each seed: on whole vectors, and with `loss.dimensions`,
+those that are measured. Both have the same batches.
+
+What was measured is kept in `--out`, so that the same command goes on where it was ended, and draws again when all is
+there. It prints a table of means over the seeds, with half-widths of 95 % (Student's t). The picture has these means,
+and what each language loses, a row of panels a name.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pictures import COLOURS, INK, dress, save
-from scipy import stats
+from short_trainings import decided_by, kept, mean_of, shown, trained
 
-from hybrid_ir.data import open_store
+from hybrid_ir.config import Experiment, load_experiment, with_values
+from hybrid_ir.data import Store, open_store
 from hybrid_ir.encoders import encode, load_encoder, quiet_libraries
 from hybrid_ir.evaluation import evaluate_collection
-from hybrid_ir.measure_names import PRECISIONS
+from hybrid_ir.measure_names import PRECISIONS, digits
 from hybrid_ir.reports import drawing
 
 SHOWN = ("AP_mono", "AP_multi")
-"""What the picture has by language: within it, and of its questions in the pool of all languages."""
+"""What the picture has: AP within a language, and of its questions in the pool of all languages."""
+WAYS = {"trained on whole vectors": False, "trained with loss.dimensions": True}
+
+Found = dict[str, list[dict[str, Any]]]
+"""Name -> what `measures` found of each of its encoders."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", default="store")
     parser.add_argument("--encoders", action="append", default=[], help="[NAME=]FOLDER,FOLDER,...")
-    parser.add_argument("--dimensions", type=lambda value: [int(v) for v in value.split(",")], default=[])
+    parser.add_argument("--encoder", help="one that is trained here")
+    parser.add_argument("--seeds", default="0,1,2", help="of its trainings, separated by commas")
+    parser.add_argument("--dimensions", default="256,128,64,32", help="beside whole vectors")
+    parser.add_argument("--out", type=Path, default=Path("runs/shorter"), help="folder that keeps what was measured")
     parser.add_argument("--picture", type=Path)
-    parser.add_argument("--draw", type=Path, help="lines that were printed before; nothing is measured")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the trainings")
     given = parser.parse_args()
-    if given.draw:
-        made = [json.loads(line) for line in given.draw.read_text(encoding="utf-8").splitlines()]
-    else:
-        made = measure(given.store, given.encoders, given.dimensions)
-    if given.picture:
-        picture(made, given.picture)
-
-
-def measure(store: str, encoders: list[str], dimensions: list[int]) -> list[dict[str, Any]]:
-    """The lines that are printed."""
     quiet_libraries()
-    made = []
-    test = open_store(store).collection("test")
-    for named in encoders:
-        name, _, folders = named.rpartition("=")
-        found: dict[int, list[dict[str, Any]]] = {}
+    store, found = open_store(given.store), Found()
+    dimensions = [int(value) for value in given.dimensions.split(",")]
+    for name, of, make in [*of_folders(given), *of_trainings(given, store, dimensions)]:
+        begun = time.perf_counter()
+
+        of = {"name": name, "dimensions": dimensions, "store": store.content_hash, **of}
+        make_measures = partial(measures, make, store, dimensions)
+        found.setdefault(name, []).append(kept(given.out / "measured.jsonl", of, make_measures))
+        print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+        if given.picture:
+            picture(found, given.picture)
+    print(table(found))
+
+
+def of_folders(given: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], Callable[[], Any]]]:
+    """Name, what to know it by, and how to get the encoder: those that are there."""
+    named = [each.rpartition("=") for each in given.encoders]
+    if given.encoder:
+        named.insert(0, ("as released", "", given.encoder))
+    for name, _, folders in named:
         for folder in folders.split(","):
-            model = load_encoder(folder)
-            queries = encode(model, [q.text for q in test.queries], role="query")
-            passages = encode(model, [c.text for c in test.candidates], role="document")
-            for dimension in (queries.shape[1], *dimensions):
-                cut = [each[:, :dimension] for each in (queries, passages)]
-                unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in cut]
-                found.setdefault(dimension, []).append(
-                    evaluate_collection(test.queries, test.candidates, *unit, resamples=0).summary
-                )
-        for dimension, summaries in found.items():
-            row: dict[str, Any] = {"name": name or folders, "dimension": dimension, "encoders": len(summaries)}
-            for measured in (*PRECISIONS, "rank_distance"):
-                values = [summary[measured] for summary in summaries]
-                row[measured] = round(float(np.mean(values)), 4)
-                if len(values) > 1:
-                    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-                    row[f"{measured}_half_width"] = round(float(half), 4)
-            row["per_language"] = {language: mean_of(summaries, language) for language in summaries[0]["languages"]}
-            print(json.dumps(row), flush=True)
-            made.append(row)
+            yield name or folders, {"encoder": folder}, partial(load_encoder, folder)
+
+
+def of_trainings(
+    given: argparse.Namespace, store: Store, dimensions: list[int]
+) -> Iterator[tuple[str, dict[str, Any], Callable[[], Any]]]:
+    """The same of those that are trained, all of one seed before the next one."""
+    if given.encoder:
+        words = [f"store={given.store}", f"encoder.name={given.encoder}", *given.overrides]
+        for seed in map(int, given.seeds.split(",")):
+            for name, shorter in WAYS.items():
+                values = {"seed": seed, "loss.dimensions": dimensions if shorter else []}
+                experiment = with_values(load_experiment(None, words), values)
+                yield name, decided_by(experiment, store), partial(trained_model, experiment, store)
+
+
+def trained_model(experiment: Experiment, store: Store) -> Any:
+    return trained(experiment, store).model
+
+
+def measures(make: Callable[[], Any], store: Store, dimensions: list[int]) -> dict[str, Any]:
+    """Dimension -> what an encoder's vectors are worth when they are cut to it: means, and `per_language`."""
+    model, test = make(), store.collection("test")
+    whole = [
+        encode(model, [q.text for q in test.queries], role="query"),
+        encode(model, [c.text for c in test.candidates], role="document"),
+    ]
+    made = {}
+    for dimension in (whole[0].shape[1], *dimensions):
+        cut = [each[:, :dimension] for each in whole]
+        unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in cut]
+        summary = evaluate_collection(test.queries, test.candidates, *unit, resamples=0).summary
+        made[str(dimension)] = {name: float(summary[name]) for name in (*PRECISIONS, "rank_distance")} | {
+            "per_language": {
+                language: {ap: float(summary["per_language"][language][ap]) for ap in SHOWN}
+                for language in summary["languages"]
+            }
+        }
     return made
 
 
-def mean_of(summaries: list[dict[str, Any]], language: str) -> dict[str, float]:
-    rows = [summary["per_language"][language] for summary in summaries]
-    return {ap: round(float(np.mean([row[ap] for row in rows])), 4) for ap in SHOWN}
+def table(found: Found) -> str:
+    names = (*PRECISIONS, "rank_distance")
+    lines = [f"| values of a vector | encoder | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+    for dimension in dimensions_of(found):
+        for name, seeds in found.items():
+            values = (shown([seed[dimension][each] for seed in seeds], digits(each)) for each in names)
+            lines.append(f"| {dimension} | {name} | {' | '.join(values)} |")
+    return "\n".join(lines)
 
 
-def picture(made: list[dict[str, Any]], path: Path) -> None:
-    """AP lost against whole vectors, by the dimension that is left: a line a language, a row of panels a name."""
+def dimensions_of(found: Found) -> list[str]:
+    return sorted(next(iter(found.values()))[0], key=int, reverse=True)
+
+
+def picture(found: Found, path: Path) -> None:
+    """AP by the dimension that is left, a line a name; and of each name, what each language loses against whole
+    vectors. Bars are intervals over seeds."""
     import matplotlib.pyplot as plt
 
-    names = list(dict.fromkeys(row["name"] for row in made))
+    dimensions = dimensions_of(found)
     with drawing():
-        size = (7.6, 2.9 * len(names))
-        figure, grid = plt.subplots(len(names), 2, figsize=size, sharey="col", squeeze=False, layout="constrained")
-        for name, panels in zip(names, grid, strict=True):
-            rows = sorted((row for row in made if row["name"] == name), key=lambda row: -row["dimension"])
-            left = [row["dimension"] for row in rows]
+        size = (7.6, 2.6 * (1 + len(found)))
+        figure, grid = plt.subplots(1 + len(found), 2, figsize=size, squeeze=False, layout="constrained")
+        for axes in grid[1:].flat:
+            axes.sharey(grid[1, 0])
+        for axes, ap in zip(grid[0], SHOWN, strict=True):
+            for name, colour, style in zip(found, COLOURS, ("--", "-", "-", "-", "-", "-"), strict=False):
+                line(axes, dimensions, [[seed[d][ap] for seed in found[name]] for d in dimensions], name, colour, style)
+            spread(axes, dimensions)
+            dress(axes, ap, "values of a vector", ap)
+        grid[0, 0].legend(frameon=False, labelcolor=INK, loc="lower left")
+        for (name, seeds), panels in zip(found.items(), grid[1:], strict=True):
             for axes, ap in zip(panels, SHOWN, strict=True):
-                for i, language in enumerate(rows[0]["per_language"]):
-                    values = [row["per_language"][language][ap] for row in rows]
-                    lost = [values[0] - value for value in values]
-                    style = {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--")[i // len(COLOURS) % 2]}
-                    axes.plot(left, lost, marker="o", markersize=3, linewidth=1.2, label=language, **style)
-                axes.set_xscale("log")
-                axes.set_xticks(left, [str(dimension) for dimension in left])
-                axes.minorticks_off()
-                axes.invert_xaxis()
+                for i, language in enumerate(seeds[0][dimensions[0]]["per_language"]):
+                    by_seed = [{d: seed[d]["per_language"][language][ap] for d in dimensions} for seed in seeds]
+                    lost = [[values[dimensions[0]] - values[d] for values in by_seed] for d in dimensions]
+                    style = ("-", "--")[i // len(COLOURS) % 2]
+                    line(axes, dimensions, lost, language, COLOURS[i % len(COLOURS)], style)
+                spread(axes, dimensions)
                 dress(axes, name, "values of a vector", f"{ap} lost")
-        lines = grid[0, 0].get_legend_handles_labels()
+        lines = grid[1, 0].get_legend_handles_labels()
         figure.legend(*lines, loc="outside right center", frameon=False, labelcolor=INK)
+        path.parent.mkdir(parents=True, exist_ok=True)
         save(figure, path)
+        plt.close(figure)
+
+
+def line(axes: Any, dimensions: list[str], values: list[list[float]], label: str, colour: str, style: str) -> None:
+    """A line through the means of each dimension's values, with a bar for their interval."""
+    means = [mean_of(each) for each in values]
+    x = [int(dimension) for dimension in dimensions]
+    kind = {"marker": "o", "markersize": 3, "linewidth": 1.2, "color": colour, "linestyle": style}
+    axes.plot(x, [mean for mean, _ in means], label=label, **kind)
+    if all(half is not None for _, half in means):
+        axes.errorbar(
+            x, [mean for mean, _ in means], [half for _, half in means], fmt="none", ecolor=colour, elinewidth=0.8,
+            alpha=0.5,
+        )  # fmt: skip
+
+
+def spread(axes: Any, dimensions: list[str]) -> None:
+    """Dimensions in powers, the whole vector's on the left."""
+    axes.set_xscale("log")
+    axes.set_xticks([int(dimension) for dimension in dimensions], dimensions)
+    axes.minorticks_off()
+    axes.invert_xaxis()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pairs import Killed, make_inputs, run_json
+from pairs import in_turn, make_inputs, median, run_json
 from speed_page import draw, page
 
 from hybrid_ir.encoders.embedding import resolve_precision
@@ -143,25 +143,6 @@ def products_s(times: int, model: Path, tokens: float, rate: float) -> float:
     return times * matrix_parameters(model) * tokens / rate / 1e9
 
 
-def in_turn(commands: dict[str, list[str]], rounds: int, what: str) -> dict[str, list[dict[str, Any]]]:
-    """Each command once a round. A peer that the system kills, for its memory, has no row, and that is printed."""
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
-    for n in range(rounds):
-        for name in list(runs):
-            try:
-                runs[name].append(run_json(commands[name]))
-            except Killed:
-                del runs[name]
-                print(f"{what}: {name} was killed, probably for its memory", file=sys.stderr, flush=True)
-                continue
-            print(f"{what}, round {n + 1}: {name} {runs[name][-1]}", file=sys.stderr, flush=True)
-    return runs
-
-
-def median(runs: list[dict[str, Any]], key: str) -> float:
-    return statistics.median(run[key] for run in runs)
-
-
 def row(what: str, encoder: str, unit: str, runs: dict[str, list[dict[str, Any]]], key: str) -> dict[str, Any]:
     ratio = {
         name: statistics.median(a[key] / b[key] for a, b in zip(runs["ours"], other, strict=True))
@@ -196,26 +177,13 @@ def where_it_goes(model: Path, pairs: Path) -> dict[str, float]:
 
 
 def profile(model_folder: str, pairs: str) -> None:
-    import pyarrow.parquet as pq
+    from timed_steps import stepper
 
-    from hybrid_ir.encoders import Embedder, TextReader, freeze_unused, load_encoder
-    from hybrid_ir.training.step import make_optimizer, update
+    from hybrid_ir.encoders import load_encoder
 
     quiet_libraries()
     torch.set_num_threads(1)
-    model = load_encoder(model_folder)
-    embedder = Embedder(model, precision="auto", micro_batch_tokens=None)
-    freeze_unused(embedder)
-    optimizer, reader, table = make_optimizer(embedder, 5e-5, 0.01), TextReader.of(model), pq.read_table(pairs)
-    embedder.train()
-
-    def step(number: int) -> None:
-        rows = table.slice(number * 64, 64)
-        tokens = reader.read(rows["query"].to_pylist(), "query") + reader.read(rows["passage"].to_pylist(), "document")
-        queries, passages = embedder(tokens).split(64)
-        torch.nn.functional.cross_entropy(queries @ passages.T / 0.05, torch.arange(64)).backward()
-        update(optimizer, embedder, 5e-5, 1.0)
-
+    step, _ = stepper(load_encoder(model_folder), pairs)
     for number in range(2):
         step(number)
     with torch.profiler.profile() as profiler:

@@ -43,6 +43,8 @@ class SearchClient:
         offset: int | None = None,
         cursor: str | None = None,
         languages: Sequence[str] | None = None,
+        query_language: str | None = None,
+        task: str | None = None,
         metadata: Mapping[str, str | int | float | bool] | None = None,
         filter: Mapping[str, Any] | None = None,
         prefer: Mapping[str, Mapping[str, float]] | None = None,
@@ -59,6 +61,7 @@ class SearchClient:
         """The service's `SearchResponse` as plain data: `["results"][0]["hits"]` are the hits of the first query.
 
         `like` is a doc_id, in place of the query: its passage's stored vector is searched for, itself left out.
+        `query_language` and `task` pick the encoder's prompt before the query, where it has several.
         Pages begin with `offset=0`, and the answer's `next` is the `cursor` of the page behind it. `prefer`, such as
         {"languages": {"de": 0.05}}, `quotas` and `group_by` are a policy of languages, and `rerank`, such as
         {"candidates": 20}, asks for the second stage. `lexical`, {} or such as {"fusion": "weighted", "weight": 0.3},
@@ -74,6 +77,8 @@ class SearchClient:
             "offset": offset,
             "cursor": cursor,
             "languages": None if languages is None else list(languages),
+            "query_language": query_language,
+            "task": task,
             "metadata": None if metadata is None else dict(metadata),
             "filter": None if filter is None else dict(filter),
             "prefer": None if prefer is None else {name: dict(values) for name, values in prefer.items()},

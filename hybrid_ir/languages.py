@@ -76,6 +76,14 @@ def language_code(tag: str) -> str:
     return code
 
 
+def is_code(text: str) -> bool:
+    """Whether it is a language's code as it stands: `de`, and not `deu`, `DE` or `de-AT`."""
+    try:
+        return language_code(text) == text
+    except InputError:
+        return False
+
+
 def written_form(tag: str) -> str:
     """The code with the script and region that a tag names: en for eng, zh-TW for cmn-TW, sr-Latn for sh.
 

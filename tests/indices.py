@@ -119,18 +119,27 @@ def search(shards: list[Shard], vectors: np.ndarray, queries: list[ShardQuery]) 
 
 
 def write_served_index(
-    folder: Path, passages: list[IndexedPassage], *, codec="Flat", shards=2, seed=0, sharding="language", lexical=False
+    folder: Path,
+    passages: list[IndexedPassage],
+    *,
+    codec="Flat",
+    shards=2,
+    seed=0,
+    sharding="language",
+    lexical=False,
+    prompts: dict[str, str] | None = None,
 ):
     """A whole index of `passages` with a tiny encoder of random weights (from `seed`), as `hybrid-ir index` writes
-    it.
+    it. `prompts` are further ones of the encoder.
     """
     folder.mkdir(parents=True)
     initial = make_preset(folder / "initial", seed=seed)
-    model = load_encoder(str(initial), query_prefix="query: ", passage_prefix="passage: ")
+    model = load_encoder(str(initial), query_prefix="query: ", passage_prefix="passage: ", prompts=prompts)
     model.save_pretrained(str(folder / "encoder"), create_model_card=False)
     shutil.rmtree(initial)
     model = load_encoder(str(folder / "encoder"))
-    vectors = encode(model, [p.text for p in passages], role="document")
+    texts, languages = [p.text for p in passages], [p.language for p in passages]
+    vectors = encode(model, texts, role="document", languages=languages)
     fragments = write_fragments(folder / "fragments", passages, vectors)
     trained = train_codec(codec, fragments, vectors.shape[1], 0)
     if not is_flat(codec):

@@ -82,3 +82,10 @@ def test_the_numbers_are_shown():
 def test_without_a_validation_split_it_says_so():
     text = card(metrics={"validation": {}, "steps": 10, "best_step": 10})
     assert "| none | no validation split |" in text
+
+
+def test_prompts_by_language_and_task_are_named():
+    encoder = {"query_prefix": "", "passage_prefix": "", "max_tokens": 64, "revision": None}
+    assert "prompt_name" not in card(encoder=encoder)
+    said = card(encoder={**encoder, "prompts": {"query-de": "Frage: ", "qa": "Q: "}})
+    assert "Other prompts, by `model.encode(texts, prompt_name=...)`: `qa`, `query-de`." in said

@@ -272,7 +272,7 @@ def test_every_field_says_what_it_does(section):
         ),
         # A key that is called as a source is.
         ("records=1", "unknown key 'records'; did you mean"),
-        ("batch.atlas=1", "unknown key 'batch.atlas'; did you mean 'batch.alpha'?"),
+        ("batch.alpah=1", "unknown key 'batch.alpah'; did you mean 'batch.alpha'?"),
         # A key that belongs elsewhere.
         ("alpha=0.5", "unknown key 'alpha'; did you mean 'batch.alpha'?"),
         ("batch.learning_rate=1", "unknown key 'batch.learning_rate'; did you mean 'train.learning_rate'?"),

@@ -33,7 +33,7 @@ from hybrid_ir.types import Collection, InputError, Passage
 PAGE = (Path(__file__).parents[1] / "docs" / "evaluate.md").read_text(encoding="utf-8")
 
 
-def looked_up(texts):
+def looked_up(texts, languages):
     """The vectors of VECTORS, whatever the role."""
     return np.array([VECTORS[text] for text in texts], np.float32)
 
@@ -247,7 +247,7 @@ def test_pools_of_languages_are_what_ranking_each_alone_gives():
     texts = [LanguageText(f"d{i}", ("de", "en", "sw")[i % 7 % 3], f"t{i}", "") for i in range(30)]
     queries = generator.integers(-2, 3, (4, 3)).astype(np.float32)
 
-    def encode(names):
+    def encode(names, languages):
         return np.array([vectors[name] for name in names])
 
     def alone(kept):
@@ -459,7 +459,7 @@ def test_the_page_s_example_is_a_test_set_and_its_command_measures_it(tmp_path, 
 # Long passages, by document
 
 
-def halves(texts):
+def halves(texts, languages):
     """Pieces of texts that have a bar in the middle: what is before it and what is behind it."""
     rows = []
     for n, text in enumerate(texts):

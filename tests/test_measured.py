@@ -16,7 +16,7 @@ import pytest
 from hybrid_ir.index.query import ShardQuery
 from hybrid_ir.serving.batcher import Batcher
 from hybrid_ir.serving.layers.measured import measured
-from hybrid_ir.serving.query_cache import QueryCache
+from hybrid_ir.serving.query_cache import QueryCache, Text
 from hybrid_ir.serving.release import Encoded
 
 
@@ -147,7 +147,7 @@ def test_a_queue_behind_an_encoder_that_hangs_grows_older_and_a_failing_shard_is
         encode = partial(QueryCache(0, observe).encode, release)  # type: ignore[arg-type]
         batcher = Batcher(release, encode, 4, observe)  # type: ignore[arg-type]
         assert batcher.waited_s() == 0
-        futures = [batcher.submit(f"query {i}", [ShardQuery(3)]) for i in range(6)]
+        futures = [batcher.submit(Text(f"query {i}"), [ShardQuery(3)]) for i in range(6)]
         await asyncio.sleep(0.05)
         first = batcher.waited_s()
         await asyncio.sleep(0.05)

@@ -26,7 +26,7 @@ from hybrid_ir.mining.rules import Rules, parse_ranks
 from hybrid_ir.types import Group, InputError, Passage
 
 
-def encode(texts, *, role):
+def encode(texts, *, role, languages=None):
     angles = np.radians([float(text.split()[-1]) for text in texts])
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
@@ -256,7 +256,7 @@ def test_of_equal_scores_the_lower_number_comes_first_and_what_is_missing_is_min
 def test_what_is_held_out_and_how_groups_are_ordered_stay(tmp_path, tiny_store):
     """Texts end in a number that is no angle, so that all vectors come from a generator."""
 
-    def scattered(texts, *, role):
+    def scattered(texts, *, role, languages):
         vectors = np.random.default_rng(len(texts)).normal(size=(len(texts), 8))
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -278,10 +278,10 @@ def test_what_is_held_out_and_how_groups_are_ordered_stay(tmp_path, tiny_store):
 
 
 def test_an_interrupted_or_failed_mining_leaves_nothing(tmp_path, tiny_store):
-    def interrupted(texts, *, role):
+    def interrupted(texts, *, role, languages):
         raise KeyboardInterrupt
 
-    def overflowed(texts, *, role):
+    def overflowed(texts, *, role, languages):
         return np.full((len(texts), 2), np.nan, np.float32)
 
     with pytest.raises(KeyboardInterrupt):

@@ -505,8 +505,11 @@ def test_actors_cut_as_this_process_does(made, tmp_path, ray_cluster):
 
 
 @pytest.fixture(scope="module")
-def services(made):
-    return clients_of({("index",): made / "index"}, Serve(max_k=60))
+def services(made, tmp_path_factory):
+    """Of the index in its folder, and of the same at a URI, which is copied to a cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield clients_of({("index",): made / "index", ("uri",): f"file://{made / 'index'}"}, Serve(max_k=60))
 
 
 @pytest.mark.parametrize("placement", ["local", "distributed"])
@@ -539,6 +542,17 @@ def test_a_service_answers_by_passage_and_names_the_piece(made, services, placem
 
 
 LONG_GROUP = {p.doc_id: p.metadata["group"] for p in LONG}
+
+
+@pytest.mark.parametrize("placement", ["local", "distributed"])
+def test_an_index_in_pieces_at_a_uri_answers_as_its_folder_does(services, placement):
+    for more in ({}, {"languages": ["de"]}, {"group_by": "group"}, {"offset": 4}):
+        here, there = (
+            ask(services[place, placement], ["Hauptstadt Berlin", "the river Seine"], k=9, **more)["results"]
+            for place in ("index", "uri")
+        )
+        assert here == there
+        assert all("piece" in hit for one in there for hit in one["hits"])
 
 
 def test_a_passage_is_read_whole_and_like_one_in_pieces_is_refused(services):

@@ -17,7 +17,7 @@ from hybrid_ir.config.experiment import Serve
 from hybrid_ir.index.query import ShardQuery
 from hybrid_ir.serving.http_app import create_app
 from hybrid_ir.serving.local_release import LocalRelease
-from hybrid_ir.serving.query_cache import QueryCache
+from hybrid_ir.serving.query_cache import QueryCache, Text
 from hybrid_ir.serving.ray_serve.gateway_metrics import GatewayMetrics
 from hybrid_ir.serving.release import Encoded, ShardDown
 from hybrid_ir.serving.search_service import SearchService
@@ -62,7 +62,7 @@ def cache_of(entries: int) -> tuple[QueryCache, list[tuple[str, float]]]:
 
 
 def encoded(cache: QueryCache, release: Any, *texts: str) -> Encoded:
-    return asyncio.run(cache.encode(release, texts))
+    return asyncio.run(cache.encode(release, [*map(Text, texts)]))
 
 
 def test_a_query_that_is_asked_again_has_its_first_vector_tokens_and_cut_and_costs_no_encoding():
@@ -91,7 +91,7 @@ def test_the_query_that_was_asked_the_longest_ago_leaves_first():
     release, (cache, _) = CountingRelease(), cache_of(2)
     for text in ("a", "b", "a", "c"):  # a is asked again, so b leaves for c
         encoded(cache, release, text)
-    assert [cache.holds(release, text) for text in "abc"] == [True, False, True]  # type: ignore[arg-type]
+    assert [cache.holds(release, Text(text)) for text in "abc"] == [True, False, True]  # type: ignore[arg-type]
     encoded(cache, release, "v", "w", "x", "y", "z")  # a batch that is larger than the cache
     assert len(cache) == 2
     assert release.asked == [["a"], ["b"], ["c"], ["v", "w", "x", "y", "z"]]
@@ -163,7 +163,7 @@ def test_several_threads_may_ask_at_once():
         try:
             for _ in range(300):
                 texts = ["x" * n for n in random.integers(1, 40, 5)]
-                answer = asyncio.run(cache.encode(Lengths(), texts))  # type: ignore[arg-type]
+                answer = asyncio.run(cache.encode(Lengths(), [*map(Text, texts)]))  # type: ignore[arg-type]
                 if answer.vectors[:, 0].tolist() != [len(text) for text in texts] or len(cache) > 20:
                     wrong.append(texts)
         except Exception as error:
@@ -187,11 +187,11 @@ def test_a_known_query_does_not_wait_for_the_encoder():
     async def run() -> list[Any]:
         release: Any = Searching()
         serving = SearchService(release, Serve())._active
-        await serving.submit("known", [ShardQuery(3)])
+        await serving.submit(Text("known"), [ShardQuery(3)])
         release.gate = asyncio.Event()
-        hangs = serving.submit("new", [ShardQuery(3)])
+        hangs = serving.submit(Text("new"), [ShardQuery(3)])
         await asyncio.sleep(0)
-        started = await asyncio.wait_for(serving.submit("known", [ShardQuery(3)]), 5)
+        started = await asyncio.wait_for(serving.submit(Text("known"), [ShardQuery(3)]), 5)
         assert not hangs.done()
         assert serving.waited_s() > 0
         task, place = started.searches[0][0]

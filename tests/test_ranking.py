@@ -18,7 +18,7 @@ NAMES = {"nDCG@10": "ndcg_cut_10", "R@100": "recall_100", "AP": "map", "AP@20": 
 
 def passages_of(vectors):
     """Passages whose text is their row, and an encoder that looks the row up."""
-    return [Passage(f"d{i}", str(i)) for i in range(len(vectors))], lambda texts: vectors[[int(t) for t in texts]]
+    return [Passage(f"d{i}", str(i)) for i in range(len(vectors))], lambda texts, _: vectors[[int(t) for t in texts]]
 
 
 def read_run(path):
@@ -74,7 +74,7 @@ def test_no_more_than_a_chunk_of_the_corpus_is_held():
             drawn.append(i)
             yield Passage(f"d{i}", "")
 
-    def encode(texts):
+    def encode(texts, languages):
         assert len(drawn) - len(encoded) <= 64
         encoded.extend(texts)
         return np.ones((len(texts), 2), np.float32)
@@ -180,11 +180,11 @@ def test_vectors_that_cannot_be_ranked_are_named():
     with pytest.raises(InputError, match=r"query vectors .* hold NaN"):
         rank_passages(np.full((1, 2), np.inf), passages, encode, depth=1)
     with pytest.raises(InputError, match=r"1 passages have vectors of shape \(1, 2\), queries of \(1, 3\)"):
-        rank_passages(np.ones((1, 3), np.float32), passages, lambda texts: np.ones((1, 2), np.float32), depth=1)
+        rank_passages(np.ones((1, 3), np.float32), passages, lambda texts, _: np.ones((1, 2), np.float32), depth=1)
 
 
 def test_a_passage_that_stands_twice_is_named():
     twice = [Passage("a", ""), Passage("b", ""), Passage("a", "")]
-    best, _ = rank_passages(np.ones((1, 1)), twice, lambda texts: np.ones((len(texts), 1)), depth=9, chunk=1)
+    best, _ = rank_passages(np.ones((1, 1)), twice, lambda texts, _: np.ones((len(texts), 1)), depth=9, chunk=1)
     with pytest.raises(InputError, match="passage 'a' stands more than once"):
         best.run(["q"])

@@ -48,10 +48,11 @@ SCENARIOS += [
     LossSettings(0.1, True, "triplet", False, teacher="margin_mse"),
     LossSettings(0.1, False, "in_batch_and_hard", True, (8, 3), teacher="mse", teacher_weight=0.3, alignment=2.0),
     LossSettings(0.1, True, "in_batch_and_hard", False, (8, 3), teacher="kl"),
+    LossSettings(0.1, False, "triplet", False, teacher="kl", teacher_weight=1.0),
     LossSettings(0.1, False, "triplet", True, teacher="margin_mse", teacher_temperature=4.0),
     LossSettings(0.1, False, "triplet", False, alignment=0.5),
 ]
-RERANKED = range(len(SCENARIOS) - 3, len(SCENARIOS) - 1)
+RERANKED = range(len(SCENARIOS) - 4, len(SCENARIOS) - 1)
 """Scenarios whose teacher is a reranker."""
 NAMES = [
     s.negatives

@@ -32,7 +32,7 @@ from hybrid_ir.types import InputError
 
 def looked_up(vectors):
     """An encoder that knows the vector of each text."""
-    return lambda texts: np.float32([vectors[text] for text in texts])
+    return lambda texts, languages: np.float32([vectors[text] for text in texts])
 
 
 # Averages
@@ -208,7 +208,7 @@ def test_tatoeba_queries_and_passages_take_the_encoder_of_their_role():
     asked = {"query": [], "passage": []}
 
     def encoder(role):
-        return lambda texts: asked[role].extend(texts) or np.eye(len(texts), dtype=np.float32)
+        return lambda texts, languages: asked[role].extend(texts) or np.eye(len(texts), dtype=np.float32)
 
     measure_tatoeba(encoder("query"), encoder("passage"), {"sw": ([Pair("sw/1", "a", "A")], 0)})
     assert asked == {"query": ["a", "A"], "passage": ["A", "a"]}
@@ -340,7 +340,7 @@ def test_files_whose_language_nobody_knows_are_counted_and_named(small_miracl, t
         "xcopa": {"files not read, as no known language has its tag: test.qqq.jsonl (qqq)": 1},
     }
 
-    def encode(texts):
+    def encode(texts, languages):
         return np.eye(3, dtype=np.float32)[[len(text) % 3 for text in texts]]
 
     folders = {"miracl": small_miracl, "tatoeba": tmp_path / "tatoeba", "xcopa": tmp_path / "xcopa"}
@@ -452,7 +452,7 @@ def test_one_pool_of_entities_serves_all_languages(small_mewsli):
 def test_a_mewsli_file_that_is_wrong_is_named(small_mewsli, file, text, message):
     write(small_mewsli / file, text)
 
-    def encode(texts):
+    def encode(texts, languages):
         return np.ones((len(texts), 2), np.float32)
 
     with pytest.raises(InputError, match=message):

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 from checkpoints import make_cross_encoder
 from conftest import make_group, write_store
+from safetensors.numpy import load_file
 from training_runs import Plain, experiment
 from training_store import make_store
 from transformers import BatchEncoding
@@ -60,7 +61,7 @@ def vector_of(text: str, role: str) -> np.ndarray:
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
-def encode(texts, *, role):
+def encode(texts, *, role, languages=None):
     return np.stack([vector_of(text, role) for text in texts])
 
 
@@ -141,7 +142,7 @@ def test_the_new_store_has_the_old_ones_files_and_the_teachers_beside_them(store
 def test_other_answers_are_another_store(store, encoders, tmp_path):
     """Else a run that was stopped would go on with another teacher."""
 
-    def other(texts, *, role):
+    def other(texts, *, role, languages):
         return -encode(texts, role=role)
 
     assert teach_vectors(store, str(tmp_path / "a"), other, made={})["content_hash"] != encoders.content_hash
@@ -269,10 +270,10 @@ def test_settings_that_contradict_each_other_are_refused(encoders):
 
 
 def test_a_teacher_that_fails_or_says_no_numbers_leaves_nothing(store, tmp_path):
-    def interrupted(texts, *, role):
+    def interrupted(texts, *, role, languages):
         raise KeyboardInterrupt
 
-    def overflowed(texts, *, role):
+    def overflowed(texts, *, role, languages):
         return np.full((len(texts), 2), np.inf, np.float32)
 
     with pytest.raises(KeyboardInterrupt):
@@ -371,3 +372,33 @@ def trained_on(folder: Path, *overrides: str) -> float:
     asked = experiment(folder / "new", folder / "run", *overrides, "train.steps=12", "train.evaluate_every=12")
     losses = Plain(asked, folder / "student").losses
     return losses[-1] / losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_ray_trains_on_a_teacher_alone_and_workers_change_neither_batches_nor_weights(tmp_path, ray_cluster):
+    """One worker reads batches in its own process, two get theirs from Ray Data. Quick: the ranks of test_step.py, and
+    Ray's feed above."""
+    from hybrid_ir.training.run import train
+
+    make_store(tmp_path / "old", 120)
+    old = open_store(str(tmp_path / "old"))
+    teach_vectors(old, str(tmp_path / "new"), encode, made={"name": "hash"})
+    create_encoder("tiny", [*old.texts()], tmp_path / "student", vocabulary=600, max_tokens=32, seed=0)
+    words = ("loss.teacher=kl", "loss.teacher_weight=1", "train.steps=12", "train.evaluate_every=12")
+
+    def asked(out: str, *more: str):
+        name = f"encoder.name={tmp_path / 'student'}"
+        return experiment(tmp_path / "new", tmp_path / out, name, *words, *more)
+
+    made = [
+        train(asked("one", "train.workers=1"), ray_cluster),
+        train(asked("two", "train.workers=2", "train.feed=ray_data"), ray_cluster),
+    ]
+    assert made[0]["batches_hash"] == made[1]["batches_hash"]
+    plain = Plain(asked("none"), tmp_path / "student")
+    for metrics, out in zip(made, ("one", "two"), strict=True):
+        assert metrics["loss"] == pytest.approx(plain.losses[-1], rel=2e-3)
+        for name, value in load_file(tmp_path / out / "checkpoint" / "model.safetensors").items():
+            np.testing.assert_allclose(value, plain.weights[12][name], atol=1e-4, err_msg=name)
+    assert plain.losses[-1] < 0.9 * plain.losses[0]

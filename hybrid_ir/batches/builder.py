@@ -7,8 +7,8 @@ nothing depends on which steps were built before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -40,6 +40,8 @@ class BatchBuilder:
     """What the store's manifest says of its teacher; None = the teacher is not asked."""
     parallel: bool = False
     """Whether each row has its question in another language as well."""
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    """Source -> the role in which its questions are read, where that is not `query`."""
 
     def build(self, step: int) -> Batch:
         planned = self.plan.batch(step)
@@ -105,14 +107,17 @@ class BatchBuilder:
             return None, None, None, None
         of_rows, ids_of_rows = (self._of_rows(plan, half, languages) for half in ("n", "n_id"))
         order = self._random(plan, "n", max(map(len, of_rows)))
-        texts, ids, rows, places = [], [], [], []
+        texts: list[str] = []
+        rows: list[int] = []
+        ids, places = [], []
         for row, there in enumerate(of_rows):
             drawn = np.sort(np.argsort(order[row, : len(there)])[: self.negatives]).tolist()
             texts += [there[i] for i in drawn]
             ids += [ids_of_rows[row][i] for i in drawn]
             rows += [row] * len(drawn)
             places.append(drawn)
-        return self.reader.read(texts, "document"), _keys(ids), np.asarray(rows, dtype=np.int64), places
+        tokens = self.reader.read(texts, "document", [languages[row] for row in rows])
+        return tokens, _keys(ids), np.asarray(rows, dtype=np.int64), places
 
     def _parallel(self, plan: BatchPlan, languages: Sequence[str]) -> tuple[Tokens | None, np.ndarray | None]:
         """The question of each row in another of the languages of training, drawn from those that its group has, and
@@ -129,7 +134,8 @@ class BatchBuilder:
         if not rows:
             return None, None
         row_A = np.asarray(rows, dtype=np.int64)
-        return self.reader.read(self._read(plan, row_A, columns), "query"), row_A
+        texts, asked = self._read(plan, row_A, columns), [column.removeprefix("q_") for column in columns]
+        return self._questions(plan, row_A, texts, asked), row_A
 
     def _random(self, plan: BatchPlan, half: str, *each: int) -> np.ndarray:
         """Numbers from 0 to 1 for the rows of a step, which the batches of all workers share. `half`: p for passages,
@@ -144,7 +150,18 @@ class BatchBuilder:
                 others = [x for x in self.store.languages if x != language]
                 random = np.random.default_rng([self.plan.seed, plan.step, "qp".index(half), row])
                 texts[row] = code_switch(texts[row], self.lexicon, language, others, self.code_switch, random)
-        return self.reader.read(texts, "query" if half == "q" else "document")
+        if half == "q":
+            return self._questions(plan, np.arange(len(texts)), texts, languages)
+        return self.reader.read(texts, "document", languages)
+
+    def _questions(self, plan: BatchPlan, rows: np.ndarray, texts: list[str], languages: Sequence[str]) -> Tokens:
+        """Questions of these rows as tokens, each behind the prompt of its source's task, if that has one."""
+        if not self.tasks:
+            return self.reader.read(texts, "query", languages)
+        groups = self._read(plan, rows, ["group_id"] * len(rows))
+        roles = [self.tasks.get(group_id.partition(":")[0], "query") for group_id in groups]  # SOURCE:ID
+        prefixes = [str(self.reader.prefix(*each)) for each in zip(roles, languages, strict=True)]
+        return self.reader.read_behind(texts, prefixes)
 
     def _of_rows(self, plan: BatchPlan, half: str, languages: Sequence[str]) -> list[Any]:
         """Column `half` of every row in that row's language."""

@@ -44,6 +44,9 @@ def plan_for(store: Store, experiment: Experiment) -> Plan:
         if not any(p.source == name for p in partitions):
             kept = "with hard negatives" if experiment.loss.negatives != "in_batch" else "to train on"
             raise InputError(f"batch.sources names {name!r}, of which {store.path} has no group {kept}; leave it out")
+    for name in experiment.batch.tasks:
+        if name not in store.sources:
+            raise InputError(f"batch.tasks names {name!r}, which the store lacks; it has {', '.join(store.sources)}")
     plan = make_plan(
         partitions,
         weights=experiment.batch.weights,
@@ -104,6 +107,7 @@ def builder_for(experiment: Experiment, store: Store, plan: Plan, reader: TextRe
         lexicon=lexicon_for(experiment, store, plan),
         taught=store.manifest["taught"] if experiment.loss.teacher else None,
         parallel=experiment.loss.alignment > 0,
+        tasks=experiment.batch.tasks,
     )
 
 

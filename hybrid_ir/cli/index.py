@@ -80,6 +80,7 @@ def build(
             seed=experiment.seed,
             pooling=experiment.encoder.pooling,
             prefixes=(experiment.encoder.query_prefix, experiment.encoder.passage_prefix),
+            prompts=experiment.encoder.prompts,
             vectors=vectors,
             trust_vectors=trust_vectors,
             progress=progress,

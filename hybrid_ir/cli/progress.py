@@ -92,6 +92,10 @@ class TrainingProgress:
                 f"{encoder['passage_prefix']!r}, texts up to {tokens} tokens{clipped}, "
                 f"pooling by {encoder['pooling']}"
             )
+            if prompts := encoder.get("prompts"):
+                self._console.print(
+                    f"prompts by name: {', '.join(f'{name} {said!r}' for name, said in prompts.items())}"
+                )
             if before := encoder["vocabulary_before"]:
                 self._console.print(f"its vocabulary is cut to {encoder['vocabulary']:,} of {before:,} pieces")
             if lora := encoder["lora"]:

@@ -69,6 +69,8 @@ def search(
     query: Annotated[str, typer.Argument(help="What to search for.")],
     k: Annotated[int, typer.Option("-k", help="Hits.")] = 10,
     languages: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
+    query_language: Annotated[str | None, typer.Option(help="Of the query, for an encoder with prompts by it.")] = None,
+    task: Annotated[str | None, typer.Option(help="Name of the encoder's prompt for the query.")] = None,
     prefer: Annotated[
         str | None, typer.Option(help="What is added to the score of a language's passages: de=0.05,en=0.02.")
     ] = None,
@@ -98,6 +100,8 @@ def search(
                 query,
                 k=k,
                 languages=wanted,
+                query_language=query_language,
+                task=task,
                 prefer={"languages": by_name(prefer, "--prefer", float)} if prefer else None,
                 quotas=by_name(quotas, "--quotas", int) if quotas else None,
                 group_by=group_by,

@@ -34,6 +34,9 @@ class Batch(Section):
     one_source: bool = setting(False, on_resume="keep")
     """Every batch is of one source, so that no positive is told from its negatives by where it is from; false = sources
     are mixed within a batch."""
+    tasks: dict[str, str] = setting({}, on_resume="keep")
+    """Source -> the name of the encoder's prompt (`encoder.prompts`) behind which its queries are read: {lareqa: qa}.
+    Those of other sources are read behind that for queries. Empty = all are."""
     positives: Literal["answer", "same_text"] = setting("answer", on_resume="keep")
     """answer: a query's positive is its passage; same_text: the passage itself, told apart by dropout (SimCSE)."""
     hard_negatives: int = setting(1, on_resume="keep", ge=1)

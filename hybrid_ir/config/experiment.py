@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hybrid_ir.config.batch import Batch
 from hybrid_ir.config.search import Index, Serve
 from hybrid_ir.config.section import Precision, Section, setting
 from hybrid_ir.config.sources import AnySource, AtlasSource
+from hybrid_ir.languages import is_code
+
+ROLES = ("query", "document")
+"""What a text is to an encoder, as sentence-transformers calls it."""
 
 
 class Prepare(Section):
@@ -63,6 +67,11 @@ class EncoderSection(Section):
     nothing of prefixes."""
     passage_prefix: str | None = setting(None, on_resume="keep")
     """Put before each passage; "" = nothing; null = the model's own, and "Passage: " for one that says nothing."""
+    prompts: dict[str, str] = setting({}, on_resume="keep")
+    """Further prompts, by the names that sentence-transformers knows them by: query-LANGUAGE and document-LANGUAGE are
+    put before queries and passages in that language, in place of the two above; any other name is a task's, which
+    `batch.tasks`, `evaluate.task` or a request asks for, and TASK-LANGUAGE a task's in a language. They stand beside
+    those that the model has. Empty = the model's own alone."""
     max_tokens: int | None = setting(None, on_resume="keep", ge=4)
     """Tokens of the longest text, prefix and special tokens included. Longer ones are cut. Null = the model's own
     length, 256 for a preset. At most what the model has positions for."""
@@ -77,6 +86,20 @@ class EncoderSection(Section):
     for such texts, from a smaller encoder; false = keep all of it."""
     lora: Lora = Lora()
     """Train a low-rank change of the encoder in place of its weights."""
+
+    @field_validator("prompts")
+    @classmethod
+    def _named_prompts(cls, prompts: dict[str, str]) -> dict[str, str]:
+        for name in prompts:
+            role, dash, language = name.partition("-")
+            if role == "passage":
+                said = f"names {name!r}: sentence-transformers calls passages documents, so name it"
+                raise ValueError(f"{said} document{dash}{language}")
+            if name in ("", *ROLES):
+                raise ValueError(f"names {name!r}: set query_prefix or passage_prefix for what has no language")
+            if role in ROLES and not is_code(language):
+                raise ValueError(f"names {name!r}, and {language!r} is no code of a language, as de or zh is")
+        return prompts
 
 
 class Loss(Section):
@@ -194,6 +217,8 @@ class Train(Section):
 
 
 class Evaluate(Section):
+    task: str | None = setting(None, on_resume="keep")
+    """Read queries behind the encoder's prompt of this name (`encoder.prompts`); null = behind that for queries."""
     precision: Precision = setting("auto", on_resume="free")
     """Of encoding; as train.precision."""
     token_budget: int | None = setting(None, on_resume="free", ge=64)

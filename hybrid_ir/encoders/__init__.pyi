@@ -48,6 +48,7 @@ from .push import files_to_push as files_to_push, push_encoder as push_encoder
 from .quiet import quiet_libraries as quiet_libraries
 from .restored import RESTORED as RESTORED, restored_encoder as restored_encoder
 from .space import (
+    check_prompts as check_prompts,
     check_space as check_space,
     difference as difference,
     probe_vectors as probe_vectors,

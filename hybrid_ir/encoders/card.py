@@ -46,6 +46,9 @@ def model_card(
     table = "\n".join(f"| {key} | {value:.4f} |" for key, value in measures.items()) or "| none | no validation split |"
     train, loss = settings["train"], settings["loss"]
     query, passage = encoder["query_prefix"], encoder["passage_prefix"]
+    named = ""
+    if prompts := sorted(encoder.get("prompts") or {}):
+        named = f"\nOther prompts, by `model.encode(texts, prompt_name=...)`: {', '.join(f'`{x}`' for x in prompts)}.\n"
     trust = ", trust_remote_code=True" if encoder.get("code") else ""
     cut = ""
     if before := encoder.get("vocabulary_before"):
@@ -78,7 +81,7 @@ queries = model.encode_query(["..."])       # prefix {query!r}
 passages = model.encode_document(["..."])   # prefix {passage!r}
 scores = queries @ passages.T               # vectors are unit length
 ```
-
+{named}
 ## Data
 
 Languages: {", ".join(languages)}. Store `{store["content_hash"]}`.

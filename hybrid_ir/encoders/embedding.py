@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -15,11 +14,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hybrid_ir.encoders.packed import LayerWeights, can_pack, token_vectors, weights_as_used
-from hybrid_ir.encoders.tokens import COUNTS_TWICE, TextReader, Tokens, micro_batches
+from hybrid_ir.encoders.tokens import COUNTS_TWICE, TextReader, Tokens, micro_batches, read_ahead
 from hybrid_ir.encoders.transfer import to_device
 from hybrid_ir.types import InputError
-
-WINDOW = 16384  # texts that `encode` sorts by length at a time
 
 
 class LookUp:
@@ -204,12 +201,14 @@ def encode(
     texts: Sequence[str],
     *,
     role: str,
+    languages: str | Sequence[str] | None = None,
     precision: str = "auto",
     token_budget: int | None = None,
     progress: Callable[[int], None] = lambda texts: None,
     cut: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(len(texts), D) float32 unit vectors, in the order of `texts`. `role` picks the prefix.
+    """(len(texts), D) float32 unit vectors, in the order of `texts`. `role` picks the prompt: query, document or a task
+    of the encoder's. So does the language, of all texts or of each, where the encoder has other prompts in some.
 
     Texts are sorted by length over windows, so that memory does not grow with their number. `cut`, a bool array of
     len(texts), is filled with which of them were longer than the encoder reads.
@@ -222,7 +221,7 @@ def encode(
     assert dimension is not None
     reader = TextReader.of(model)
     out = np.empty((len(texts), dimension), dtype=np.float32)
-    for start, where, tokens in _read_ahead(reader, texts, role):
+    for start, where, tokens in read_ahead(reader, texts, role, languages):
         part = slice(start, start + len(where))
         if cut is not None:
             cut[part] = tokens.cut[where]
@@ -233,28 +232,6 @@ def encode(
         progress(len(where) - len(tokens))
     model.train(was_training)
     return out
-
-
-def _read_ahead(reader: TextReader, texts: Sequence[str], role: str) -> Iterator[tuple[int, np.ndarray, Tokens]]:
-    """Windows of `texts`: where each begins, its different texts' tokens, and which of these each text has. The next is
-    read while one is encoded.
-
-    Equal texts are encoded once: in two micro-batches their vectors would differ in the last bits, and not tie.
-    """
-
-    def read(start: int) -> tuple[int, np.ndarray, Tokens]:
-        part = texts[start : start + WINDOW]
-        place = {text: i for i, text in enumerate(dict.fromkeys(part))}
-        return start, np.fromiter((place[text] for text in part), np.int64, len(part)), reader.read(list(place), role)
-
-    starts = range(0, len(texts), WINDOW)
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as beside:
-        following = beside.submit(read, 0) if starts else None
-        for start in starts:
-            assert following is not None
-            window = following.result()
-            following = beside.submit(read, start + WINDOW) if start + WINDOW < len(texts) else None
-            yield window
 
 
 def best_device() -> str:

@@ -47,6 +47,7 @@ def load_encoder(
     pooling: Literal["mean", "cls", "max", "lasttoken"] = "mean",
     query_prefix: str | None = None,
     passage_prefix: str | None = None,
+    prompts: Mapping[str, str] | None = None,
     without_prefixes: Mapping[str, str] | None = None,
     max_tokens: int | None = None,
     dropout: float | None = None,
@@ -56,7 +57,9 @@ def load_encoder(
     (OWNER/NAME, or OWNER/NAME@REVISION).
 
     `pooling` serves models that bring none. Prefixes, length and dropout are the model's own where None is given;
-    `without_prefixes`, by role, are those of a model that says nothing of prefixes. The length is at most what the
+    `without_prefixes`, by role, are those of a model that says nothing of prefixes. `prompts` are further ones, by
+    name: of a role in a language, as query-de, and of tasks. They stand beside the model's own, or in the place of
+    those of their name. The length is at most what the
     model has positions for. Code that a model brings is run only where HYBRID_IR_TRUSTED_CODE has its hash. Raises
     InputError when `name` is not a model that can be loaded without other code.
     """
@@ -92,6 +95,7 @@ def load_encoder(
     asked = {"query": query_prefix, "document": passage_prefix}
     own = _own_prefixes(model, name, revision) or without_prefixes or {}
     model.prompts |= {role: own.get(role, "") if given is None else given for role, given in asked.items()}
+    model.prompts |= prompts or {}
     if dropout is not None:
         _set_dropout(model[0], dropout)
     if max_tokens is None:

@@ -1,8 +1,9 @@
 """The space id: which encoder made a vector. In: an encoder, an index's record of its own. Out: the id, or a refusal.
 
 Vectors of two spaces must never be compared, and nothing else would notice. The id is a hash of everything that moves a
-vector: weights, architecture, tokenizer, pooling and the modules after it, prefixes, longest text, dimension, and the
-code of a model that has its own. A folder and its copy have one id; a name or a path is no part of it.
+vector: weights, architecture, tokenizer, pooling and the modules after it, prefixes, also those of a language, longest
+text, dimension, and the code of a model that has its own. A folder and its copy have one id; a name or a path is no
+part of it. A task's prompt is none either: it stands before queries alone, each of which may have another.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ PROBES = (
     "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย",
     "东京是日本的首都。",
 )
+_IN_A_LANGUAGE = ("query-", "document-")
 PROBE_TOLERANCE = 0.01
 """Largest difference in a component of two unit vectors of one text that bf16 or another CPU explains."""
 # What a config says about where it came from rather than what the model computes.
@@ -43,7 +45,7 @@ _IRRELEVANT = {
 def space_of(model: SentenceTransformer) -> dict[str, Any]:
     """{"id", "dimension", "max_tokens", "prefixes", "parts"}; `parts` are the hashes that make up the id, so that two
     spaces can be told apart by what differs. "shorter" beside them lists the dimensions that the encoder was trained
-    for, where it says of any."""
+    for, where it says of any, and "prompts" has those of languages and tasks, by name, where there are any."""
     transformer: Any = model[0]
     config = {k: v for k, v in transformer.config.to_dict().items() if k not in _IRRELEVANT}
     modules = [
@@ -60,6 +62,9 @@ def space_of(model: SentenceTransformer) -> dict[str, Any]:
         "max_tokens": str(model.max_seq_length),
         "dimension": str(model.get_embedding_dimension()),
     }
+    prompts = {name: text or "" for name, text in sorted(model.prompts.items()) if name not in prefixes}
+    if in_languages := {name: text for name, text in prompts.items() if name.startswith(_IN_A_LANGUAGE)}:
+        parts["prefixes in languages"] = _hash(in_languages)
     if code := carried_code(model):
         parts["code"] = hash_of(code)
     shorter = declared_dimensions(model)
@@ -70,6 +75,7 @@ def space_of(model: SentenceTransformer) -> dict[str, Any]:
         "prefixes": prefixes,
         "parts": parts,
         **({"shorter": shorter} if shorter else {}),
+        **({"prompts": prompts} if prompts else {}),
     }
 
 
@@ -100,6 +106,17 @@ def check_space(
         raise InputError(
             f"the encoder gives other vectors for the probe texts of {index} than when it was built (they differ by "
             f"{apart:.3f}): another version of torch or transformers, or a damaged file; build the index again"
+        )
+
+
+def check_prompts(index: str, expected: dict[str, Any], model: SentenceTransformer) -> None:
+    """Raises InputError where `model`, of the space of `index`, lacks a prompt of a task that its encoder has, or has
+    another: requests name those, and the space id does not tell."""
+    own, found = expected.get("prompts", {}), model.prompts
+    if changed := sorted(name for name in own if own[name] != (found.get(name) or "")):
+        raise InputError(
+            f"the encoder has other prompts than {index} was built with: {', '.join(changed)} differ; serve the index "
+            f"with its own encoder, {index}/encoder, or build it again with this one"
         )
 
 

@@ -6,14 +6,15 @@ text, visible or not, is no part of it. Training, evaluation, index and search a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, overload
 
 import numpy as np
 
-from hybrid_ir.types import OUTER_SPACE
+from hybrid_ir.types import OUTER_SPACE, InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +101,12 @@ def micro_batches(
 
 @dataclass(frozen=True)
 class TextReader:
-    """How an encoder reads texts: with which tokenizer, behind which prefix, and how far. Picklable."""
+    """How an encoder reads texts: with which tokenizer, behind which prompt, and how far. Picklable."""
 
     tokenizer: Any
     prefixes: Mapping[str, str]
-    """Role (query, document) -> what is put before its texts; "" = nothing."""
+    """Role -> what is put before its texts; "" = nothing. A role is query, document, or a task that the encoder has a
+    prompt for. One that has another prompt in some language has it as ROLE-LANGUAGE too, as query-de."""
     max_tokens: int
     """Tokens of the longest text, prefix and special tokens included."""
     control_tokens: tuple[str, ...] = ()
@@ -113,12 +115,35 @@ class TextReader:
     @classmethod
     def of(cls, model: Any) -> TextReader:
         """That of a model that `load_encoder` loaded."""
-        prefixes = {role: model.prompts.get(role) or "" for role in ("query", "document")}
+        prefixes = {"query": "", "document": ""} | {name: text or "" for name, text in model.prompts.items()}
         return cls(model.tokenizer, prefixes, model.max_seq_length, tuple(model.tokenizer.all_special_tokens))
 
-    def read(self, texts: Sequence[str], role: str) -> Tokens:
-        """Token ids of the texts, each behind the prefix of `role`; `Tokens.cut` tells which were longer."""
-        return tokenize(self.tokenizer, list(map(self.plain, texts)), self.prefixes[role], self.max_tokens)
+    def read(self, texts: Sequence[str], role: str, languages: str | Sequence[str] | None = None) -> Tokens:
+        """Token ids of the texts, each behind the prompt of `role`; `Tokens.cut` tells which were longer.
+
+        `languages` is that of all texts, or one of each: a role may have another prompt in it. None = not known."""
+        return self.read_behind(texts, self.prefix(role, languages))
+
+    def prefix(self, role: str, languages: str | Sequence[str] | None = None) -> str | list[str]:
+        """What is put before texts: one for all, or one for each where the role's depends on the language."""
+        own = self.prefixes[role]
+        if languages is None or not any(name.startswith(f"{role}-") for name in self.prefixes):
+            return own
+        if isinstance(languages, str):
+            return self.prefixes.get(f"{role}-{languages}", own)
+        return [self.prefixes.get(f"{role}-{language}", own) for language in languages]
+
+    def check_task(self, name: str, setting: str) -> None:
+        """Raises InputError where the encoder has no prompt of this name, which a setting asks for."""
+        if name not in self.prefixes:
+            raise InputError(
+                f"{setting}={name!r:.80}, and the encoder has no prompt of that name; it has "
+                f"{', '.join(sorted(self.prefixes))}: name one of these, or add it by encoder.prompts"
+            )
+
+    def read_behind(self, texts: Sequence[str], prefix: str | Sequence[str]) -> Tokens:
+        """Token ids of the texts behind what `prefix` gave for them."""
+        return tokenize(self.tokenizer, list(map(self.plain, texts)), prefix, self.max_tokens)
 
     def plain(self, text: str) -> str:
         """The text without the space around it, and with a space in each control token: `</s>` is read as `< /s>`.
@@ -133,8 +158,40 @@ class TextReader:
         return text
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str], prefix: str, max_tokens: int) -> Tokens:
-    """Token ids of `prefix + text`, cut to `max_tokens` with special tokens in place.
+WINDOW = 16384  # texts that `encode` sorts by length at a time
+
+
+def read_ahead(
+    reader: TextReader, texts: Sequence[str], role: str, languages: str | Sequence[str] | None
+) -> Iterator[tuple[int, np.ndarray, Tokens]]:
+    """Windows of `texts`: where each begins, its different texts' tokens, and which of these each text has. The next is
+    read while one is encoded.
+
+    Equal texts are encoded once: in two micro-batches their vectors would differ in the last bits, and not tie.
+    """
+
+    def read(start: int) -> tuple[int, np.ndarray, Tokens]:
+        part, own = texts[start : start + WINDOW], languages
+        if own is not None and not isinstance(own, str):
+            own = own[start : start + WINDOW]
+        prefix = reader.prefix(role, own)
+        read = [(prefix, text) for text in part] if isinstance(prefix, str) else list(zip(prefix, part, strict=True))
+        place = {each: i for i, each in enumerate(dict.fromkeys(read))}
+        different = [text for _, text in place], [before for before, _ in place]
+        return start, np.fromiter((place[each] for each in read), np.int64, len(read)), reader.read_behind(*different)
+
+    starts = range(0, len(texts), WINDOW)
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as beside:
+        following = beside.submit(read, 0) if starts else None
+        for start in starts:
+            assert following is not None
+            window = following.result()
+            following = beside.submit(read, start + WINDOW) if start + WINDOW < len(texts) else None
+            yield window
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], prefix: str | Sequence[str], max_tokens: int) -> Tokens:
+    """Token ids of `prefix + text`, cut to `max_tokens` with special tokens in place. `prefix`: of all, or of each.
 
     The same ids as `SentenceTransformer.encode(text, prompt=prefix)` feeds to the model. Of a long text only the
     beginning is read, because a tokenizer cuts last: where that beginning has more tokens than are wanted, what follows
@@ -144,7 +201,8 @@ def tokenize(tokenizer: Any, texts: Sequence[str], prefix: str, max_tokens: int)
     """
     if not texts:
         return Tokens.of([])
-    prefixed = [prefix + text for text in texts]
+    before = [prefix] * len(texts) if isinstance(prefix, str) else prefix
+    prefixed = [first + text for first, text in zip(before, texts, strict=True)]
     beginnings = [beginning_of(text, CHARACTERS_OF_A_TOKEN * max_tokens) for text in prefixed]
     rows, cut = _read(tokenizer, beginnings, max_tokens)
     if again := [i for i, text in enumerate(prefixed) if len(beginnings[i]) < len(text) and not cut[i]]:

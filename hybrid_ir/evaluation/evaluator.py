@@ -114,6 +114,7 @@ def load_measured(checkpoint: str, experiment: Experiment, device: str | None = 
         pooling=section.pooling,
         query_prefix=section.query_prefix,
         passage_prefix=section.passage_prefix,
+        prompts=section.prompts,
         device=device or best_device(),
     )
 
@@ -121,9 +122,13 @@ def load_measured(checkpoint: str, experiment: Experiment, device: str | None = 
 def encoder_of(
     model: SentenceTransformer, experiment: Experiment, progress: Callable[[int], None] = lambda texts: None
 ) -> Callable[..., np.ndarray]:
-    """`encode` with this model, as `experiment.evaluate` says; it takes texts and `role`."""
+    """`encode` with this model, as `experiment.evaluate` says; it takes texts, `role` and perhaps `languages`. Queries
+    are read behind the prompt of its task. Raises InputError for one that the model has no prompt for."""
     settings = experiment.evaluate
-    return partial(encode, model, precision=settings.precision, token_budget=settings.token_budget, progress=progress)
+    if settings.task is not None:
+        TextReader.of(model).check_task(settings.task, "evaluate.task")
+    run = partial(encode, model, precision=settings.precision, token_budget=settings.token_budget, progress=progress)
+    return lambda texts, *, role, **more: run(texts, role=settings.task or role if role == "query" else role, **more)
 
 
 def evaluate(
@@ -150,8 +155,10 @@ def evaluate(
     chance = {"seed": experiment.seed, "resamples": experiment.evaluate.bootstrap_rounds}
     named = {"checkpoint": checkpoint, "precision": resolve_precision(experiment.evaluate.precision, model.device.type)}
     if isinstance(test, Collection):
-        queries = encode_role([q.text for q in test.queries], role="query")
-        candidates = encode_role([c.text for c in test.candidates], role="document")
+        queries, candidates = (
+            encode_role([each.text for each in of], role=role, languages=[each.language for each in of])
+            for role, of in (("query", test.queries), ("document", test.candidates))
+        )
         texts_per_s = (len(queries) + len(candidates)) / (time.perf_counter() - start)
         result = evaluate_collection(test.queries, test.candidates, queries, candidates, families=FAMILY, **chance)
         cost = {**size_of(model), "texts_per_s": round(texts_per_s, 1)}
@@ -183,10 +190,10 @@ class _Clock:
         self._encode = encode_role
         self.texts, self.cut, self.seconds = 0, 0, 0.0
 
-    def __call__(self, texts: Sequence[str], role: str) -> np.ndarray:
+    def __call__(self, texts: Sequence[str], languages: str | Sequence[str] | None = None, *, role: str) -> np.ndarray:
         start = time.perf_counter()
         cut = np.zeros(len(texts), dtype=bool)
-        vectors = self._encode(texts, role=role, cut=cut)
+        vectors = self._encode(texts, role=role, languages=languages, cut=cut)
         self.texts += len(texts)
         self.cut += int(cut.sum()) if role == "document" else 0
         self.seconds += time.perf_counter() - start
@@ -207,9 +214,10 @@ def evaluate_bm25(test: Collection, out: Path, experiment: Experiment) -> dict[s
 
 def made_from(model: SentenceTransformer | None, test: Test, experiment: Experiment) -> dict[str, Any]:
     """All that the measures depend on: two evaluations with equal ones need not both be run. `model` None is BM25."""
-    pieces = experiment.index.pieces.how
+    pieces, task = experiment.index.pieces.how, experiment.evaluate.task
     return {
         **({} if pieces is None else {"pieces": list(pieces)}),
+        **({} if task is None or model is None else {"task": model.prompts.get(task)}),  # no part of the space
         "ranker": bm25_version() if model is None else space_of(model)["id"],
         "precision": None if model is None else resolve_precision(experiment.evaluate.precision, model.device.type),
         "test": _content_of(test),

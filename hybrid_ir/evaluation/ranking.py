@@ -20,10 +20,10 @@ import numpy as np
 from hybrid_ir.evaluation.test_sets.judged_set import LanguageText
 from hybrid_ir.types import InputError, Passage
 
-Encode = Callable[[Sequence[str]], np.ndarray]
-"""Texts -> (texts, D) float32 unit vectors, in their order."""
-Cut = Callable[[Sequence[str]], np.ndarray]
-"""Texts -> (pieces, 3), as `cut_into_pieces` gives them."""
+Encode = Callable[[Sequence[str], str | Sequence[str] | None], np.ndarray]
+"""Texts, and the language of all or of each, or None -> (texts, D) float32 unit vectors, in their order."""
+Cut = Callable[[Sequence[str], Sequence[str]], np.ndarray]
+"""Texts and their languages -> (pieces, 3), as `cut_into_pieces` gives them."""
 
 Run = Mapping[str, Mapping[str, float]]
 """query_id -> doc_id -> score."""
@@ -77,14 +77,22 @@ class BestPassages:
 
 
 def rank_passages(
-    query_vectors_QD: np.ndarray, passages: Iterable[Passage], encode_passage: Encode, *, depth: int, chunk: int = CHUNK
+    query_vectors_QD: np.ndarray,
+    passages: Iterable[Passage],
+    encode_passage: Encode,
+    *,
+    depth: int,
+    language: str | None = None,
+    chunk: int = CHUNK,
 ) -> tuple[BestPassages, int]:
-    """The best `depth` passages of every query by dot product, and how many passages there were.
+    """The best `depth` passages of every query by dot product, and how many passages there were. `language` is that of
+    the passages, where all have one.
 
     Raises InputError for vectors that are not finite or do not fit. The iterator is read once, `chunk` at a time.
     """
     best, n_passages = BestPassages(len(query_vectors_QD), depth), 0
-    for part, vectors_CD, _ in _encoded(query_vectors_QD, passages, encode_passage, chunk):
+    in_language: Encode = lambda texts, _: encode_passage(texts, language)  # noqa: E731
+    for part, vectors_CD, _ in _encoded(query_vectors_QD, passages, in_language, chunk):
         n_passages += len(part)
         best.add(_scores(query_vectors_QD, vectors_CD), np.array([passage.doc_id for passage in part], object))
     return best, n_passages
@@ -130,10 +138,12 @@ def _encoded(
     stream = iter(passages)
     while part := list(islice(stream, chunk)):
         texts, owner_C = [passage.text for passage in part], np.arange(len(part))
+        languages = [passage.language if isinstance(passage, LanguageText) else "" for passage in part]
         if cut is not None:
-            pieces = cut(texts)
+            pieces = cut(texts, languages)
             texts, owner_C = [texts[row][start:end] for row, start, end in pieces.tolist()], pieces[:, 0]
-        vectors_CD = encode_passage(texts)
+            languages = [languages[row] for row in owner_C.tolist()]
+        vectors_CD = encode_passage(texts, languages)
         _check_finite("passage", vectors_CD)
         if vectors_CD.shape != (len(texts), query_vectors_QD.shape[1]):
             raise InputError(

@@ -11,7 +11,7 @@ and shards that are written stay.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +47,23 @@ def build_index(
     seed: int,
     pooling: str = "mean",
     prefixes: tuple[str | None, str | None] = (None, None),
+    prompts: Mapping[str, str] | None = None,
     vectors: str | None = None,
     trust_vectors: bool = False,
     progress: Progress = lambda what, done: None,
 ) -> Manifest:
     """Encode the passages with the checkpoint and write the index to `out`. Needs a running Ray.
 
-    `prefixes` (query, passage) replace the checkpoint's own where they are not None. `vectors`, a folder of
+    `prefixes` (query, passage) replace the checkpoint's own where they are not None, and so do `prompts`, by name
+    (`encoder.prompts`). `vectors`, a folder of
     `encode_passages` or a file of the user's, are taken instead of encoding; `trust_vectors` where they do not say that
     this encoder made them. Raises InputError for input that cannot be indexed, for another index or another build at
     `out`, and when the recall gate fails.
     """
     with alone(Path(out).absolute()):
-        return _build(checkpoint, passages, out, settings, seed, pooling, prefixes, vectors, trust_vectors, progress)
+        return _build(
+            checkpoint, passages, out, settings, seed, pooling, prefixes, prompts, vectors, trust_vectors, progress
+        )
 
 
 def _build(
@@ -70,6 +74,7 @@ def _build(
     seed: int,
     pooling: str,
     prefixes: tuple[str | None, str | None],
+    prompts: Mapping[str, str] | None,
     vectors: str | None,
     trust_vectors: bool,
     progress: Progress,
@@ -90,7 +95,13 @@ def _build(
         )
     if index.is_dir() and any(index.iterdir()) and not build.is_dir():
         raise InputError(f"{out} holds something that is not an index, so it is left alone; choose another --out")
-    model = load_encoder(checkpoint, pooling=pooling, query_prefix=prefixes[0], passage_prefix=prefixes[1])  # type: ignore[arg-type]
+    model = load_encoder(
+        checkpoint,
+        pooling=pooling,  # type: ignore[arg-type]
+        query_prefix=prefixes[0],
+        passage_prefix=prefixes[1],
+        prompts=prompts,
+    )
     space = space_of(model)
     if settings.pieces.how is not None:  # in a second, before anything is read
         cut_into_pieces(TextReader.of(model), [], tokens=settings.pieces.how[0], overlap=settings.pieces.how[1])

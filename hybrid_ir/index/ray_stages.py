@@ -49,17 +49,26 @@ class _EncodeFragment:
         precision, token_budget = self._settings.precision, self._settings.token_budget
         done, faults = [], []
         for folder in (self._fragments.path(int(n)) for n in rows["fragment"]):
-            whole = [text for batch in PassageTable(folder / "passages.arrow").column("text") for text in batch]
-            texts, table = self._pieces(whole)
+            passages = PassageTable(folder / "passages.arrow")
+            whole, of_whole = (
+                [value for batch in passages.column(name) for value in batch] for name in ("text", "language")
+            )
+            texts, languages, table = self._pieces(whole, of_whole)
             cut = np.zeros(len(texts), dtype=bool)
             vectors = encode(
-                self._model, texts, role=self._role, precision=precision, token_budget=token_budget, cut=cut
+                self._model,
+                texts,
+                role=self._role,
+                languages=languages,
+                precision=precision,
+                token_budget=token_budget,
+                cut=cut,
             )
             done.append(len(whole))
             if (fault := first_fault(vectors)) is not None:
                 row, what = fault
                 row = row if table is None else int(table[row, 0])
-                doc_id = PassageTable(folder / "passages.arrow")[row].doc_id
+                doc_id = passages[row].doc_id
                 faults.append(
                     f"the encoder's vector of passage {doc_id!r:.80} is {what}; its weights may be damaged, or too "
                     f"large for index.precision={precision}: try index.precision=fp32, or another encoder"
@@ -73,13 +82,16 @@ class _EncodeFragment:
             save_array(folder / "vectors.npy", vectors)
         return {"passages": np.asarray(done), "fault": np.asarray(faults, dtype=object)}
 
-    def _pieces(self, texts: list[str]) -> tuple[list[str], np.ndarray | None]:
-        """What is encoded of the texts, and which part of which text that is; None = each as a whole."""
+    def _pieces(self, texts: list[str], languages: list[str]) -> tuple[list[str], list[str], np.ndarray | None]:
+        """What is encoded of the texts, in which languages, and which part of which text that is; None = each as a
+        whole."""
         if self._settings.pieces.how is None:
-            return texts, None
+            return texts, languages, None
         tokens, overlap = self._settings.pieces.how
-        table = cut_into_pieces(TextReader.of(self._model), texts, tokens=tokens, overlap=overlap, role=self._role)
-        return [texts[row][start:end] for row, start, end in table.tolist()], table
+        reader = TextReader.of(self._model)
+        table = cut_into_pieces(reader, texts, languages, tokens=tokens, overlap=overlap, role=self._role)
+        pieces = [(texts[row][start:end], languages[row]) for row, start, end in table.tolist()]
+        return [text for text, _ in pieces], [language for _, language in pieces], table
 
 
 def encode_fragments(

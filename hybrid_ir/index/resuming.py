@@ -72,6 +72,8 @@ def claim(
         return
     if found["space"]["id"] != space["id"]:
         what = f"with another encoder (it differs in {difference(found['space'], space)})"
+    elif found["space"].get("prompts") != space.get("prompts"):
+        what = "with other prompts of tasks (encoder.prompts)"
     elif found["inputs"] != inputs:
         what = "of other passages or vectors, or another change, or they have changed since"
     elif found.get("seed") != seed:

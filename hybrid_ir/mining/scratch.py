@@ -26,9 +26,9 @@ _ROWS = 4096  # passages copied at a time
 
 
 class Encode(Protocol):
-    """Texts -> (texts, D) float32 unit vectors, in their order."""
+    """Texts of one language -> (texts, D) float32 unit vectors, in their order."""
 
-    def __call__(self, texts: Sequence[str], *, role: str) -> np.ndarray: ...
+    def __call__(self, texts: Sequence[str], *, role: str, languages: str) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class EncodeWindow:
             texts = self._pool.texts(self._pool.languages[language].group_Q[first:end], f"q_{language}")
         else:
             texts = [part.passage(n).text for n in range(first, end)]
-        vectors = np.ascontiguousarray(self._encode(texts, role=role), np.float32)
+        vectors = np.ascontiguousarray(self._encode(texts, role=role, languages=language), np.float32)
         if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
             raise InputError(
                 f"vectors of {len(texts)} texts are of shape {vectors.shape} or hold NaN or infinity; the encoder "

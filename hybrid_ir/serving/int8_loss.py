@@ -40,7 +40,7 @@ def measure_loss(
     """Language -> mean cosine of the two vectors of each of its texts, which are read as queries. Without gradients."""
     cosines = {}
     for language, some in texts.items():
-        tokens = reader.read(list(some), "query")
+        tokens = reader.read(list(some), "query", language)
         cosines[language] = float((whole(tokens) * int8(tokens)).sum(1).mean())
     return cosines
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,13 @@ import numpy as np
 from hybrid_ir.serving.batcher import Observe
 from hybrid_ir.serving.release import Encoded, Release
 from hybrid_ir.types import OUTER_SPACE
+
+
+class Text(NamedTuple):
+    """A query, and the name of the prompt that is put before it."""
+
+    text: str
+    prompt: str = "query"
 
 
 class _Query(NamedTuple):
@@ -45,11 +53,11 @@ class QueryCache:
         with self._lock:  # a query that is put in is there for a moment before another leaves
             return len(self._queries)
 
-    def holds(self, release: Release, text: str) -> bool:
+    def holds(self, release: Release, text: Text) -> bool:
         """Whether the query's vector is here now."""
         return _key(release, text) in self._queries
 
-    async def encode(self, release: Release, texts: Sequence[str], *, alone: bool = False) -> Encoded:
+    async def encode(self, release: Release, texts: Sequence[Text], *, alone: bool = False) -> Encoded:
         """The queries encoded, those that are here without the encoder. Raises ShardDown.
 
         Equal texts are encoded once. A vector is that of the query's first encoding, bit for bit. With `alone` that is
@@ -61,9 +69,11 @@ class QueryCache:
         if missing:
             start = time.perf_counter()
             try:
-                wanted = list(missing.values())
-                parts = [[text] for text in wanted] if alone else [wanted]
-                encoded = [await release.encode(part, "query") for part in parts]
+                # What is read behind one prompt is encoded together.
+                missing = dict(sorted(missing.items(), key=lambda one: one[1].prompt))
+                wanted = [(prompt, list(of)) for prompt, of in groupby(missing.values(), lambda text: text.prompt)]
+                parts = [(p, [one]) for p, of in wanted for one in of] if alone else wanted
+                encoded = [await release.encode([one.text for one in of], prompt) for prompt, of in parts]
             finally:
                 self._observe("encode_duration_seconds", time.perf_counter() - start, {})
             # Copies: a row of an array would keep all of it.
@@ -97,12 +107,15 @@ class QueryCache:
                 self._queries.popitem(last=False)
 
 
-def _key(release: Release, text: str, alone: bool = False) -> bytes:
-    """By which a query is known: the encoder's space, and the text without the space around it, as it is read. Apart
-    from it, the same one encoded alone.
+def _key(release: Release, text: Text, alone: bool = False) -> bytes:
+    """By which a query is known: the encoder's space, its prompt, and the text without the space around it, as it is
+    read. Apart from it, the same one encoded alone.
 
     A digest that nobody finds two texts of: whoever did could have one answered with the vector of the other.
     """
-    read = f"{release.manifest.space['id']} {text.strip(OUTER_SPACE)}"
+    space, own = release.manifest.space, text.text.strip(OUTER_SPACE)
+    read = f"{space['id']} {own}"
+    if text.prompt != "query":  # by its words: another release of this space may have others under the name
+        read = f"{space['id']} {[text.prompt, space['prompts'][text.prompt]]} {own}"
     apart = b"alone" if alone else b""
     return hashlib.blake2b(read.encode("utf-8", "surrogatepass"), digest_size=32, person=apart).digest()

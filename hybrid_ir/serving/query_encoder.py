@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from sentence_transformers import SentenceTransformer
 
-from hybrid_ir.encoders import Embedder, TextReader, best_device, check_space, load_encoder
+from hybrid_ir.encoders import Embedder, TextReader, best_device, check_prompts, check_space, load_encoder
 from hybrid_ir.index import Manifest, encoder_folder
 from hybrid_ir.serving.int8_loss import check_loss, measure_loss, sample_of_index
 from hybrid_ir.serving.release import Encoded
@@ -30,6 +30,8 @@ class QueryEncoder:
             checkpoint or encoder_folder(index, manifest), device=best_device()
         )
         check_space(index, manifest.space, manifest.probes, self._model)
+        if checkpoint is not None:
+            check_prompts(index, manifest.space, self._model)
         self._model.eval()
         self._reader, self._reading = TextReader.of(self._model), threading.Lock()
         # fp32 whatever the machine prefers: a text's vector depends a little on the texts that it is encoded with, and
@@ -51,7 +53,8 @@ class QueryEncoder:
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str], role: str, threads: int | None = None) -> Encoded:
-        """`role` is query or document. `threads` are torch's in this thread from now on; None = those of before."""
+        """`role` is query, document, or the name of another of its prompts. `threads` are torch's in this thread from
+        now on; None = those of before."""
         if threads is not None:
             torch.set_num_threads(threads)
         with self._reading:  # a tokenizer is for one at a time

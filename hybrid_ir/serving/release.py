@@ -47,7 +47,7 @@ class Release(Protocol):
     """Counts of words, which a lexical search is weighed by; None in an index that has none."""
 
     async def encode(self, texts: Sequence[str], role: str) -> Encoded:
-        """`role` is query or document. Raises ShardDown."""
+        """`role` is query, document, or the name of another of the encoder's prompts. Raises ShardDown."""
         ...
 
     async def search(self, shard: int, vectors: np.ndarray, queries: Sequence[ShardQuery]) -> ShardAnswer:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,11 @@ from hybrid_ir.serving.answers import first_values, keep_fields, ready_body, sea
 from hybrid_ir.serving.api import EmbeddingsRequest, SearchRequest
 from hybrid_ir.serving.batcher import Observe, Started, needed_shards
 from hybrid_ir.serving.checks import RequestError, check_fields, check_texts, decoder_of, role_of, texts_of
-from hybrid_ir.serving.query_cache import QueryCache
+from hybrid_ir.serving.query_cache import QueryCache, Text
 from hybrid_ir.serving.release import Encoded, Release, ShardDown, find_in_shards
 from hybrid_ir.serving.reranking.scorer import Scorer
 from hybrid_ir.serving.reranking.stage import Reranking
-from hybrid_ir.serving.searching.asked import asked_of
+from hybrid_ir.serving.searching.asked import asked_of, prompt_of
 from hybrid_ir.serving.searching.by_policy import hits_by_policy
 from hybrid_ir.serving.searching.cursor import check_missing, next_cursor, page_of
 from hybrid_ir.serving.searching.fused import by_words, check_lexical, fused_hits
@@ -98,6 +97,11 @@ class SearchService:
         texts = [request.query] if isinstance(request.query, str) else request.query or []
         asked = asked_of(request, manifest, self.settings)
         check_texts(texts, "query", self.settings)
+        if request.like is not None and (request.task or request.query_language):
+            name = "task" if request.task else "query_language"
+            raise RequestError(422, "invalid_request", f"{name}: it is of a query, and `like` has none", name)
+        wanted = (request.task, request.query_language)
+        prompt = prompt_of("query", *wanted, manifest.space, ("task", "query_language"))
         if request.fields is not None:
             check_fields(request.fields, manifest)
         self._check_queue(serving, len(texts) or 1)
@@ -120,9 +124,10 @@ class SearchService:
             own = (shard, stored.row)
             futures = [serving.submit_vector(stored.vector, queries)]
         elif words is not None:
-            futures = [serving.submit_words(text, each.queries, paged) for text, each in zip(texts, words, strict=True)]
+            each_of = zip(texts, words, strict=True)
+            futures = [serving.submit_words(Text(text, prompt), each.queries, paged) for text, each in each_of]
         else:
-            futures = [serving.submit(text, queries, paged) for text in texts]
+            futures = [serving.submit(Text(text, prompt), queries, paged) for text in texts]
         started = await self._start(futures, deadline)
         await wait_for(started, deadline)
         needed = needed_shards(manifest, asked.query.languages)
@@ -180,13 +185,17 @@ class SearchService:
         serving = self._active
         space = serving.release.manifest.space
         role = role_of(request, space, self.settings)
+        prompt = prompt_of(role, request.task, request.language, space, ("task", "language"))
         texts = texts_of(request.input, self._decode)
         check_texts(texts, param, self.settings)
         self._check_queue(serving, len(texts))
+
         # Passages are not kept: they are not posted again, and would take the place of queries.
-        encode = partial(serving.release.encode, role=role)
-        if role == "query":
-            encode = partial(self._cache.encode, serving.release)
+        async def encode(part: Sequence[str]) -> Encoded:
+            if role == "query":
+                return await self._cache.encode(serving.release, [Text(text, prompt) for text in part])
+            return await serving.release.encode(part, prompt)
+
         serving.embedding += len(texts)
         try:
             size = {"hybrid_ir.batch.size": len(texts)}

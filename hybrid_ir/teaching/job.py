@@ -27,9 +27,9 @@ Progress = Callable[[str, int], None]
 
 
 class Encode(Protocol):
-    """Texts -> (texts, D) float32 unit vectors, in their order."""
+    """Texts of one language -> (texts, D) float32 unit vectors, in their order."""
 
-    def __call__(self, texts: Sequence[str], *, role: str) -> np.ndarray: ...
+    def __call__(self, texts: Sequence[str], *, role: str, languages: str) -> np.ndarray: ...
 
 
 Scores = Callable[[Sequence[tuple[str, str]]], np.ndarray]
@@ -57,13 +57,14 @@ def teach_vectors(
         return [f"t{half}_{language}" for language in partition.languages for half in halves]
 
     def ask(number: int, rows: np.ndarray, column: str) -> list[np.ndarray]:
-        half = column[1]
+        half, language = column[1], column.partition("_")[2]
         of_rows = store.take(number, rows, column[1:])
         if half == "q":
             of_rows = [[text] for text in of_rows]
         # A passage may answer many questions: it is encoded once.
         place = {text: i for i, text in enumerate(dict.fromkeys(chain(*of_rows)))}
-        vectors = _checked(encode([*place], role="query" if half == "q" else "document"), len(place), 2)
+        role = "query" if half == "q" else "document"
+        vectors = _checked(encode([*place], role=role, languages=language), len(place), 2)
         dimensions.add(vectors.shape[1])
         return [vectors[[place[text] for text in texts]].astype(np.float16).ravel() for texts in of_rows]
 

@@ -178,6 +178,7 @@ def load_model(experiment: Experiment, name: str, device: torch.device) -> Sente
         pooling=section.pooling,
         query_prefix=section.query_prefix,
         passage_prefix=section.passage_prefix,
+        prompts=section.prompts,
         without_prefixes=PAPER_PREFIXES,
         max_tokens=section.max_tokens,
         dropout=section.dropout,

@@ -88,6 +88,10 @@ def describe_encoder(experiment: Experiment, model: SentenceTransformer) -> dict
         lora = {"targets": apply_lora(experiment, model, experiment.encoder.name), "of": whole}
         lora["trained"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     section, reader, dropout = experiment.encoder, TextReader.of(model), dropout_of(model)
+    for source, task in experiment.batch.tasks.items():
+        reader.check_task(task, f"batch.tasks.{source}")
+    if experiment.evaluate.task is not None:
+        reader.check_task(experiment.evaluate.task, "evaluate.task")
     if experiment.batch.positives == "same_text" and not dropout:
         raise InputError(
             f"batch.positives=same_text tells the two vectors of a text apart by dropout alone, and {section.name} has "
@@ -106,6 +110,7 @@ def describe_encoder(experiment: Experiment, model: SentenceTransformer) -> dict
         "revision": getattr(transformer.config, "_commit_hash", None),
         "query_prefix": reader.prefixes["query"],
         "passage_prefix": reader.prefixes["document"],
+        "prompts": {name: text for name, text in reader.prefixes.items() if name not in ("query", "document")},
         "pooling": _pooling_of(model),
         "max_tokens": reader.max_tokens,
         "max_tokens_asked": section.max_tokens,

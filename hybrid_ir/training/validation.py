@@ -3,7 +3,7 @@ Out: its measures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -16,7 +16,7 @@ from hybrid_ir.data import Store
 from hybrid_ir.encoders import encode
 from hybrid_ir.evaluation import evaluate_collection, with_mean
 from hybrid_ir.measure_names import HEADLINE
-from hybrid_ir.types import Candidate, Collection, InputError, key64
+from hybrid_ir.types import Candidate, Collection, InputError, Query, key64
 
 
 def check_validation(experiment: Experiment, store: Store) -> None:
@@ -75,8 +75,8 @@ def validate(
 
     AP_mean is over those of mono, cross and multi that the collection has.
     """
-    texts = {"query": [q.text for q in collection.queries], "document": [c.text for c in collection.candidates]}
-    vectors = [_encode_shared(model, role, texts[role], settings, rank, workers) for role in texts]
+    asked = {settings.task or "query": collection.queries, "document": collection.candidates}
+    vectors = [_encode_shared(model, role, texts, settings, rank, workers) for role, texts in asked.items()]
 
     def measure() -> dict[str, float]:
         summary = evaluate_collection(collection.queries, collection.candidates, *vectors, resamples=0).summary
@@ -104,11 +104,22 @@ def of_rank_0(measure: Callable[[], dict[str, float]], rank: int, every_s: float
 
 
 def _encode_shared(
-    model: SentenceTransformer, role: str, texts: list[str], settings: Evaluate, rank: int, workers: int
+    model: SentenceTransformer,
+    role: str,
+    texts: Sequence[Query] | Sequence[Candidate],
+    settings: Evaluate,
+    rank: int,
+    workers: int,
 ) -> np.ndarray:
     """Vectors of all texts, in their order, on every rank."""
+    own = texts[rank::workers]
     share = encode(
-        model, texts[rank::workers], role=role, precision=settings.precision, token_budget=settings.token_budget
+        model,
+        [each.text for each in own],
+        role=role,
+        languages=[each.language for each in own],
+        precision=settings.precision,
+        token_budget=settings.token_budget,
     )
     parts: list[Any] = [share]
     if workers > 1:

@@ -63,7 +63,7 @@ def learn_correction(model: SentenceTransformer, texts: Mapping[str, Sequence[st
             "or leave those languages out"
         )
     languages = tuple(sorted(texts))
-    return correction_of({x: encode(model, texts[x], role="document") for x in languages})
+    return correction_of({x: encode(model, texts[x], role="document", languages=x) for x in languages})
 
 
 def correction_of(vectors: Mapping[str, np.ndarray]) -> Correction:

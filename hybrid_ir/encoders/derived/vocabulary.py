@@ -30,7 +30,6 @@ _COMPARED_OF_THESE = 100
 """Texts that are read by both tokenizers before the smaller one is believed."""
 _MARKS = ("▁", "##", "Ġ", "</w>")
 """What tokenizers put at a piece for the space before it or behind it, or for a word that goes on."""
-ROLES = ("query", "document")
 _SPECIAL_IDS = ("pad", "bos", "eos", "cls", "sep", "mask", "unk", "decoder_start")
 
 
@@ -106,13 +105,13 @@ def _describe(tokenizer: Any) -> dict[str, Any]:
 
 
 def _used(reader: TextReader, texts: Iterable[str]) -> tuple[set[int], list[str]]:
-    """Ids of all texts in either role, to their ends, and some of the texts."""
+    """Ids of all texts in every role, to their ends, and some of the texts."""
     to_the_end = TextReader(reader.tokenizer, reader.prefixes, 10**6, reader.control_tokens)
     used: set[int] = set()
     sample: list[str] = []
     remaining = iter(texts)
     while some := list(islice(remaining, _TEXTS_AT_A_TIME)):
-        for role in ROLES:
+        for role in reader.prefixes:
             used.update(np.unique(to_the_end.read(some, role).flat).tolist())
         sample += some[: min(_COMPARED_OF_THESE, _COMPARED - len(sample))]
     if not sample:
@@ -121,8 +120,8 @@ def _used(reader: TextReader, texts: Iterable[str]) -> tuple[set[int], list[str]
 
 
 def _tokens(reader: TextReader, texts: Sequence[str]) -> list[list[str]]:
-    """The tokens of each text as a query, then of each as a passage."""
-    read = [reader.read(texts, role) for role in ROLES]
+    """The tokens of each text in each role, one role after the other."""
+    read = [reader.read(texts, role) for role in reader.prefixes]
     return [
         reader.tokenizer.convert_ids_to_tokens(row.tolist())
         for tokens in read

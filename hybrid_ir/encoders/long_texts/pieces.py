@@ -25,14 +25,20 @@ TEXTS_AT_ONCE = 256
 
 
 def cut_into_pieces(
-    reader: TextReader, texts: Sequence[str], *, tokens: int, overlap: int, role: str = "document"
+    reader: TextReader,
+    texts: Sequence[str],
+    languages: Sequence[str] | None = None,
+    *,
+    tokens: int,
+    overlap: int,
+    role: str = "document",
 ) -> np.ndarray:
     """(P, 3) int32, in order: the number of a text, its piece's first character, and the character after its last.
 
     A text of at most `tokens` tokens, the prefix of `role` and special tokens included, is one piece: all of it. Of a
     longer one each piece has at most so many, and the last `overlap` of the piece before, or fewer where words say so.
-    All characters of a text but space are in a piece. Raises InputError for an encoder that reads fewer tokens, or
-    whose tokenizer does not say where its tokens stand.
+    All characters of a text but space are in a piece. `languages`: of each text, where its prefix depends on it. Raises
+    InputError for an encoder that reads fewer tokens, or whose tokenizer does not say where its tokens stand.
     """
     if tokens > reader.max_tokens:
         raise InputError(
@@ -45,7 +51,21 @@ def cut_into_pieces(
             "text, so that no text can be cut into pieces; take an encoder that has a tokenizer.json, or set "
             "index.pieces.tokens=null"
         )
-    around = len(reader.read([""], role)[0])
+    prefix = reader.prefix(role, languages)
+    prefixes = [prefix] * len(texts) if isinstance(prefix, str) else prefix
+    found: list[tuple[int, int, int]] = []
+    # Also of languages without a text here: one that leaves no room is refused before anything is encoded.
+    for before in {text for name, text in reader.prefixes.items() if name == role or name.startswith(f"{role}-")}:
+        own = [n for n, each in enumerate(prefixes) if each == before]
+        found += _cut_behind(reader, own, texts, before, tokens, overlap)
+    return np.asarray(sorted(found), dtype=np.int32).reshape(-1, 3)
+
+
+def _cut_behind(
+    reader: TextReader, numbers: Sequence[int], texts: Sequence[str], prefix: str, tokens: int, overlap: int
+) -> list[tuple[int, int, int]]:
+    """The pieces of the texts of these numbers, which are read behind one prefix."""
+    around = len(reader.read_behind([""], prefix)[0])
     if (room := tokens - around) <= 2 * overlap:
         raise InputError(
             f"index.pieces.tokens={tokens} leaves {max(0, room)} for a piece's own words beside the prefix and special "
@@ -53,28 +73,28 @@ def cut_into_pieces(
             "overlap"
         )
     narrow = TextReader(reader.tokenizer, reader.prefixes, tokens, reader.control_tokens)
-    found: list[tuple[int, int, int]] = []
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        part = texts[start : start + TEXTS_AT_ONCE]
-        for number, spans in enumerate(_cut(narrow, part, room, overlap, role), start):
-            found += [(number, first, end) for first, end in spans]
-    return np.asarray(found, dtype=np.int32).reshape(-1, 3)
+    found = []
+    for start in range(0, len(numbers), TEXTS_AT_ONCE):
+        part = numbers[start : start + TEXTS_AT_ONCE]
+        cuts = _cut(narrow, [texts[n] for n in part], room, overlap, prefix)
+        found += [(n, first, end) for n, spans in zip(part, cuts, strict=True) for first, end in spans]
+    return found
 
 
-def _cut(narrow: TextReader, texts: Sequence[str], room: int, overlap: int, role: str) -> list[list[tuple[int, int]]]:
+def _cut(narrow: TextReader, texts: Sequence[str], room: int, overlap: int, prefix: str) -> list[list[tuple[int, int]]]:
     """The pieces of each text, which `narrow` reads whole: it reads as many tokens as a piece may have.
 
     Alone, a piece may have more tokens than it has within its text, where it was cut within a word. One that has too
     many is cut once more.
     """
     cuts = [[(0, len(text))] for text in texts]
-    long = np.flatnonzero(narrow.read(texts, role).cut).tolist()
+    long = np.flatnonzero(narrow.read_behind(texts, prefix).cut).tolist()
     if not long:
         return cuts
     for n, places in zip(long, _places(narrow, [texts[n] for n in long]), strict=True):
         cuts[n] = _spans(texts[n], places, room, overlap)
     pieces = [(n, first, end) for n in long for first, end in cuts[n]]
-    too_long = narrow.read([texts[n][first:end] for n, first, end in pieces], role).cut.tolist()
+    too_long = narrow.read_behind([texts[n][first:end] for n, first, end in pieces], prefix).cut.tolist()
     smaller = max(2 * overlap + 1, room * 3 // 4)
     again = {piece for piece, is_long in zip(pieces, too_long, strict=True) if is_long and smaller < room}
     for n in {n for n, _, _ in again}:
@@ -82,7 +102,7 @@ def _cut(narrow: TextReader, texts: Sequence[str], room: int, overlap: int, role
             part
             for first, end in cuts[n]
             for part in (
-                _within(narrow, texts[n], first, end, smaller, overlap, role)
+                _within(narrow, texts[n], first, end, smaller, overlap, prefix)
                 if (n, first, end) in again
                 else [(first, end)]
             )
@@ -91,9 +111,9 @@ def _cut(narrow: TextReader, texts: Sequence[str], room: int, overlap: int, role
 
 
 def _within(
-    narrow: TextReader, text: str, first: int, end: int, room: int, overlap: int, role: str
+    narrow: TextReader, text: str, first: int, end: int, room: int, overlap: int, prefix: str
 ) -> list[tuple[int, int]]:
-    (spans,) = _cut(narrow, [text[first:end]], room, overlap, role)
+    (spans,) = _cut(narrow, [text[first:end]], room, overlap, prefix)
     return [(first + a, first + b) for a, b in spans]
 
 

@@ -23,8 +23,9 @@ def measure_correction(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """`evaluate_collection`'s summaries of the encoder as it is, and with the correction. Texts are encoded once."""
     run = encoder_of(model, experiment, progress)
-    queries = run([q.text for q in test.queries], role="query")
-    candidates = run([c.text for c in test.candidates], role="document")
+    queries = run([q.text for q in test.queries], role="query", languages=[q.language for q in test.queries])
+    of_candidates = [c.language for c in test.candidates]
+    candidates = run([c.text for c in test.candidates], role="document", languages=of_candidates)
     chance: dict[str, Any] = {"seed": experiment.seed, "resamples": experiment.evaluate.bootstrap_rounds}
     before = evaluate_collection(test.queries, test.candidates, queries, candidates, **chance)
     after = evaluate_collection(test.queries, test.candidates, correction(queries), correction(candidates), **chance)

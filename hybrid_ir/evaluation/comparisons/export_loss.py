@@ -63,7 +63,14 @@ def _measure(
     encode(model, [item.text for item in test.candidates[:8]], role="document", precision="fp32")  # warms it up
     start = time.perf_counter()
     queries, candidates = (
-        encode(model, [item.text for item in items], role=role, precision="fp32", progress=progress)
+        encode(
+            model,
+            [item.text for item in items],
+            role=role,
+            languages=[item.language for item in items],
+            precision="fp32",
+            progress=progress,
+        )
         for role, items in roles.items()
     )
     speed = (len(queries) + len(candidates)) / (time.perf_counter() - start)

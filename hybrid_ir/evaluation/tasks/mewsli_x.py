@@ -66,7 +66,7 @@ def measure_mewsli(
     path = Path(folder) / "candidate_set_entities.jsonl"
     absent = {mention.entity_id for mention in mentions}
     entities = cross_off(absent, (_read_entity(where, record) for where, record in read_json_lines(path)))
-    vectors = encode_query([mention.text for mention in mentions])
+    vectors = encode_query([mention.text for mention in mentions], [mention.language for mention in mentions])
     best, n_passages = rank_passages(vectors, entities, encode_passage, depth=DEPTH)
     if not n_passages:
         raise InputError(f"{path} is empty; copy it again")

@@ -79,9 +79,9 @@ def measure_miracl(
         if not qrels:
             raise InputError(f"no topic of MIRACL {code} has a relevant passage; take another split")
         absent = {doc_id for judged in qrels.values() for doc_id, relevance in judged.items() if relevance}
-        vectors = encode_query([test.topics[q] for q in qrels])
+        vectors = encode_query([test.topics[q] for q in qrels], code)
         corpus = cross_off(absent, read_corpus(test.corpus))
-        best, n_passages = rank_passages(vectors, corpus, encode_passage, depth=DEPTH)
+        best, n_passages = rank_passages(vectors, corpus, encode_passage, depth=DEPTH, language=code)
         if not n_passages:
             raise InputError(f"the corpus of {code} is empty: {test.corpus[0]} has no passage; copy it again")
         run = best.run(list(qrels))

@@ -61,8 +61,8 @@ def measure_tatoeba(
     for code, (kept, left_out) in pairs.items():
         texts, english = [pair.text for pair in kept], [pair.english for pair in kept]
         found = (
-            nearest_is_own(encode_query(texts), encode_passage(english)),
-            nearest_is_own(encode_query(english), encode_passage(texts)),
+            nearest_is_own(encode_query(texts, code), encode_passage(english, "en")),
+            nearest_is_own(encode_query(english, "en"), encode_passage(texts, code)),
         )
         rows[code] = ([pair.query_id for pair in kept], dict(zip(MEASURES, found, strict=True)))
         counts[code] = {"pairs": len(kept), "pairs with an empty side": left_out}

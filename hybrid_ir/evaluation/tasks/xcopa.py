@@ -74,8 +74,9 @@ def measure_xcopa(encode_query: Encode, encode_passage: Encode, tests: Mapping[s
     rows, counts = {}, {}
     for code, choices in tests.items():
         texts = [text for choice in choices for text in choice.choices]
-        premises_ND = encode_query([choice.premise for choice in choices])
-        scores_N2 = np.einsum("nd,ncd->nc", premises_ND, encode_passage(texts).reshape(len(choices), 2, -1))
+        premises_ND = encode_query([choice.premise for choice in choices], code)
+        choices_N2D = encode_passage(texts, code).reshape(len(choices), 2, -1)
+        scores_N2 = np.einsum("nd,ncd->nc", premises_ND, choices_N2D)
         right = chosen_right(scores_N2, np.array([choice.label for choice in choices]))
         rows[code] = ([choice.query_id for choice in choices], {"accuracy": right})
         counts[code] = {"questions": len(choices)}

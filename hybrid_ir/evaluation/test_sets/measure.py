@@ -36,7 +36,8 @@ def measure_judged(
     one pool, and `runs/qrels.trec`.
     """
     query_ids = list(test.queries)
-    vectors = encode_query([query.text for query in test.queries.values()])
+    asked = test.queries.values()
+    vectors = encode_query([query.text for query in asked], [query.language for query in asked])
     depth = DEPTH + test.own_ids_are_no_answer
     counted = None if cut is None else _Counted(cut)
     pools = rank_pools(vectors, test.ranked_passages(), encode_passage, depth=depth, cut=counted)
@@ -68,8 +69,8 @@ class _Counted:
         self._cut = cut
         self.pieces = self.long = 0
 
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        found = self._cut(texts)
+    def __call__(self, texts: Sequence[str], languages: Sequence[str]) -> np.ndarray:
+        found = self._cut(texts, languages)
         self.pieces += len(found)
         self.long += int(np.count_nonzero(np.bincount(found[:, 0]) > 1))
         return found

@@ -23,7 +23,8 @@ def measure_subsets(
     its id."""
     rows, counts = {}, {}
     for name, test in subsets.items():
-        vectors = encode_query([query.text for query in test.queries.values()])
+        asked = test.queries.values()
+        vectors = encode_query([query.text for query in asked], [query.language for query in asked])
         (best,) = rank_pools(vectors, test.ranked_passages(), encode_passage, depth=DEPTH).values()  # of one language
         run = best.run(list(test.queries))
         write_run(runs / f"{name}.trec", run)

@@ -255,6 +255,7 @@ def _cut_of(index: Path, manifest: Manifest, rows: Rows) -> Counter[str]:
     reader = TextReader.of(load_encoder(str(index / "encoder")))
     for name, some in rows.items():
         table = PassageTable(index / "shards" / name / "passages.arrow").take(some)
-        was_cut = reader.read(table["text"].to_pylist(), "document").cut
-        cut.update(language for language, one in zip(table["language"].to_pylist(), was_cut, strict=True) if one)
+        languages = table["language"].to_pylist()
+        was_cut = reader.read(table["text"].to_pylist(), "document", languages).cut
+        cut.update(language for language, one in zip(languages, was_cut, strict=True) if one)
     return cut

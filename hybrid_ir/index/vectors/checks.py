@@ -54,8 +54,9 @@ def check_agreement(model: Any, fragments: Fragments, precision: str, path: str)
     Raises InputError where the median is below `LEAST_AGREEMENT`.
     """
     ids = np.linspace(0, fragments.rows - 1, min(COMPARED, fragments.rows)).astype(np.int64)
-    texts = [passage.text for passage in fragments.passages(ids)]
-    own = encode(model, texts, role="document", precision=precision)
+    passages = fragments.passages(ids)
+    texts, languages = [passage.text for passage in passages], [passage.language for passage in passages]
+    own = encode(model, texts, role="document", languages=languages, precision=precision)
     cosines = (own * fragments.vectors(ids)).sum(axis=1)
     median, lowest = float(np.median(cosines)), float(cosines.min())
     if median < LEAST_AGREEMENT:

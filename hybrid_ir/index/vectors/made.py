@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -57,16 +57,17 @@ def encode_passages(
     form: Form = "parquet",
     pooling: str = "mean",
     prefixes: tuple[str | None, str | None] = (None, None),
+    prompts: Mapping[str, str] | None = None,
     progress: Progress = lambda what, done: None,
 ) -> VectorsManifest:
     """Write the passages' unit vectors, (rows, D) float32 in the order of the passages, to `out`. Needs a running Ray.
 
     `role` picks the encoder's prefix: an index holds documents. `prefixes` (query, passage) replace the encoder's own
-    where they are not None. Raises InputError for input that cannot be encoded, for a text whose vector is not finite,
-    and for something else at `out`.
+    where they are not None, and so do `prompts`, by name (`encoder.prompts`). Raises InputError for input that cannot
+    be encoded, for a text whose vector is not finite, and for something else at `out`.
     """
     with alone(Path(out).absolute()):
-        return _encode(checkpoint, passages, out, settings, role, form, pooling, prefixes, progress)
+        return _encode(checkpoint, passages, out, settings, role, form, pooling, prefixes, prompts, progress)
 
 
 def _encode(
@@ -78,6 +79,7 @@ def _encode(
     form: Form,
     pooling: str,
     prefixes: tuple[str | None, str | None],
+    prompts: Mapping[str, str] | None,
     progress: Progress,
 ) -> VectorsManifest:
     place = Path(out).absolute()
@@ -97,7 +99,13 @@ def _encode(
             f"index.pieces.tokens={settings.pieces.tokens} cuts passages into pieces, and `encode` writes a vector a "
             "passage; set it to null, or give the pieces as passages, with a doc_id each"
         )
-    model = load_encoder(checkpoint, pooling=pooling, query_prefix=prefixes[0], passage_prefix=prefixes[1])  # type: ignore[arg-type]
+    model = load_encoder(
+        checkpoint,
+        pooling=pooling,  # type: ignore[arg-type]
+        query_prefix=prefixes[0],
+        passage_prefix=prefixes[1],
+        prompts=prompts,
+    )
     space = space_of(model)
     # Seed 0: nothing is drawn by lot.
     claim(build, inputs, space, seed=0, precision=settings.precision, role=role)

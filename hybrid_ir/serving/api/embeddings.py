@@ -39,6 +39,18 @@ class EmbeddingsRequest(Message):
         description="Which of the encoder's prefixes to put before the text; null = passage, or as `model` says.",
         examples=["query"],
     )
+    language: StrictStr | None = Field(
+        default=None,
+        description="The language of the texts, for an encoder that has another prompt in some languages; null = not "
+        "said: the usual prompt is taken.",
+        examples=["de"],
+    )
+    task: StrictStr | None = Field(
+        default=None,
+        description="For queries, the encoder's prompt of this name in place of the usual one. Refused where there is "
+        "none.",
+        examples=["qa"],
+    )
     dimensions: StrictInt | None = Field(
         default=None,
         description="The encoder's own, or fewer that it was trained for (`loss.dimensions`): so many first values, at "

@@ -80,6 +80,18 @@ class SearchRequest(Message):
         "reads them: `en`, `en-US` and `eng` are one.",
         examples=[["de", "es"]],
     )
+    query_language: Text | None = Field(
+        default=None,
+        description="The language of the query, for an encoder that has another prompt in some languages; null = not "
+        "said: the usual prompt is taken.",
+        examples=["de"],
+    )
+    task: Text | None = Field(
+        default=None,
+        description="The encoder's prompt of this name is put before the query, as an instruction; null = the usual "
+        "one. Refused with the names that there are, where the encoder has none of this name.",
+        examples=["qa"],
+    )
     metadata: Annotated[dict[StrictStr, MetadataValue], Field(min_length=1, max_length=MOST_KEYS)] | None = Field(
         default=None, description="Find passages whose metadata have exactly these values.", examples=[{"year": 2024}]
     )

@@ -1,4 +1,4 @@
-"""What a request asks of the release: hits, a filter, and a policy of languages.
+"""What a request asks of the release: hits, a filter, a policy of languages, and a prompt of its encoder.
 
 In: a request, checked against its model. Out: what to search for, or a `RequestError` that names the field.
 """
@@ -6,13 +6,15 @@ In: a request, checked against its model. Out: what to search for, or a `Request
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hybrid_ir.config import Serve
 from hybrid_ir.index import Manifest, Policy
+from hybrid_ir.languages import language_code
 from hybrid_ir.serving.api import EVERY_OTHER, SearchRequest
 from hybrid_ir.serving.checks import RequestError, language_of, shard_query, unknown_key
 from hybrid_ir.serving.searching.by_policy import Asked, deepening_of
+from hybrid_ir.types import InputError
 
 MOST_STRATA = 1024
 """Of a request, over all of its queries: each is a search of its own."""
@@ -48,6 +50,35 @@ def asked_of(request: SearchRequest, manifest: Manifest, settings: Serve) -> Ask
             "quotas" if quotas or others else "prefer",
         )
     return asked
+
+
+def prompt_of(role: str, task: str | None, language: str | None, space: dict[str, Any], params: tuple[str, str]) -> str:
+    """The name of the prompt that texts are read behind: of the role or the task, in the language where it has one.
+
+    `params` are the fields that named the task and the language. Raises RequestError for a task that the encoder has no
+    prompt for, or one of passages, and for what is no language.
+    """
+    prompts: dict[str, str] = space.get("prompts", {})
+    if task is not None:
+        tasks = [name for name in prompts if not name.startswith(("query-", "document-"))]
+        if task not in tasks:
+            said = f"{params[0]}: the encoder has no prompt {task!r:.80}; there are {', '.join(tasks) or 'none'}"
+            raise RequestError(422, "unknown_task", said, params[0])
+        if role != "query":
+            said = f"{params[0]}: a task is of queries; leave it out, or ask for them by input_type"
+            raise RequestError(422, "invalid_request", said, params[0])
+        role = task
+    if language is None:
+        return role
+    try:
+        code = language_code(language)
+    except InputError:
+        own = [name.removeprefix(f"{role}-") for name in prompts if name.startswith(f"{role}-")]
+        said = (
+            f"{params[1]}: {language!r:.40} is no language; there are prompts of its own for {', '.join(own) or 'none'}"
+        )
+        raise RequestError(422, "unknown_language", said, params[1]) from None
+    return f"{role}-{code}" if f"{role}-{code}" in prompts else role
 
 
 def _by_code(values: Mapping[str, V], manifest: Manifest, param: str) -> dict[str, V]:

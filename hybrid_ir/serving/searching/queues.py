@@ -1,6 +1,7 @@
 """The queues of one release: texts whose vectors are known, texts that are not, pages, and stored vectors.
 
-In: a text or a vector, with all that is asked of the shards for it. Out: its searches, once they have begun.
+In: a text with its prompt, or a vector, with all that is asked of the shards for it. Out: its searches, once they have
+begun.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from hybrid_ir.config import Serve
 from hybrid_ir.index import ShardQuery, is_flat
 from hybrid_ir.serving.batcher import Batcher, Observe, Started
-from hybrid_ir.serving.query_cache import QueryCache
+from hybrid_ir.serving.query_cache import QueryCache, Text
 from hybrid_ir.serving.release import Encoded, Release
 
 
@@ -24,9 +25,9 @@ class Serving:
     def __init__(self, release: Release, settings: Serve, observe: Observe, cache: QueryCache) -> None:
         self.release, self._cache = release, cache
         encode = partial(cache.encode, release)
-        self._new = Batcher(release, encode, settings.max_batch, observe)
+        self._new: Batcher[Text] = Batcher(release, encode, settings.max_batch, observe)
         # Queries whose vectors are known do not wait for a forward pass over those of others.
-        self._known = Batcher(release, encode, settings.max_batch, observe)
+        self._known: Batcher[Text] = Batcher(release, encode, settings.max_batch, observe)
         # Pages must come from one order, so their query has the same vector at each, whoever else asks.
         self._paged = Batcher(release, partial(encode, alone=True), settings.max_batch, observe)
         self._stored = Batcher(release, _stack, settings.max_batch, observe)
@@ -40,14 +41,14 @@ class Serving:
     def waited_s(self) -> float:
         return max(self._new.waited_s(), self._known.waited_s(), self._paged.waited_s())
 
-    def submit(self, text: str, queries: Sequence[ShardQuery], page: bool = False) -> asyncio.Future[Started]:
+    def submit(self, text: Text, queries: Sequence[ShardQuery], page: bool = False) -> asyncio.Future[Started]:
         """`page`: whether what is asked is cut from an order that other requests go on with."""
         if page:
             return self._paged.submit(text, queries)
         batcher = self._known if self._cache.holds(self.release, text) else self._new
         return batcher.submit(text, queries)
 
-    def submit_words(self, text: str, queries: Sequence[ShardQuery], page: bool = False) -> asyncio.Future[Started]:
+    def submit_words(self, text: Text, queries: Sequence[ShardQuery], page: bool = False) -> asyncio.Future[Started]:
         """As `submit`; where all `queries` are by words, nothing is encoded."""
         if all(query.words is not None for query in queries):
             return self._stored.submit(np.zeros(self.release.manifest.space["dimension"], np.float32), queries)

@@ -41,7 +41,8 @@ PERTURBED_WORDS = 0.3  # share of a query's words that typos and code-switching 
 def clean_and_perturbed(model: Any, tests: Collection, experiment: Experiment) -> Values:
     """`{perturbation}/{measure}` for the queries as they are (`clean`) and under each perturbation."""
     run = encoder_of(model, experiment)
-    passages = run([c.text for c in tests.candidates], role="document")
+    of_passages = [c.language for c in tests.candidates]
+    passages = run([c.text for c in tests.candidates], role="document", languages=of_passages)
     texts, languages = [q.text for q in tests.queries], [q.language for q in tests.queries]
     lexicon = cldr_lexicon(tests.languages)
     values: Values = {}
@@ -49,7 +50,7 @@ def clean_and_perturbed(model: Any, tests: Collection, experiment: Experiment) -
         asked = texts
         if kind != "clean":
             asked = perturb(texts, languages, kind, seed=experiment.seed, rate=PERTURBED_WORDS, lexicon=lexicon)
-        queries = run(asked, role="query")
+        queries = run(asked, role="query", languages=languages)
         summary = evaluate_collection(tests.queries, tests.candidates, queries, passages, resamples=0).summary
         values |= {f"{kind}/{name}": summary[name] for name in PRECISIONS}
         values[f"{kind}/changed"] = float(np.mean([a != b for a, b in zip(asked, texts, strict=True)]))
@@ -64,7 +65,9 @@ def within_each_language(model: Any, tests: Collection, experiment: Experiment) 
     for language in tests.languages:
         queries = [q for q in tests.queries if q.language == language]
         passages = [c for c in tests.candidates if c.language == language]
-        scores = run([q.text for q in queries], role="query") @ run([c.text for c in passages], role="document").T
+        asked, there = [q.text for q in queries], [c.text for c in passages]
+        vectors = run(there, role="document", languages=language)
+        scores = run(asked, role="query", languages=language) @ vectors.T
         relevant: dict[str, dict[str, int]] = {}
         for passage in passages:
             for group_id in passage.group_ids:
@@ -88,11 +91,11 @@ def translation_search(model: Any, tests: Collection, experiment: Experiment) ->
         by_language.setdefault(query.language, {})[query.group_id] = query.text
     english = by_language.pop("en", {})
     to_english, back = [], []
-    for texts in by_language.values():
+    for language, texts in by_language.items():
         common = sorted(texts.keys() & english.keys())
         # Several questions of a test may ask for facts that read alike in one language: each must be found by itself.
-        a = run([texts[group] for group in common], role="query")
-        b = run([english[group] for group in common], role="query")
+        a = run([texts[group] for group in common], role="query", languages=language)
+        b = run([english[group] for group in common], role="query", languages="en")
         to_english.append(float(nearest_is_own(a, b).mean()))
         back.append(float(nearest_is_own(b, a).mean()))
     return {"accuracy_to_en": float(np.mean(to_english)), "accuracy_from_en": float(np.mean(back))} if back else {}
