@@ -546,11 +546,15 @@ LONG_GROUP = {p.doc_id: p.metadata["group"] for p in LONG}
 
 @pytest.mark.parametrize("placement", ["local", "distributed"])
 def test_an_index_in_pieces_at_a_uri_answers_as_its_folder_does(services, placement):
+    """Scores to 1e-6: a query's vector has other last bits beside another one in its batch."""
     for more in ({}, {"languages": ["de"]}, {"group_by": "group"}, {"offset": 4}):
         here, there = (
             ask(services[place, placement], ["Hauptstadt Berlin", "the river Seine"], k=9, **more)["results"]
             for place in ("index", "uri")
         )
+        for mine, its in zip(here, there, strict=True):
+            scores = [[hit.pop("score") for hit in one["hits"]] for one in (mine, its)]
+            assert scores[0] == pytest.approx(scores[1], abs=1e-6)
         assert here == there
         assert all("piece" in hit for one in there for hit in one["hits"])
 
