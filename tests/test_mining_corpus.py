@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import make_cross_encoder
-from conftest import make_group, write_store
+from checkpoints import TEXTS, make_cross_encoder
+from conftest import write_store
 from test_mining import counts_of, encode, group, negatives_of
 from test_several_passages import as_format_1
 
@@ -347,13 +347,26 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_any_number_of_actors_finds_what_this_process_finds(tmp_path, ray_cluster):
     """60 groups in two languages, in blocks of 20, two corpora of 30 passages, and a reranker that refuses half."""
-    groups = [make_group(n, ("de", "en")) for n in range(60)]
+    words = sorted({word for text in TEXTS for word in text.split()})  # that the reranker's tokenizer knows
+
+    def made_up(n: int, other: int, x: str) -> str:
+        return f"{words[n % len(words)]} {words[other * n % len(words)]} {n} {x}"
+
+    groups = [
+        Group(
+            f"g{n}",
+            f"g{n}",
+            {x: made_up(n, 3, x) for x in ("de", "en")},
+            {x: (Passage(f"{x}/{n}", made_up(n, 5, x)),) for x in ("de", "en")},
+        )
+        for n in range(60)
+    ]
     write_store(tmp_path / "old", groups, validation_fraction=0, test_fraction=0)
     store = open_store(str(tmp_path / "old"))
     create_encoder("tiny", [*store.texts()], tmp_path / "encoder", vocabulary=400, max_tokens=32, seed=0)
     make_cross_encoder(tmp_path / "reranker")
     texts = [(x, n) for x in ("de", "en") for n in range(30)]
-    corpus = [{"doc_id": f"{x}-{n}", "text": f"{n} in {x} is that.", "language": x} for x, n in texts]
+    corpus = [{"doc_id": f"{x}-{n}", "text": made_up(n, 7, x), "language": x} for x, n in texts]
     files = CorpusFiles([write_corpus(tmp_path / "corpus.jsonl", *corpus)])
     encode = LoadedWhereItRuns(partial(_encoder, str(tmp_path / "encoder")))
     reranking = Reranking(LoadedWhereItRuns(partial(_scores, str(tmp_path / "reranker"))), RerankerRule(below=1), {})
