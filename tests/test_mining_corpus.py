@@ -26,8 +26,7 @@ from hybrid_ir.config import Index
 from hybrid_ir.data.store import open_store
 from hybrid_ir.encoders import load_reranker
 from hybrid_ir.encoders.presets import create_encoder
-from hybrid_ir.mining.job import CorpusFiles, mine_negatives
-from hybrid_ir.mining.ray_units import LoadedWhereItRuns, run_on_actors
+from hybrid_ir.mining.job import CorpusFiles, LoadedWhereItRuns, mine_negatives
 from hybrid_ir.mining.reranked import Asked, Reranking, refuse_answers
 from hybrid_ir.mining.rules import RerankerRule, Rules
 from hybrid_ir.types import Group, InputError, Passage
@@ -377,6 +376,8 @@ def test_any_number_of_actors_finds_what_this_process_finds(tmp_path, ray_cluste
             block=20, **more,
         )  # fmt: skip
         return manifest["content_hash"], manifest["mined"]
+
+    from hybrid_ir.mining.ray_units import run_on_actors
 
     def actors(count) -> Any:
         return {"workers": lambda: nullcontext(partial(run_on_actors, Index(actors=count, cpus_per_actor=0.5)))}
