@@ -47,6 +47,7 @@ def test_the_package_the_commands_and_a_rooms_door_load_nothing_heavy(statement)
         "import hybrid_ir.training.step, hybrid_ir.training.losses.contrastive",
         "from hybrid_ir.serving import openapi; openapi()",
         "from hybrid_ir.index import open_shard",
+        "from hybrid_ir.mining import mine_negatives",
         "import hybrid_ir.serving.ray_serve.replicas",
         "import hybrid_ir.serving.ray_serve.control",  # sets the environment that Ray Serve reads when it is imported
     ],

@@ -7,6 +7,7 @@ answer at 10 degrees .985, of which 95 % are .936, and passages at 20, 40 and 60
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import sys
 from contextlib import nullcontext
@@ -16,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import make_cross_encoder
-from conftest import make_group, write_store
+from checkpoints import TEXTS, make_cross_encoder
+from conftest import write_store
 from test_mining import counts_of, encode, group, negatives_of
 from test_several_passages import as_format_1
 
@@ -26,8 +27,7 @@ from hybrid_ir.config import Index
 from hybrid_ir.data.store import open_store
 from hybrid_ir.encoders import load_reranker
 from hybrid_ir.encoders.presets import create_encoder
-from hybrid_ir.mining.job import CorpusFiles, mine_negatives
-from hybrid_ir.mining.ray_units import LoadedWhereItRuns, run_on_actors
+from hybrid_ir.mining.job import CorpusFiles, LoadedWhereItRuns, mine_negatives
 from hybrid_ir.mining.reranked import Asked, Reranking, refuse_answers
 from hybrid_ir.mining.rules import RerankerRule, Rules
 from hybrid_ir.types import Group, InputError, Passage
@@ -344,33 +344,71 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
     assert negatives_of("store/mined", named=False)["a"] == {"en": ["danube-1", "b-en"], "de": ["donau-1", "b-de"]}
 
 
-@pytest.mark.slow
-def test_any_number_of_actors_finds_what_this_process_finds(tmp_path, ray_cluster):
-    """60 groups in two languages, in blocks of 20, two corpora of 30 passages, and a reranker that refuses half."""
-    groups = [make_group(n, ("de", "en")) for n in range(60)]
-    write_store(tmp_path / "old", groups, validation_fraction=0, test_fraction=0)
-    store = open_store(str(tmp_path / "old"))
-    create_encoder("tiny", [*store.texts()], tmp_path / "encoder", vocabulary=400, max_tokens=32, seed=0)
-    make_cross_encoder(tmp_path / "reranker")
-    texts = [(x, n) for x in ("de", "en") for n in range(30)]
-    corpus = [{"doc_id": f"{x}-{n}", "text": f"{n} in {x} is that.", "language": x} for x, n in texts]
-    files = CorpusFiles([write_corpus(tmp_path / "corpus.jsonl", *corpus)])
-    encode = LoadedWhereItRuns(partial(_encoder, str(tmp_path / "encoder")))
-    reranking = Reranking(LoadedWhereItRuns(partial(_scores, str(tmp_path / "reranker"))), RerankerRule(below=1), {})
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """60 groups in two languages, a corpus of 30 passages in each, an encoder, and a reranker that refuses half: what
+    `mine(out, ...)` gives is the content hash of the new store and what its manifest says of the mining."""
+    folder = tmp_path_factory.mktemp("real")
+    words = sorted({word for text in TEXTS for word in text.split()})  # that the reranker's tokenizer knows
 
-    def mine(out, encode=encode, **more):
+    def made_up(n: int, other: int, x: str) -> str:
+        return f"{words[n % len(words)]} {words[other * n % len(words)]} {n} {x}"
+
+    groups = [
+        Group(
+            f"g{n}",
+            f"g{n}",
+            {x: made_up(n, 3, x) for x in ("de", "en")},
+            {x: (Passage(f"{x}/{n}", made_up(n, 5, x)),) for x in ("de", "en")},
+        )
+        for n in range(60)
+    ]
+    write_store(folder / "old", groups, validation_fraction=0, test_fraction=0)
+    store = open_store(str(folder / "old"))
+    create_encoder("tiny", [*store.texts()], folder / "encoder", vocabulary=400, max_tokens=32, seed=0)
+    make_cross_encoder(folder / "reranker")
+    texts = [(x, n) for x in ("de", "en") for n in range(30)]
+    corpus = [{"doc_id": f"{x}-{n}", "text": made_up(n, 7, x), "language": x} for x, n in texts]
+    files = CorpusFiles([write_corpus(folder / "corpus.jsonl", *corpus)])
+    loaded = LoadedWhereItRuns(partial(_encoder, str(folder / "encoder")))
+    reranking = Reranking(LoadedWhereItRuns(partial(_scores, str(folder / "reranker"))), RerankerRule(below=1), {})
+
+    def mine(out, encode: Any = loaded, **more):
         manifest = mine_negatives(
-            store, str(tmp_path / out), encode, Rules(below=1, last=8), corpus=files, reranking=reranking, made={},
+            store, str(folder / out), encode, Rules(below=1, last=8), corpus=files, reranking=reranking, made={},
             block=20, **more,
         )  # fmt: skip
         return manifest["content_hash"], manifest["mined"]
 
-    def actors(count) -> Any:
-        return {"workers": lambda: nullcontext(partial(run_on_actors, Index(actors=count, cpus_per_actor=0.5)))}
-
     here = mine("here")
     assert here[1]["reranker"]["refused"] > 0
     assert here[1]["corpus"]["negatives"] > 0
+    return mine, here
+
+
+def test_units_may_run_elsewhere_and_in_any_order(real):
+    """Two copies of each stage take turns, as two processes would, and begin with the last unit."""
+    mine, here = real
+
+    def run(stage, units):
+        copies = [pickle.loads(pickle.dumps(stage)) for _ in range(2)]
+        for n in reversed(range(units)):
+            yield pickle.loads(pickle.dumps(copies[n % 2](n)))
+
+    assert mine("elsewhere", workers=lambda: nullcontext(run)) == here
+    words = mine("words", None)
+    assert mine("words elsewhere", None, workers=lambda: nullcontext(run)) == words
+
+
+@pytest.mark.slow
+def test_any_number_of_actors_finds_what_this_process_finds(real, ray_cluster):
+    from hybrid_ir.mining.ray_units import run_on_actors
+
+    mine, here = real
+
+    def actors(count) -> Any:
+        return {"workers": lambda: nullcontext(partial(run_on_actors, Index(actors=count, cpus_per_actor=0.5)))}
+
     assert mine("two", **actors(2)) == mine("one", **actors(1)) == here
 
     def overflowed(texts, *, role):
@@ -378,7 +416,6 @@ def test_any_number_of_actors_finds_what_this_process_finds(tmp_path, ray_cluste
 
     with pytest.raises(InputError, match="NaN"):
         mine("broken", overflowed, **actors(2))
-    assert not (tmp_path / "broken").exists()
 
 
 def _encoder(folder):

@@ -47,6 +47,21 @@ def run_here(stage: Callable[[int], Any], units: int) -> Iterator[Any]:
     return map(stage, range(units))
 
 
+class LoadedWhereItRuns:
+    """A function that each process which calls it loads for itself, when it is called first: an encoder, a reranker."""
+
+    def __init__(self, load: Callable[[], Callable[..., Any]]) -> None:
+        self._load, self._loaded = load, None
+
+    def __reduce__(self):
+        return LoadedWhereItRuns, (self._load,)
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded(*arguments, **more)
+
+
 class CorpusFiles(NamedTuple):
     """Where a corpus is, and which key of its metadata passages share that are translations of each other."""
 

@@ -49,18 +49,3 @@ def run_on_actors(settings: Index, stage: Callable[[int], T], units: int) -> Ite
         if row["fault"]:
             raise InputError(row["fault"])
         yield pickle.loads(row["made"])
-
-
-class LoadedWhereItRuns:
-    """A function that each process which calls it loads for itself, when it is called first: an encoder, a reranker."""
-
-    def __init__(self, load: Callable[[], Callable[..., Any]]) -> None:
-        self._load, self._loaded = load, None
-
-    def __reduce__(self):
-        return LoadedWhereItRuns, (self._load,)
-
-    def __call__(self, *arguments: Any, **more: Any) -> Any:
-        if self._loaded is None:
-            self._loaded = self._load()
-        return self._loaded(*arguments, **more)

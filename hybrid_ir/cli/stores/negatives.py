@@ -154,10 +154,11 @@ def _actors(out: str, settings: Any, verbose: bool) -> Iterator[Any]:
     """A Ray, and what runs a stage on its actors. They share a folder beside the new store."""
     from hybrid_ir.cluster import live_nodes, ray_session
     from hybrid_ir.encoders import quiet_libraries
-    from hybrid_ir.mining import run_on_actors
     from hybrid_ir.storage import is_uri
 
     with ray_session(verbose) as resources:
+        from hybrid_ir.mining import run_on_actors  # with it comes Ray, which reads the environment that is set now
+
         if is_uri(out) and (nodes := live_nodes()) > 1:
             raise InputError(
                 f"mining on {nodes} nodes needs a folder that all of them see, not {out}; write to such a folder and "
