@@ -90,7 +90,7 @@ def trim(
 
     refuse_existing(out)
     from hybrid_ir.cli.progress import adding, counter
-    from hybrid_ir.cli.terminal import console, counted
+    from hybrid_ir.cli.terminal import console
     from hybrid_ir.encoders import load_encoder, quiet_libraries, trim_vocabulary, write_encoder
     from hybrid_ir.index import passages_at, texts_of
 
