@@ -8,7 +8,7 @@ import pytest
 
 from hybrid_ir.cli import app
 from hybrid_ir.cli.serving import _print_hits
-from hybrid_ir.cli.terminal import printable
+from hybrid_ir.cli.terminal import counted, printable
 from hybrid_ir.types import InputError
 
 ESCAPES = "\x1b[2J\x1b]0;title\x07 a\x9b31mb\x00\x7f\rc\bd"
@@ -52,3 +52,7 @@ def test_escapes_in_a_message_do_not_reach_the_terminal(
     said = capsys.readouterr().err
     assert "line 3 is wrong" in said
     assert obeyed(said) == []
+
+
+def test_one_thing_is_said_as_one():
+    assert [counted(n, "shard") for n in (0, 1, 2, 12_000)] == ["0 shards", "1 shard", "2 shards", "12,000 shards"]
