@@ -1,16 +1,16 @@
 """Searching by words: what it costs beside bm25s, and what it finds beside an encoder, alone and fused.
 
     python benchmarks/lexical.py speed --xquad XQUAD_R
-    python benchmarks/lexical.py quality --xquad XQUAD_R --encoder E5_SMALL --questions 300
+    python benchmarks/lexical.py quality --xquad XQUAD_R --encoder E5_SMALL --languages ar de en zh --documents 10
 
 `speed` joins sentences of XQuAD-R to passages, and asks for the first ten hits of its questions, a query at a time, of
 ours and of bm25s in turn. Both get the same words, and must give the same scores. Ours weighs its counts at each query,
 since a deletion changes them; bm25s has computed every word's part of every score when it indexes.
 
-`quality` ranks all sentences for the first questions of each language: by the encoder, by words, and fused as the
-service fuses, to a depth of 100. What neither ranking has among its first 100 stands behind, by the encoder. AP_mono is
-among the sentences of the question's language, as a search with that language finds them, and AP_multi in the common
-pool.
+`quality` ranks the sentences of the first articles for their questions, in some languages: by the encoder, by words,
+and fused as the service fuses, to a depth of 100. What neither ranking has among its first 100 stands behind, by the
+encoder. AP_mono is among the sentences of the question's language, as a search with that language finds them, and
+AP_multi in the common pool.
 """
 
 from __future__ import annotations
@@ -145,11 +145,13 @@ class Rankings:
         return scores
 
 
-def measure_quality(collection: Collection, encoder: str, questions: int, kept: Path | None) -> dict[str, Any]:
-    languages = collection.languages
-    groups = list(dict.fromkeys(query.group_id for query in collection.queries))[:questions]
-    queries = [query for query in collection.queries if query.group_id in set(groups)]
-    candidates = collection.candidates
+def measure_quality(
+    collection: Collection, encoder: str, languages: Sequence[str], documents: int, kept: Path | None
+) -> dict[str, Any]:
+    first = set(list(dict.fromkeys(one.document for one in collection.candidates))[:documents])
+    candidates = [one for one in collection.candidates if one.document in first and one.language in languages]
+    groups = {group for one in candidates for group in one.group_ids}
+    queries = [query for query in collection.queries if query.group_id in groups and query.language in languages]
     rankings = Rankings(queries, candidates, _vectors(encoder, queries, candidates, kept))
     language_of = np.asarray([candidate.language for candidate in candidates])
     right: dict[str, list[int]] = {}
@@ -158,7 +160,7 @@ def measure_quality(collection: Collection, encoder: str, questions: int, kept: 
             right.setdefault(group, []).append(n)
     every = np.arange(len(candidates))
     pools = {language: np.flatnonzero(language_of == language) for language in languages}
-    found: dict[str, Any] = {}
+    found: dict[Any, Any] = {}
     for row, query in enumerate(queries):
         for name, pool in (("mono", pools[query.language]), ("multi", every)):
             relevant = np.isin(pool, right[query.group_id])
@@ -166,7 +168,8 @@ def measure_quality(collection: Collection, encoder: str, questions: int, kept: 
             ranked |= {how: rankings.fused(row, pool, asked) for how, asked in FUSED.items()}
             for how, scores in ranked.items():
                 found.setdefault((how, name), {}).setdefault(query.language, []).append(_ap(scores, relevant))
-    return {
+    counts = {"queries": len(queries), "candidates": len(candidates), "documents": len(first)}
+    return counts | {
         f"{how} AP_{name}": {
             "mean": round(float(np.mean([np.mean(values) for values in by.values()])), 3),
             **{language: round(float(np.mean(by[language])), 3) for language in languages},
@@ -203,7 +206,8 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--encoder")
-    parser.add_argument("--questions", type=int, default=1190, help="Of each language.")
+    parser.add_argument("--languages", nargs="+", help="All by default.")
+    parser.add_argument("--documents", type=int, default=48, help="Articles, the first.")
     parser.add_argument("--vectors", type=Path, help="A .npz to keep the vectors in, or to take them from.")
     given = parser.parse_args()
     collection = lareqa_collection(given.xquad, "xquad-r")
@@ -212,7 +216,9 @@ def main() -> None:
     else:
         if given.encoder is None:
             parser.error("quality needs --encoder")
-        found = measure_quality(collection, given.encoder, given.questions, given.vectors)
+        found = measure_quality(
+            collection, given.encoder, given.languages or collection.languages, given.documents, given.vectors
+        )
     print(json.dumps(found, indent=1))
 
 
