@@ -27,7 +27,7 @@ from hybrid_ir.types import Group
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
-ANYONES = {"echo", "export", "pip", "python3", "source", "hf", "text-embeddings-router", "trec_eval", "vllm"}
+ANYONES = {"echo", "export", "pip", "pkill", "python3", "source", "hf", "text-embeddings-router", "trec_eval", "vllm"}
 """Programs whose commands say nothing about this project."""
 TO_BE_ADDED = re.compile("tsv|NAME")
 """In the names of files that CONTRIBUTING tells the reader to make."""
