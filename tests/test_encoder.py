@@ -21,7 +21,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 from transformers import AutoModel, AutoTokenizer
 
-from hybrid_ir.encoders import embedding
+from hybrid_ir.encoders import tokens
 from hybrid_ir.encoders.embedding import Embedder, encode, freeze_unused, resolve_precision
 from hybrid_ir.encoders.loading import load_encoder
 from hybrid_ir.encoders.presets import create_encoder
@@ -270,7 +270,7 @@ def test_vectors_are_in_the_order_of_the_texts_over_windows(folders: dict[str, P
     model = load(folders["bert"])
     texts = [f"{text} {i}" for i in range(3) for text in TEXTS]
     alone = np.concatenate([encode(model, [text], role="query", precision="fp32") for text in texts])
-    monkeypatch.setattr(embedding, "WINDOW", 7)
+    monkeypatch.setattr(tokens, "WINDOW", 7)
     counted: list[int] = []
     together = encode(model, texts, role="query", precision="fp32", token_budget=64, progress=counted.append)
     np.testing.assert_allclose(together, alone, atol=1e-6)
