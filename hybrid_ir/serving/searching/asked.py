@@ -64,9 +64,11 @@ def prompt_of(role: str, task: str | None, language: str | None, space: dict[str
         tasks = [name for name in prompts if is_task(name)]
         if task not in tasks:
             # Of an encoder with some, an index that is older than prompts of tasks names none, and does not tell.
-            remedy = ": leave it out, or build the index again with an encoder that has it (encoder.prompts)"
-            said = f"the index names no prompt {task!r:.80} of its encoder; it names {', '.join(tasks) or 'none'}{remedy}"
-            raise RequestError(422, "unknown_task", f"{params[0]}: {said}", params[0])
+            said = (
+                f"{params[0]}: the index names no prompt {task!r:.80} of its encoder; it names "
+                f"{', '.join(tasks) or 'none'}: leave it out, or build the index again with an encoder that has it"
+            )
+            raise RequestError(422, "unknown_task", said, params[0])
         if role != "query":
             said = f"{params[0]}: a task is of queries; leave it out, or ask for them by input_type"
             raise RequestError(422, "invalid_request", said, params[0])
