@@ -247,7 +247,7 @@ def test_huggingface_hubs_client_gets_passages_or_the_prompt_that_it_names(folde
         np.testing.assert_allclose(vectors, expected(folder, TEXTS, role), atol=1e-5)
     one = inference.feature_extraction(TEXTS[0])
     np.testing.assert_allclose(one, expected(folder, TEXTS[:1], "document"), atol=1e-5)
-    with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="prompts query and document, not 'clustering'"):
+    with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="prompts query, document, not 'clustering'"):
         inference.feature_extraction(TEXTS, prompt_name="clustering")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 from test_teaching import letters, texts
 
 from hybrid_ir.batches.from_experiment import builder_for, plan_for
+from hybrid_ir.batches.tasks import encode_by_role, roles_of
 from hybrid_ir.config.experiment import Evaluate, Experiment, Serve
 from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.config.search import Index
@@ -26,12 +29,20 @@ from hybrid_ir.encoders.long_texts.pieces import cut_into_pieces
 from hybrid_ir.encoders.portable import save_encoder
 from hybrid_ir.encoders.space import check_prompts, difference, space_of
 from hybrid_ir.encoders.tokens import TextReader
-from hybrid_ir.evaluation.evaluator import encoder_of
+from hybrid_ir.evaluation.evaluator import encoder_of, made_from
+from hybrid_ir.index.query import CANDIDATES
 from hybrid_ir.index.ray_stages import _EncodeFragment
 from hybrid_ir.index.resuming import claim
+from hybrid_ir.index.writing import version_of
+from hybrid_ir.mining.job import mine_negatives
+from hybrid_ir.mining.rules import Rules
+from hybrid_ir.serving.checks import RequestError
+from hybrid_ir.serving.local_release import LocalRelease
+from hybrid_ir.serving.searching.asked import prompt_of
+from hybrid_ir.teaching.job import teach_vectors
 from hybrid_ir.training.initial_model import describe_encoder
 from hybrid_ir.training.validation import _encode_shared
-from hybrid_ir.types import InputError, Query
+from hybrid_ir.types import Collection, InputError, Query
 
 PROMPTS = {
     "query-th": "Where? ",
@@ -159,9 +170,62 @@ def test_a_batch_reads_each_row_behind_the_prompt_of_its_language_or_of_its_sour
 
 @pytest.mark.parametrize("words", ["batch.tasks={a: law}", "evaluate.task=law"])
 def test_a_task_that_the_encoder_has_no_prompt_for_is_refused_before_training(folder, words):
-    said = "='law', and the encoder has no prompt of that name; it has .*qa, .*add it by encoder.prompts"
+    said = "='law', and the encoder has no prompt of that name; its tasks are qa, qa-th: .*add it by encoder.prompts"
     with pytest.raises(InputError, match=said):
         describe_encoder(load_experiment(None, [words]), load_encoder(str(folder)))
+
+
+@pytest.mark.parametrize("name", ["query", "document", "query-th", "document-en"])
+def test_what_queries_and_passages_have_by_themselves_is_no_task(name):
+    reader = TextReader(letters, {"query": "", "document": "", **PROMPTS}, 99)
+    with pytest.raises(InputError, match=f"='{name}' is no task: .* one of the encoder's tasks: qa, qa-th"):
+        reader.check_task(name, "evaluate.task")
+
+
+def test_a_comparison_measures_again_what_has_another_prompt_of_the_task_in_a_language(folder):
+    test, asked = Collection("c", [], []), Experiment(evaluate=Evaluate(task="qa"))
+
+    def made(**prompts):
+        return made_from(load_encoder(str(folder), prompts=prompts), test, asked)
+
+    assert made() == made(qamore="no part of it")
+    assert made()["ranker"] == made(**{"qa-th": "b"})["ranker"]
+    assert made() != made(**{"qa-th": "b"})
+    assert made(qa="a") != made(qa="b")
+
+
+def test_mining_and_teaching_read_questions_behind_the_task_of_their_source(tmp_path):
+    write_store(tmp_path / "old", [make_group(n, ("de",)) for n in range(8)], validation_fraction=0, test_fraction=0)
+    store = open_store(str(tmp_path / "old"))
+    tasks, rows, asked = {store.sources[0]: "qa"}, np.arange(8), set()
+    questions = {*store.take(0, rows, "q_de")}
+
+    def encode_two(texts, *, role, languages):
+        asked.update((role, text) for text in texts)
+        return np.array([[np.cos(n), np.sin(n)] for n in range(len(texts))], np.float32)
+
+    for tasks_of, role in ((tasks, "qa"), (None, "query")):
+        name = str(tmp_path / role)
+        asked.clear()
+        manifest = teach_vectors(store, f"{name}-taught", encode_two, made={}, tasks=tasks_of)
+        assert manifest["taught"].get("tasks") == tasks_of
+        assert {text for own, text in asked if own == role} == questions
+        assert {own for own, _ in asked} == {role, "document"}
+        asked.clear()
+        rules = Rules("same", None, 0.0, 1, 100, 1)
+        manifest = mine_negatives(store, f"{name}-mined", encode_two, rules, made={}, tasks=tasks_of)
+        assert manifest["mined"].get("tasks") == tasks_of
+        assert {text for own, text in asked if own == role} == questions
+        assert {own for own, _ in asked} == {role, "document"}
+
+
+def test_vectors_by_role_stand_in_the_order_of_their_texts():
+    def numbers(texts, *, role, languages):
+        return np.array([[len(role), float(text)] for text in texts], np.float32)
+
+    roles = roles_of(["b:1", "a:2", "b:3", "c:4"], {"a": "qa", "c": "law"})
+    assert roles == ["query", "qa", "query", "law"]
+    assert encode_by_role(numbers, ["1", "2", "3", "4"], roles, "de").tolist() == [[5, 1], [2, 2], [5, 3], [3, 4]]
 
 
 def test_an_evaluation_and_a_validation_read_queries_behind_the_task_and_passages_as_ever(folder):
@@ -229,8 +293,12 @@ def test_a_request_picks_the_prompt_by_language_or_task_and_a_wrong_one_is_told_
         theirs = plain.encode(TEXTS[1], prompt_name="document-en")
         np.testing.assert_allclose(passage["data"][0]["embedding"], theirs, atol=1e-4)
         for body, said, param in (
-            ({"query": "a", "task": "law"}, "task: the encoder has no prompt 'law'; there are qa, qa-th", "task"),
-            ({"query": "a", "task": "query-th"}, "task: the encoder has no prompt 'query-th'", "task"),
+            (
+                {"query": "a", "task": "law"},
+                "task: the index names no prompt 'law' of its encoder; it names qa",
+                "task",
+            ),
+            ({"query": "a", "task": "query-th"}, "task: the index names no prompt 'query-th'", "task"),
             (
                 {"query": "a", "query_language": "klingon"},
                 "'klingon' is no language; there are prompts",
@@ -243,6 +311,12 @@ def test_a_request_picks_the_prompt_by_language_or_task_and_a_wrong_one_is_told_
             assert said in refused.json()["error"]["message"]
         refused = http.post("/v1/embeddings", json={"input": "a", "task": "qa"})
         assert "task: a task is of queries" in refused.json()["error"]["message"]
+        for name in ("query", "document", *PROMPTS):  # as clients of text-embeddings-inference ask
+            found = http.post("/embed", json={"inputs": TEXTS[1], "prompt_name": name}).json()
+            np.testing.assert_allclose(found[0], plain.encode(TEXTS[1], prompt_name=name), atol=1e-4)
+        refused = http.post("/embed", json={"inputs": TEXTS[1], "prompt_name": "law"}).json()["error"]
+        names = ", ".join(["query", "document", *sorted(PROMPTS)])
+        assert refused == f"prompt_name: the index names the encoder's prompts {names}, not 'law'"
 
 
 def test_another_release_with_other_words_under_a_tasks_name_finds_none_of_the_kept_vectors():
@@ -253,7 +327,36 @@ def test_another_release_with_other_words_under_a_tasks_name_finds_none_of_the_k
 
     keys = {_key(release(text), Text("river", "qa")) for text in ("a", "b")}  # type: ignore[arg-type]
     keys |= {_key(release("a"), Text("river"))}  # type: ignore[arg-type]
-    assert len(keys) == 3
+    # Texts that read like the prompt and a query.
+    keys |= {_key(release("a"), Text(f"{['qa', 'a']} river")), _key(release("a"), Text('["qa", "a"], "river'))}  # type: ignore[arg-type]
+    assert len(keys) == 5
+
+
+def test_an_index_that_was_built_again_with_other_prompts_of_tasks_is_another_version_with_its_own_encoder(tmp_path):
+    index, releases = tmp_path / "index", []
+    for name in ("qa", "faq"):
+        shutil.rmtree(index, ignore_errors=True)
+        write_served_index(index, PASSAGES, prompts={name: "Find it: "})
+        releases.append(LocalRelease(str(index), like=releases[-1] if releases else None))
+    first, second = releases
+    third = LocalRelease(str(index), like=second)
+    assert first.manifest.space["id"] == second.manifest.space["id"]
+    assert first.key != second.key == third.key
+    assert first._encoder is not second._encoder is third._encoder
+    assert len(asyncio.run(second.encode(["river"], "faq")).vectors) == 1
+    for release in (*releases, third):
+        release.close()
+
+
+def test_an_index_without_further_prompts_has_the_version_that_it_had_before_there_were_any():
+    assert version_of({"id": "s"}, "Flat", 0, CANDIDATES, []) == "78a90508f4c297ac"
+
+
+def test_an_index_of_before_does_not_say_that_its_encoder_has_no_prompt():
+    with pytest.raises(
+        RequestError, match="the index names no prompt 'qa' of its encoder; it names none: leave it out"
+    ):
+        prompt_of("query", "qa", None, {"id": "s"}, ("task", "query_language"))
 
 
 def test_the_manifest_of_a_training_names_the_encoders_prompts(folder):

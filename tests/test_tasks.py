@@ -425,8 +425,14 @@ def test_one_pool_of_entities_serves_all_languages(small_mewsli):
             "other": [0.2, 0.9],
         }
     )
-    mentions = load_mewsli(str(small_mewsli))
-    result = measure_mewsli(encode, encode, mentions, str(small_mewsli), small_mewsli / "runs")
+    mentions, languages = load_mewsli(str(small_mewsli)), []
+
+    def encode_passage(texts, of):
+        languages.extend(of)
+        return encode(texts, of)
+
+    result = measure_mewsli(encode, encode_passage, mentions, str(small_mewsli), small_mewsli / "runs")
+    assert languages == ["en", "fr", "en"], "an encoder may have a prompt in some of them"
     # m2 ranks Q1 (.9), Q3 (.2), Q2 (.1): 1/3.  m3's entity is no candidate: 0.  m1 ranks Q3, Q1: 1/2.
     assert {q: row["AP@20"] for q, row in rows_of(result).items()} == pytest.approx({"m2": 1 / 3, "m3": 0, "m1": 0.5})
     assert result.counts["candidates"] == 3

@@ -15,4 +15,5 @@ from .from_experiment import (
 from .ledger import make_ledger as make_ledger
 from .plan import Plan as Plan
 from .ray_feed import ChunkIndex as ChunkIndex, ray_data_feed as ray_data_feed
+from .tasks import check_tasks as check_tasks, encode_by_role as encode_by_role, roles_of as roles_of
 from .teacher import check_dimension as check_dimension

@@ -18,6 +18,7 @@ import numpy as np
 from hybrid_ir.batches.batch import Batch
 from hybrid_ir.batches.by_source import rows_in_store
 from hybrid_ir.batches.plan import BatchPlan, Plan
+from hybrid_ir.batches.tasks import roles_of
 from hybrid_ir.batches.teacher import teacher_of
 from hybrid_ir.data import Lexicon, Store, code_switch
 from hybrid_ir.encoders import TextReader, Tokens
@@ -159,8 +160,8 @@ class BatchBuilder:
         if not self.tasks:
             return self.reader.read(texts, "query", languages)
         groups = self._read(plan, rows, ["group_id"] * len(rows))
-        roles = [self.tasks.get(group_id.partition(":")[0], "query") for group_id in groups]  # SOURCE:ID
-        prefixes = [str(self.reader.prefix(*each)) for each in zip(roles, languages, strict=True)]
+        read = zip(roles_of(groups, self.tasks), languages, strict=True)
+        prefixes = [str(self.reader.prefix(*each)) for each in read]
         return self.reader.read_behind(texts, prefixes)
 
     def _of_rows(self, plan: BatchPlan, half: str, languages: Sequence[str]) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hybrid_ir.batches.builder import BatchBuilder
 from hybrid_ir.batches.by_source import partitions_by_source
 from hybrid_ir.batches.plan import Plan, make_plan
+from hybrid_ir.batches.tasks import check_tasks
 from hybrid_ir.batches.teacher import check_teacher
 from hybrid_ir.config import Experiment
 from hybrid_ir.data import Lexicon, Store, cldr_lexicon, read_lexicon
@@ -44,9 +45,7 @@ def plan_for(store: Store, experiment: Experiment) -> Plan:
         if not any(p.source == name for p in partitions):
             kept = "with hard negatives" if experiment.loss.negatives != "in_batch" else "to train on"
             raise InputError(f"batch.sources names {name!r}, of which {store.path} has no group {kept}; leave it out")
-    for name in experiment.batch.tasks:
-        if name not in store.sources:
-            raise InputError(f"batch.tasks names {name!r}, which the store lacks; it has {', '.join(store.sources)}")
+    check_tasks(experiment.batch.tasks, store)
     plan = make_plan(
         partitions,
         weights=experiment.batch.weights,

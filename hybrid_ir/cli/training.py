@@ -65,9 +65,10 @@ def teach(
         raise InputError(f"--pairs {pairs} is of a reranker, and an encoder reads each text alone; leave it out")
     refuse_existing(out)
     store = open_store(experiment.store)
+    from hybrid_ir.batches import check_tasks
     from hybrid_ir.cli.progress import adding, counter
     from hybrid_ir.cli.terminal import console
-    from hybrid_ir.encoders import quiet_libraries, resolve_precision
+    from hybrid_ir.encoders import TextReader, quiet_libraries, resolve_precision
     from hybrid_ir.evaluation import encoder_of, load_measured, name_encoders
     from hybrid_ir.teaching import teach_scores, teach_vectors
 
@@ -79,8 +80,10 @@ def teach(
             model = load_measured(name, experiment)
             precision = resolve_precision(experiment.evaluate.precision, model.device.type)
             made = {"name": encoder, "precision": precision}
+            tasks = experiment.batch.tasks
+            check_tasks(tasks, store, TextReader.of(model))
             encode = encoder_of(model, experiment, adding(count, "texts encoded"))
-            manifest = teach_vectors(store, out, encode, made=made, progress=count)
+            manifest = teach_vectors(store, out, encode, made=made, tasks=tasks, progress=count)
         else:
             from hybrid_ir.encoders import best_device, load_reranker
 

@@ -54,5 +54,5 @@ from .space import (
     probe_vectors as probe_vectors,
     space_of as space_of,
 )
-from .tokens import TextReader as TextReader, Tokens as Tokens, tokenize as tokenize
+from .tokens import TextReader as TextReader, Tokens as Tokens, is_task as is_task, tokenize as tokenize
 from .transfer import to_device as to_device

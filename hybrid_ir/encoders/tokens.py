@@ -99,6 +99,11 @@ def micro_batches(
     return batches
 
 
+def is_task(name: str) -> bool:
+    """Whether a prompt of this name is a task's: `qa` or `qa-th`, and neither query nor document, in any language."""
+    return name.partition("-")[0] not in ("query", "document")
+
+
 @dataclass(frozen=True)
 class TextReader:
     """How an encoder reads texts: with which tokenizer, behind which prompt, and how far. Picklable."""
@@ -134,11 +139,17 @@ class TextReader:
         return [self.prefixes.get(f"{role}-{language}", own) for language in languages]
 
     def check_task(self, name: str, setting: str) -> None:
-        """Raises InputError where the encoder has no prompt of this name, which a setting asks for."""
-        if name not in self.prefixes:
+        """Raises InputError where the encoder has no prompt of a task by this name, which a setting asks for."""
+        tasks = sorted(prompt for prompt in self.prefixes if is_task(prompt))
+        if not is_task(name):
             raise InputError(
-                f"{setting}={name!r:.80}, and the encoder has no prompt of that name; it has "
-                f"{', '.join(sorted(self.prefixes))}: name one of these, or add it by encoder.prompts"
+                f"{setting}={name!r:.80} is no task: query and document, alone or with a language, are read by "
+                f"themselves; leave it out, or name one of the encoder's tasks: {', '.join(tasks) or 'it has none'}"
+            )
+        if name not in tasks:
+            raise InputError(
+                f"{setting}={name!r:.80}, and the encoder has no prompt of that name; its tasks are "
+                f"{', '.join(tasks) or 'none'}: name one of these, or add it by encoder.prompts"
             )
 
     def read_behind(self, texts: Sequence[str], prefix: str | Sequence[str]) -> Tokens:

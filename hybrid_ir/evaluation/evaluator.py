@@ -215,9 +215,14 @@ def evaluate_bm25(test: Collection, out: Path, experiment: Experiment) -> dict[s
 def made_from(model: SentenceTransformer | None, test: Test, experiment: Experiment) -> dict[str, Any]:
     """All that the measures depend on: two evaluations with equal ones need not both be run. `model` None is BM25."""
     pieces, task = experiment.index.pieces.how, experiment.evaluate.task
+    said: dict[str, str] = {}  # the task's prompt, and those that it has in languages: no part of the space
+    if task is not None and model is not None:
+        reader = TextReader.of(model)
+        reader.check_task(task, "evaluate.task")
+        said = {name: x for name, x in reader.prefixes.items() if name == task or name.startswith(f"{task}-")}
     return {
         **({} if pieces is None else {"pieces": list(pieces)}),
-        **({} if task is None or model is None else {"task": model.prompts.get(task)}),  # no part of the space
+        **({"task": said} if said else {}),
         "ranker": bm25_version() if model is None else space_of(model)["id"],
         "precision": None if model is None else resolve_precision(experiment.evaluate.precision, model.device.type),
         "test": _content_of(test),

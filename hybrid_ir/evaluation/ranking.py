@@ -78,7 +78,7 @@ class BestPassages:
 
 def rank_passages(
     query_vectors_QD: np.ndarray,
-    passages: Iterable[Passage],
+    passages: Iterable[Ranked],
     encode_passage: Encode,
     *,
     depth: int,
@@ -86,15 +86,15 @@ def rank_passages(
     chunk: int = CHUNK,
 ) -> tuple[BestPassages, int]:
     """The best `depth` passages of every query by dot product, and how many passages there were. `language` is that of
-    the passages, where all have one.
+    all passages, where they do not say it themselves.
 
     Raises InputError for vectors that are not finite or do not fit. The iterator is read once, `chunk` at a time.
     """
     best, n_passages = BestPassages(len(query_vectors_QD), depth), 0
-    in_language: Encode = lambda texts, _: encode_passage(texts, language)  # noqa: E731
+    in_language: Encode = lambda texts, own: encode_passage(texts, own if language is None else language)  # noqa: E731
     for part, vectors_CD, _ in _encoded(query_vectors_QD, passages, in_language, chunk):
         n_passages += len(part)
-        best.add(_scores(query_vectors_QD, vectors_CD), np.array([passage.doc_id for passage in part], object))
+        best.add(_scores(query_vectors_QD, vectors_CD), np.array([_id_of(passage) for passage in part], object))
     return best, n_passages
 
 
@@ -190,11 +190,15 @@ def write_run(path: Path, run: Run, tag: str = "hybrid-ir") -> None:
                 stream.write(f"{query_id} Q0 {doc_id} {position} {score:.9g} {tag}\n")
 
 
-def cross_off(absent: set[str], passages: Iterable[Passage]) -> Iterator[Passage]:
+def cross_off(absent: set[str], passages: Iterable[Ranked]) -> Iterator[Ranked]:
     """The passages as they come, each of which is no longer `absent`."""
     for passage in passages:
-        absent.discard(passage.doc_id)
+        absent.discard(_id_of(passage))
         yield passage
+
+
+def _id_of(passage: Passage | LanguageText) -> str:
+    return passage.text_id if isinstance(passage, LanguageText) else passage.doc_id
 
 
 def _scores(query_vectors_QD: np.ndarray, vectors_CD: np.ndarray) -> Iterator[np.ndarray]:

@@ -273,4 +273,6 @@ def version_of(space: dict[str, Any], codec: str, nprobe: int, candidates: int, 
     content = [space["id"], codec, nprobe, [shard.model_dump(mode="json") for shard in shards]]
     if candidates != CANDIDATES:  # not always: an index of before keeps its version
         content.append(candidates)
+    if prompts := space.get("prompts"):  # those of tasks are no part of the space, and requests name them
+        content.append(prompts)
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -79,6 +79,7 @@ def mine_negatives(
     reranking: Reranking | None = None,
     replace: bool = False,
     made: Mapping[str, Any],
+    tasks: Mapping[str, str] | None = None,
     device: str = "cpu",
     workers: Callable[[], AbstractContextManager[Run]] = lambda: nullcontext(run_here),
     progress: Progress = lambda stage, done: None,
@@ -87,9 +88,10 @@ def mine_negatives(
 ) -> dict[str, Any]:
     """Write the store with mined negatives to `out`, and return its manifest; `mined` in it says what was done.
 
-    `encode` gives unit vectors; None = by BM25. `made` is what the manifest says of who ranks. Negatives are the
-    store's passages, and those of the `corpus`. `reranking` refuses some of what the rules allow. Groups that have
-    negatives keep them unless `replace`. `device` is where scores are computed. `workers` gives what runs the units of
+    `encode` gives unit vectors; None = by BM25. `made` is what the manifest says of who ranks. `tasks` are those
+    that the encoder's questions are of, by their source (`batch.tasks`). Negatives are the store's passages, and those
+    of the `corpus`. `reranking` refuses some of what the rules allow. Groups that have negatives keep them unless
+    `replace`. `device` is where scores are computed. `workers` gives what runs the units of
     the work, which are sent to other processes together with `encode` and `reranking` where those do it. Neither they
     nor `block` nor `chunk` change what is found.
 
@@ -119,7 +121,7 @@ def mine_negatives(
         pool = read_pool(store, found, progress)
         scratch = gather_passages(pool, found, here, progress)
         with workers() as run:
-            finder = _finder(pool, scratch, encode, device, chunk, run, progress)
+            finder = _finder(pool, scratch, encode, tasks or {}, device, chunk, run, progress)
             chosen, outcomes, asked = _rank(pool, scratch, kept, rules, finder, reranking, run, progress, block)
         complete = _complete(pool, chosen, kept)
         if not complete["mined"]:
@@ -130,6 +132,8 @@ def mine_negatives(
                 "lower --margin, or widen --ranks" + ("" if reranking is None else "; or raise --reranker-below")
             )
         mined = {"from": store.content_hash, **made, **rules.as_written(), "replace": replace}
+        if tasks and encode is not None:
+            mined["tasks"] = dict(tasks)
         if corpus is not None and found is not None:
             mined["corpus"] = {
                 "paths": list(corpus.paths),
@@ -154,6 +158,7 @@ def _finder(
     pool: Pool,
     scratch: Mapping[str, LanguageScratch],
     encode: Encode | None,
+    tasks: Mapping[str, str],
     device: str,
     chunk: int,
     run: Run,
@@ -167,7 +172,7 @@ def _finder(
             progress("texts counted", done)
         return ByWords(scratch)
     windows = windows_of(scratch)
-    for texts in run(EncodeWindow(pool, scratch, windows, encode), len(windows)):
+    for texts in run(EncodeWindow(pool, scratch, windows, encode, tasks), len(windows)):
         done += texts
         progress("texts encoded", done)
     return ByVectors(scratch, device, chunk)

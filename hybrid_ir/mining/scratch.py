@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from hybrid_ir.batches import encode_by_role, roles_of
 from hybrid_ir.mining.corpus import Corpus
 from hybrid_ir.mining.passage_file import PassageFile
 from hybrid_ir.mining.pool import LanguagePool, Pool
@@ -106,22 +107,31 @@ def windows_of(scratch: Mapping[str, LanguageScratch]) -> list[Window]:
 
 
 class EncodeWindow:
-    """A stage: the number of a window in, how many texts it has out. Their vectors are on disk then. Raises InputError
-    for vectors that are not finite."""
+    """A stage: the number of a window in, how many texts it has out. Their vectors are on disk then. `tasks`, by their
+    source, are those that questions are of. Raises InputError for vectors that are not finite."""
 
     def __init__(
-        self, pool: Pool, scratch: Mapping[str, LanguageScratch], windows: Sequence[Window], encode: Encode
+        self,
+        pool: Pool,
+        scratch: Mapping[str, LanguageScratch],
+        windows: Sequence[Window],
+        encode: Encode,
+        tasks: Mapping[str, str],
     ) -> None:
-        self._pool, self._scratch, self._windows, self._encode = pool, scratch, windows, encode
+        self._pool, self._scratch, self._windows, self._encode, self._tasks = pool, scratch, windows, encode, tasks
 
     def __call__(self, number: int) -> int:
         language, role, first, end = self._windows[number]
         part = self._scratch[language]
+        roles = [role] * (end - first)
         if role == "query":
-            texts = self._pool.texts(self._pool.languages[language].group_Q[first:end], f"q_{language}")
+            groups = self._pool.languages[language].group_Q[first:end]
+            texts = self._pool.texts(groups, f"q_{language}")
+            if self._tasks:
+                roles = roles_of(self._pool.texts(groups, "group_id"), self._tasks)
         else:
             texts = [part.passage(n).text for n in range(first, end)]
-        vectors = np.ascontiguousarray(self._encode(texts, role=role, languages=language), np.float32)
+        vectors = np.ascontiguousarray(encode_by_role(self._encode, texts, roles, language), np.float32)
         if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
             raise InputError(
                 f"vectors of {len(texts)} texts are of shape {vectors.shape} or hold NaN or infinity; the encoder "

@@ -57,7 +57,9 @@ class LocalRelease:
         self._threads = threads
         self._searching = OneThread()
         self._encoding = [OneThread() for _ in range(threads if best_device() == "cpu" else 1)]
-        self._read_by = (self.index, self.manifest.space["id"], checkpoint, precision)
+        # The space does not tell the prompts of tasks apart, and a folder that was built again may have others.
+        space = self.manifest.space
+        self._read_by = (self.index, space["id"], space.get("prompts"), checkpoint, precision)
         if like is not None and like._read_by == self._read_by:
             self._encoder = like._encoder
         else:

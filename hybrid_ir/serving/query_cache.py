@@ -10,6 +10,7 @@ encoder finds none of them, and a release with the same one, as after `index add
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import time
 from collections import OrderedDict
@@ -114,8 +115,9 @@ def _key(release: Release, text: Text, alone: bool = False) -> bytes:
     A digest that nobody finds two texts of: whoever did could have one answered with the vector of the other.
     """
     space, own = release.manifest.space, text.text.strip(OUTER_SPACE)
-    read = f"{space['id']} {own}"
-    if text.prompt != "query":  # by its words: another release of this space may have others under the name
-        read = f"{space['id']} {[text.prompt, space['prompts'][text.prompt]]} {own}"
+    # By its words: another release of this space may have others under the name. The prompt of queries is of the space.
+    prompt = None if text.prompt == "query" else [text.prompt, space["prompts"][text.prompt]]
+    # JSON, and not one text: a query could be written so that it reads like a prompt and another query.
+    read = json.dumps([space["id"], prompt, own], ensure_ascii=False)
     apart = b"alone" if alone else b""
     return hashlib.blake2b(read.encode("utf-8", "surrogatepass"), digest_size=32, person=apart).digest()

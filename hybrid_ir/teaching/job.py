@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hybrid_ir.batches import encode_by_role, roles_of
 from hybrid_ir.data import SCORES, VECTORS, Partition, Store
 from hybrid_ir.teaching.new_store import write_with_teacher
 from hybrid_ir.types import InputError
@@ -42,13 +43,15 @@ def teach_vectors(
     encode: Encode,
     *,
     made: Mapping[str, Any],
+    tasks: Mapping[str, str] | None = None,
     progress: Progress = lambda stage, done: None,
 ) -> dict[str, Any]:
     """Write the store with an encoder's vectors of all texts to `out`, and return its manifest; `taught` in it says
     what was done. 2 bytes a value are kept (float16), of each text.
 
-    `made` is what the manifest says of the encoder. Raises InputError where `out` exists, for a store without groups,
-    and for vectors that are not finite: nothing is written then.
+    `made` is what the manifest says of the encoder. `tasks` are those that its questions are of, by their source
+    (`batch.tasks`). Raises InputError where `out` exists, for a store without groups, and for vectors that are not
+    finite: nothing is written then.
     """
     dimensions: set[int] = set()
 
@@ -59,18 +62,22 @@ def teach_vectors(
     def ask(number: int, rows: np.ndarray, column: str) -> list[np.ndarray]:
         half, language = column[1], column.partition("_")[2]
         of_rows = store.take(number, rows, column[1:])
+        roles = ["document"] * len(of_rows)
         if half == "q":
             of_rows = [[text] for text in of_rows]
+            roles = roles_of(store.take(number, rows, "group_id"), tasks) if tasks else ["query"] * len(of_rows)
+        read = [[(role, text) for text in texts] for role, texts in zip(roles, of_rows, strict=True)]
         # A passage may answer many questions: it is encoded once.
-        place = {text: i for i, text in enumerate(dict.fromkeys(chain(*of_rows)))}
-        role = "query" if half == "q" else "document"
-        vectors = _checked(encode([*place], role=role, languages=language), len(place), 2)
+        place = {each: i for i, each in enumerate(dict.fromkeys(chain(*read)))}
+        different = encode_by_role(encode, [text for _, text in place], [role for role, _ in place], language)
+        vectors = _checked(different, len(place), 2)
         dimensions.add(vectors.shape[1])
-        return [vectors[[place[text] for text in texts]].astype(np.float16).ravel() for texts in of_rows]
+        return [vectors[[place[each] for each in texts]].astype(np.float16).ravel() for texts in read]
 
-    return write_with_teacher(
-        store, out, columns, VECTORS, ask, lambda: {"by": "encoder", "dimension": max(dimensions), **made}, progress
-    )
+    def taught() -> dict[str, Any]:
+        return {"by": "encoder", "dimension": max(dimensions), **made, **({"tasks": dict(tasks)} if tasks else {})}
+
+    return write_with_teacher(store, out, columns, VECTORS, ask, taught, progress)
 
 
 def teach_scores(

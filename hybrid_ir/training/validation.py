@@ -75,8 +75,10 @@ def validate(
 
     AP_mean is over those of mono, cross and multi that the collection has.
     """
-    asked = {settings.task or "query": collection.queries, "document": collection.candidates}
-    vectors = [_encode_shared(model, role, texts, settings, rank, workers) for role, texts in asked.items()]
+    vectors = [
+        _encode_shared(model, role, texts, settings, rank, workers)
+        for role, texts in ((settings.task or "query", collection.queries), ("document", collection.candidates))
+    ]
 
     def measure() -> dict[str, float]:
         summary = evaluate_collection(collection.queries, collection.candidates, *vectors, resamples=0).summary

@@ -85,9 +85,10 @@ def mine(
     refuse_existing(out)
     check_passages(corpus or [])
     store = open_store(experiment.store)
+    from hybrid_ir.batches import check_tasks
     from hybrid_ir.cli.progress import adding, counter
     from hybrid_ir.cli.terminal import console
-    from hybrid_ir.encoders import best_device, load_reranker, quiet_libraries, resolve_precision
+    from hybrid_ir.encoders import TextReader, best_device, load_reranker, quiet_libraries, resolve_precision
     from hybrid_ir.evaluation import encoder_of, load_measured, name_encoders
     from hybrid_ir.mining import LoadedWhereItRuns, Reranking, mine_negatives
 
@@ -104,7 +105,9 @@ def mine(
     with counter("mining:") as count:
         if checkpoint is not None:
             (name,) = name_encoders([checkpoint]).values()
-            encode = encoder_of(load_measured(name, experiment, here), experiment, adding(count, "texts encoded"))
+            model = load_measured(name, experiment, here)
+            check_tasks(experiment.batch.tasks, store, TextReader.of(model))
+            encode = encoder_of(model, experiment, adding(count, "texts encoded"))
             made = {"encoder": checkpoint, "precision": resolve_precision(experiment.evaluate.precision, device)}
             if on_ray:
                 encode = LoadedWhereItRuns(partial(_load_encoder, _seen_by_all(name), experiment, device))
@@ -122,6 +125,7 @@ def mine(
             reranking=None if scores is None else Reranking(scores, rule, {"name": reranker}),
             replace=replace,
             made=made,
+            tasks=experiment.batch.tasks,
             device=device,
             progress=count,
             **workers,

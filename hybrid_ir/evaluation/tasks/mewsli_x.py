@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 from hybrid_ir.data import check_folder, checked_text, read_json_lines
 from hybrid_ir.evaluation.ranking import Encode, cross_off, measure_run, rank_passages, write_run
 from hybrid_ir.evaluation.tasks.result import TaskResult, per_query_table, task_counts
+from hybrid_ir.evaluation.test_sets.judged_set import LanguageText
 from hybrid_ir.languages import language_code
-from hybrid_ir.types import InputError, Passage
+from hybrid_ir.types import InputError
 
 MEASURES = ("AP@20",)  # one entity is right, so its AP@20 is 1 / position, or 0 below the 20th
 DEPTH = 20
@@ -112,11 +113,15 @@ def _read_article(where: str, record: Mapping[str, Any]) -> Iterator[Mention]:
         ) from None
 
 
-def _read_entity(where: str, record: Mapping[str, Any]) -> Passage:
+def _read_entity(where: str, record: Mapping[str, Any]) -> LanguageText:
     title, description = record.get("title") or "", record.get("description")
     if not isinstance(record.get("entity_id"), str) or not isinstance(description, str):
         raise InputError(
             f"{where} is not an entity of Mewsli-X (entity_id, title, description): "
             f"found {', '.join(record) or 'nothing'}"
         )
-    return Passage(record["entity_id"], checked_text(where, f"{title} {description}".strip()))
+    try:
+        code = language_code(str(record.get("description_language")))
+    except InputError:  # none, or one that no prompt can be named for
+        code = "und"
+    return LanguageText(record["entity_id"], code, checked_text(where, f"{title} {description}".strip()), where)

@@ -105,8 +105,9 @@ class TeiEmbedRequest(Message):
     )
     prompt_name: StrictStr | None = Field(
         default=None,
-        description="Which of the encoder's prefixes to put before the texts: `query` or `document`, by their names in "
-        "the checkpoint; `passage` is the second too, and so is null. Any other is refused.",
+        description="Which of the encoder's prompts to put before the texts, by its name in the checkpoint: `query`, "
+        "`document`, one of a language such as `query-de`, or one of a task. `passage` is `document` too, and so is "
+        "null. A name that the index does not have is refused.",
         examples=["query"],
     )
     truncate: StrictBool | None = Field(

@@ -6,7 +6,7 @@ In: requests. Out: unit vectors in the order of their texts, or a RequestError.
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +14,8 @@ import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
+from hybrid_ir.encoders import is_task
+from hybrid_ir.languages import is_code
 from hybrid_ir.serving import api
 from hybrid_ir.serving.checks import RequestError
 from hybrid_ir.serving.http_document import documented
@@ -103,14 +105,14 @@ def add_embedding_routes(
     async def tei(request: Request) -> Response:
         """Unit vectors of texts, in the index's space, as clients of text-embeddings-inference ask for them."""
         wanted = await read(request, api.TeiEmbedRequest)
-        role = _role_of_prompt(wanted.prompt_name)
+        prompt = _prompt_named(wanted.prompt_name, service.release.manifest.space.get("prompts", {}))
         if wanted.normalize is False:
             said = "normalize: the index and its encoder have vectors of unit length alone; leave it out"
             raise RequestError(422, "invalid_request", said, "normalize")
         if wanted.truncation_direction is not None and wanted.truncation_direction.lower() != "right":
             said = "truncation_direction: the encoder reads the beginning of a text; leave it out"
             raise RequestError(422, "invalid_request", said, "truncation_direction")
-        asked = api.EmbeddingsRequest(input=wanted.inputs, input_type=role, dimensions=wanted.dimensions)
+        asked = api.EmbeddingsRequest(input=wanted.inputs, dimensions=wanted.dimensions, **prompt)
         encoded, _ = await while_connected(request, service.embed(asked, "inputs"))
         if wanted.truncate is False:
             longest = service.release.manifest.space["max_tokens"]
@@ -144,12 +146,19 @@ def _texts_of_cohere(wanted: api.CohereEmbedRequest) -> list[str]:
     return wanted.texts
 
 
-def _role_of_prompt(name: str | None) -> Any:
-    """`query` or `passage`. Raises RequestError for a name that is neither."""
-    if name not in (None, "query", "document", "passage"):
-        said = f"prompt_name: the encoder has the prompts query and document, not {name[:80]!r}"
+def _prompt_named(name: str | None, prompts: Mapping[str, str]) -> dict[str, Any]:
+    """What an EmbeddingsRequest says of the prompt of this name, of which the index has `prompts` beside query and
+    document. Raises RequestError for a name that is none of these."""
+    if name is None or name == "passage":
+        name = "document"
+    names = ["query", "document", *(each for each in prompts if is_task(each) or is_code(each.partition("-")[2]))]
+    if name not in names:
+        said = f"prompt_name: the index names the encoder's prompts {', '.join(names)}, not {name[:80]!r}"
         raise RequestError(422, "invalid_request", said, "prompt_name")
-    return "query" if name == "query" else "passage"
+    if is_task(name):
+        return {"input_type": "query", "task": name}
+    role, _, language = name.partition("-")
+    return {"input_type": "query" if role == "query" else "passage", "language": language or None}
 
 
 def _refuse_cut(encoded: Encoded, param: str, remedy: str, longest: int) -> None:

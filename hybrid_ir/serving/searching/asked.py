@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from hybrid_ir.config import Serve
+from hybrid_ir.encoders import is_task
 from hybrid_ir.index import Manifest, Policy
 from hybrid_ir.languages import language_code
 from hybrid_ir.serving.api import EVERY_OTHER, SearchRequest
@@ -60,9 +61,13 @@ def prompt_of(role: str, task: str | None, language: str | None, space: dict[str
     """
     prompts: dict[str, str] = space.get("prompts", {})
     if task is not None:
-        tasks = [name for name in prompts if not name.startswith(("query-", "document-"))]
+        tasks = [name for name in prompts if is_task(name)]
         if task not in tasks:
-            said = f"{params[0]}: the encoder has no prompt {task!r:.80}; there are {', '.join(tasks) or 'none'}"
+            # Of an encoder with some, an index that is older than prompts of tasks names none, and does not tell.
+            said = (
+                f"{params[0]}: the index names no prompt {task!r:.80} of its encoder; it names "
+                f"{', '.join(tasks) or 'none'}: leave it out, or build the index again with an encoder that has it"
+            )
             raise RequestError(422, "unknown_task", said, params[0])
         if role != "query":
             said = f"{params[0]}: a task is of queries; leave it out, or ask for them by input_type"
