@@ -112,15 +112,19 @@ def mine_negatives(
     # Beside a local store, where there is room; what a killed process leaves there is removed by the next.
     with (
         staged(out) as (root, folder),
-        tempfile.TemporaryDirectory(prefix="hybrid-ir-mine-", dir=None if folder else root) as scratch_folder,
+        tempfile.TemporaryDirectory(
+            prefix="hybrid-ir-mine-", dir=None if folder else root, ignore_cleanup_errors=True
+        ) as scratch_folder,
     ):
         here = Path(scratch_folder)
         found = None if corpus is None else read_corpus(corpus.paths, store, here, corpus.group_by, progress)
         pool = read_pool(store, found, progress)
         scratch = gather_passages(pool, found, here, progress)
         with workers() as run:
-            finder = _finder(pool, scratch, encode, device, chunk, run, progress)
-            chosen, outcomes, asked = _rank(pool, scratch, kept, rules, finder, reranking, run, progress, block)
+            chosen, outcomes, asked = _rank(
+                pool, scratch, kept, rules, _finder(pool, scratch, encode, device, chunk, run, progress), reranking,
+                run, progress, block,
+            )  # fmt: skip
         complete = _complete(pool, chosen, kept)
         if not complete["mined"]:
             total = sum((Counter(counts) for counts in outcomes.values()), Counter())
@@ -139,7 +143,7 @@ def mine_negatives(
             }
         if reranking is not None:
             mined["reranker"] = {**reranking.made, **asdict(reranking.rule), **asked}
-        return write_with_negatives(
+        manifest = write_with_negatives(
             store,
             root,
             folder,
@@ -148,6 +152,10 @@ def mine_negatives(
             progress,
             also={} if found is None else {"rejected_of_corpus.jsonl": found.rejects},
         )
+        # NFS keeps a name for a deleted file that is still mapped, and the folder with it. Vectors are let go by now.
+        for part in scratch.values():
+            part.file.close()
+        return manifest
 
 
 def _finder(
@@ -166,11 +174,13 @@ def _finder(
             done += texts
             progress("texts counted", done)
         return ByWords(scratch)
-    windows = windows_of(scratch)
-    for texts in run(EncodeWindow(pool, scratch, windows, encode), len(windows)):
+    windows, widths = windows_of(scratch), set()
+    for texts, width in run(EncodeWindow(pool, scratch, windows, encode), len(windows)):
         done += texts
         progress("texts encoded", done)
-    return ByVectors(scratch, device, chunk)
+        widths.add(width)
+    (dimensions,) = widths  # one encoder made them all
+    return ByVectors(scratch, dimensions, device, chunk)
 
 
 def _rank(
