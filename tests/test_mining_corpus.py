@@ -407,9 +407,8 @@ def test_units_may_run_elsewhere_and_in_any_order(real):
     assert mine("words elsewhere", None, workers=lambda: nullcontext(run)) == words
 
 
-def test_a_unit_that_is_done_twice_finds_the_same(real):
+def test_a_unit_may_be_done_again(tmp_path):
     """As where an actor died over it: Ray gives it to another one, which finds half a file."""
-    mine, _ = real
 
     def run(stage, units):
         for n in range(units):
@@ -420,7 +419,8 @@ def test_a_unit_that_is_done_twice_finds_the_same(real):
                     path.write_bytes(path.read_bytes()[:-9])
             yield stage(n)
 
-    assert mine("twice", None, workers=lambda: nullcontext(run)) == mine("once", None)
+    again: Any = {"encode": None, "workers": lambda: nullcontext(run)}
+    assert mined(tmp_path, RIVERS, [], Rules(below=None), **again) == {"en": "b-en", "de": "b-de"}
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says which files are mapped")
@@ -454,14 +454,19 @@ def test_an_actor_finds_what_this_process_finds(real, ray_cluster):
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_any_number_of_actors_finds_what_this_process_finds(real, ray_cluster):
+@pytest.mark.parametrize("count", [1, 2])
+def test_any_number_of_actors_finds_what_this_process_finds(real, ray_cluster, count):
     mine, here = real
-    assert mine("two", **actors(2)) == here
-    words = mine("words", None)
-    assert mine("one by words", None, **actors(1)) == mine("two by words", None, **actors(2)) == words
+    words = mine(f"words {count}", None)
+    assert mine(f"words on {count}", None, **actors(count)) == words
+    assert mine(f"vectors on {count}", **actors(count)) == here
 
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_what_cannot_be_is_said_by_an_actor_as_here(real, ray_cluster):
     def overflowed(texts, *, role, languages):
         return np.full((len(texts), 2), np.nan, np.float32)
 
     with pytest.raises(InputError, match="NaN"):
-        mine("broken", overflowed, **actors(1))
+        real[0]("broken", overflowed, **actors(1))
