@@ -11,9 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 from ray_nodes import environment
-from training_runs import OVERRIDES, STEPS
-from training_store import make_store
+from training_runs import OVERRIDES, STEPS, experiment
+from training_store import groups
 
+from hybrid_ir.batches.from_experiment import plan_for
+from hybrid_ir.data.inputs import Input
+from hybrid_ir.data.prepare import prepare
+from hybrid_ir.data.store import open_store
 from hybrid_ir.storage import fetch, open_filesystem
 from hybrid_ir.training.ray_train.saved import sealed_in
 
@@ -50,9 +54,12 @@ def killed_once(command: list[str], condition, out: str) -> None:
 
 
 def test_the_same_command_goes_on_where_the_machine_died(bucket, tmp_path):
-    make_store(tmp_path / "store")
-    out = f"{bucket}/run"
-    command = [sys.executable, "-m", "hybrid_ir.cli", "train", *OVERRIDES, f"store={tmp_path / 'store'}", f"out={out}"]
+    """Of two sources in a proportion that no batch has by itself, as many rows as in a training that is not stopped."""
+    store, out = tmp_path / "store", f"{bucket}/run"
+    inputs = [Input("houses", lambda: iter(groups(200))), Input("flats", lambda: iter(groups(100, first=200)))]
+    prepare(inputs, str(store), seed=0, validation_fraction=0.05, test_fraction=0.1, settings={})
+    mix = "batch.sources={houses: 4, flats: 3}"
+    command = [sys.executable, "-m", "hybrid_ir.cli", "train", *OVERRIDES, mix, f"store={store}", f"out={out}"]
     killed_once(command, is_claimed, out)
     assert not sealed_in(out), "killed before it had trained"
     killed_once(command, is_saved, out)
@@ -63,7 +70,11 @@ def test_the_same_command_goes_on_where_the_machine_died(bucket, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     run = Path(fetch(out))
     assert json.loads((run / "manifest.json").read_text())["state"] == "complete"
-    assert sum(row["batches"] for row in json.loads((run / "ledger.json").read_text())["kinds"].values()) == STEPS
+    ledger = json.loads((run / "ledger.json").read_text())
+    plan = plan_for(open_store(str(store)), experiment(store, run, mix))
+    assert {kind: row["batches"] for kind, row in ledger["kinds"].items()} == plan.kind_counts(STEPS)
+    rows = {kind: {name: row["rows"] for name, row in each.items()} for kind, each in ledger["sources"].items()}
+    assert rows == plan.realised_sources(STEPS)
     rows = logged(out)
     assert rows[: len(before)] == before, "the log has what the killed command had put there with its checkpoint"
     assert min(row["step"] for row in rows[len(before) :]) > saved, "and goes on from there"

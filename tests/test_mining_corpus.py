@@ -10,6 +10,7 @@ import json
 import pickle
 import re
 import sys
+import tempfile
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,13 @@ from test_mining import counts_of, encode, group, negatives_of
 from test_several_passages import as_format_1
 
 from hybrid_ir.cli import app as cli
+from hybrid_ir.cli.stores.negatives import _load_encoder, _load_scores
 from hybrid_ir.config import Index
+from hybrid_ir.config.loading import load_experiment
 from hybrid_ir.data.store import open_store
-from hybrid_ir.encoders import load_reranker
 from hybrid_ir.encoders.presets import create_encoder
+from hybrid_ir.mining import job
+from hybrid_ir.mining.by_words import CountWords
 from hybrid_ir.mining.job import CorpusFiles, LoadedWhereItRuns, mine_negatives
 from hybrid_ir.mining.reranked import Asked, Reranking, refuse_answers
 from hybrid_ir.mining.rules import RerankerRule, Rules
@@ -370,8 +374,11 @@ def real(tmp_path_factory):
     texts = [(x, n) for x in ("de", "en") for n in range(30)]
     corpus = [{"doc_id": f"{x}-{n}", "text": made_up(n, 7, x), "language": x} for x, n in texts]
     files = CorpusFiles([write_corpus(folder / "corpus.jsonl", *corpus)])
-    loaded = LoadedWhereItRuns(partial(_encoder, str(folder / "encoder")))
-    reranking = Reranking(LoadedWhereItRuns(partial(_scores, str(folder / "reranker"))), RerankerRule(below=1), {})
+    # As the command sends them: an actor knows the package, and no test.
+    settings = load_experiment(None, ["evaluate.precision=fp32"])
+    loaded = LoadedWhereItRuns(partial(_load_encoder, str(folder / "encoder"), settings, "cpu"))
+    scores = LoadedWhereItRuns(partial(_load_scores, str(folder / "reranker"), "cpu"))
+    reranking = Reranking(scores, RerankerRule(below=1), {})
 
     def mine(out, encode: Any = loaded, **more):
         manifest = mine_negatives(
@@ -400,29 +407,66 @@ def test_units_may_run_elsewhere_and_in_any_order(real):
     assert mine("words elsewhere", None, workers=lambda: nullcontext(run)) == words
 
 
-@pytest.mark.slow
-def test_any_number_of_actors_finds_what_this_process_finds(real, ray_cluster):
+def test_a_unit_may_be_done_again(tmp_path):
+    """As where an actor died over it: Ray gives it to another one, which finds half a file."""
+
+    def run(stage, units):
+        for n in range(units):
+            stage(n)
+            if isinstance(stage, CountWords):
+                folder = list(stage.scratch.values())[n].path.with_suffix(".postings")
+                for path in folder.iterdir():
+                    path.write_bytes(path.read_bytes()[:-9])
+            yield stage(n)
+
+    again: Any = {"encode": None, "workers": lambda: nullcontext(run)}
+    assert mined(tmp_path, RIVERS, [], Rules(below=None), **again) == {"en": "b-en", "de": "b-de"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says which files are mapped")
+@pytest.mark.parametrize("encoder", [encode, None])
+def test_nothing_is_mapped_when_the_folder_of_vectors_is_deleted(tmp_path, encoder, monkeypatch):
+    """NFS would keep the folder, which is in the new store."""
+    seen = []
+
+    class Watched(tempfile.TemporaryDirectory):
+        def cleanup(self):
+            if "hybrid-ir-mine-" in self.name:
+                seen.append(self.name in Path("/proc/self/maps").read_text())
+            super().cleanup()
+
+    monkeypatch.setattr(job.tempfile, "TemporaryDirectory", Watched)
+    mined(tmp_path, RIVERS if encoder is None else BOTH, [], Rules(below=None), encode=encoder)
+    assert seen == [False]
+
+
+def actors(count) -> Any:
     from hybrid_ir.mining.ray_units import run_on_actors
 
+    return {"workers": lambda: nullcontext(partial(run_on_actors, Index(actors=count, cpus_per_actor=0.5)))}
+
+
+@pytest.mark.slow
+def test_an_actor_finds_what_this_process_finds(real, ray_cluster):
     mine, here = real
+    assert mine("actor", **actors(1)) == here
 
-    def actors(count) -> Any:
-        return {"workers": lambda: nullcontext(partial(run_on_actors, Index(actors=count, cpus_per_actor=0.5)))}
 
-    assert mine("two", **actors(2)) == mine("one", **actors(1)) == here
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("count", [1, 2])
+def test_any_number_of_actors_finds_what_this_process_finds(real, ray_cluster, count):
+    mine, here = real
+    words = mine(f"words {count}", None)
+    assert mine(f"words on {count}", None, **actors(count)) == words
+    assert mine(f"vectors on {count}", **actors(count)) == here
 
-    def overflowed(texts, *, role):
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_what_cannot_be_is_said_by_an_actor_as_here(real, ray_cluster):
+    def overflowed(texts, *, role, languages):
         return np.full((len(texts), 2), np.nan, np.float32)
 
     with pytest.raises(InputError, match="NaN"):
-        mine("broken", overflowed, **actors(2))
-
-
-def _encoder(folder):
-    from hybrid_ir.encoders import encode, load_encoder
-
-    return partial(encode, load_encoder(folder), precision="fp32")
-
-
-def _scores(folder):
-    return load_reranker(folder).scores
+        real[0]("broken", overflowed, **actors(1))

@@ -40,7 +40,7 @@ class CountWords:
         part = list(self.scratch.values())[number]
         count = len(part.entry_P)
         folder = part.path.with_suffix(".postings")
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)  # by an actor that died over it: what it left is written again
         write_postings(folder, make_postings(part.passage(n).text for n in range(count)))
         return count
 

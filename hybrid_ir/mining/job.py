@@ -114,7 +114,9 @@ def mine_negatives(
     # Beside a local store, where there is room; what a killed process leaves there is removed by the next.
     with (
         staged(out) as (root, folder),
-        tempfile.TemporaryDirectory(prefix="hybrid-ir-mine-", dir=None if folder else root) as scratch_folder,
+        tempfile.TemporaryDirectory(
+            prefix="hybrid-ir-mine-", dir=None if folder else root, ignore_cleanup_errors=True
+        ) as scratch_folder,
     ):
         here = Path(scratch_folder)
         found = None if corpus is None else read_corpus(corpus.paths, store, here, corpus.group_by, progress)
@@ -143,7 +145,7 @@ def mine_negatives(
             }
         if reranking is not None:
             mined["reranker"] = {**reranking.made, **asdict(reranking.rule), **asked}
-        return write_with_negatives(
+        manifest = write_with_negatives(
             store,
             root,
             folder,
@@ -152,6 +154,10 @@ def mine_negatives(
             progress,
             also={} if found is None else {"rejected_of_corpus.jsonl": found.rejects},
         )
+        # NFS keeps a name for a deleted file that is still mapped, and the folder with it. Vectors are let go by now.
+        for part in scratch.values():
+            part.file.close()
+        return manifest
 
 
 def _finder(
@@ -171,11 +177,13 @@ def _finder(
             done += texts
             progress("texts counted", done)
         return ByWords(scratch)
-    windows = windows_of(scratch)
-    for texts in run(EncodeWindow(pool, scratch, windows, encode, tasks), len(windows)):
+    windows, widths = windows_of(scratch), set()
+    for texts, width in run(EncodeWindow(pool, scratch, windows, encode, tasks), len(windows)):
         done += texts
         progress("texts encoded", done)
-    return ByVectors(scratch, device, chunk)
+        widths.add(width)
+    (dimensions,) = widths  # one encoder made them all
+    return ByVectors(scratch, dimensions, device, chunk)
 
 
 def _rank(

@@ -69,6 +69,7 @@ class ByVectors:
     """Finds passages by the dot products of their vectors with those of the questions."""
 
     scratch: Mapping[str, LanguageScratch]
+    dimensions: int
     device: str
     chunk: int = CHUNK
 
@@ -83,11 +84,11 @@ class ByVectors:
     ) -> Found:
         """What the questions in the languages `ranking` find among the passages of a language, of the groups at these
         places of it. `answers_GP` are left out."""
-        part, passages_PD = pool.languages[language], self.scratch[language].vectors("document")
+        part, passages_PD = pool.languages[language], self.scratch[language].vectors("document", self.dimensions)
         group_G = part.group_Q[places]
         shape = (len(places), max(1, len(ranking)))
         asked_GA = np.zeros(shape, bool)
-        questions_GAD = np.zeros((*shape, passages_PD.shape[1]), np.float32)
+        questions_GAD = np.zeros((*shape, self.dimensions), np.float32)
         # What is nearest by `depth` and a bit: the exact scores may put some in another order.
         found_GAK = np.full((*shape, depth + SPARE), -1)
         for a, other in enumerate(ranking):
@@ -95,7 +96,7 @@ class ByVectors:
             if not len(here):
                 continue
             asked_GA[here, a] = True
-            questions_GAD[here, a] = self.scratch[other].vectors("query")[rows]
+            questions_GAD[here, a] = self.scratch[other].vectors("query", self.dimensions)[rows]
             found_GAK[here, a] = nearest(
                 questions_GAD[here, a], passages_PD, answers_GP[here], found_GAK.shape[2],
                 device=self.device, chunk=self.chunk,

@@ -31,6 +31,10 @@ class PassageFile:
             for value in (each for pair in zip(doc_ids, texts, strict=True) for each in pair):
                 self._end.append(self._end[-1] + file.write(value.encode("utf-8")))
 
+    def close(self) -> None:
+        """Let go of the file. Who reads it next opens it again."""
+        self._bytes = None
+
     def __getitem__(self, number: int) -> Passage:
         if self._bytes is None:
             self._bytes = np.memmap(self._path, np.uint8, "r")

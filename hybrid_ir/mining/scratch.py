@@ -50,12 +50,11 @@ class LanguageScratch:
     def vectors_at(self, role: str) -> Path:
         return self.path.with_suffix(f".{role}")
 
-    def vectors(self, role: str) -> np.ndarray:
+    def vectors(self, role: str, dimensions: int) -> np.ndarray:
         """Those of all questions (role query) or of all passages (document)."""
         rows = self.rows if role == "query" else len(self.entry_P)
-        path = self.vectors_at(role)
         # "c": torch takes no array that it must not write to; what is written stays in memory.
-        return np.memmap(path, np.float32, "c", shape=(rows, path.stat().st_size // (4 * rows)))
+        return np.memmap(self.vectors_at(role), np.float32, "c", shape=(rows, dimensions))
 
 
 def gather_passages(
@@ -107,8 +106,9 @@ def windows_of(scratch: Mapping[str, LanguageScratch]) -> list[Window]:
 
 
 class EncodeWindow:
-    """A stage: the number of a window in, how many texts it has out. Their vectors are on disk then. `tasks`, by their
-    source, are those that questions are of. Raises InputError for vectors that are not finite."""
+    """A stage: the number of a window in, how many texts it has and the dimensions of their vectors out. Those are on
+    disk then. `tasks`, by their source, are those that questions are of. Raises InputError for vectors that are not
+    finite."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class EncodeWindow:
     ) -> None:
         self._pool, self._scratch, self._windows, self._encode, self._tasks = pool, scratch, windows, encode, tasks
 
-    def __call__(self, number: int) -> int:
+    def __call__(self, number: int) -> tuple[int, int]:
         language, role, first, end = self._windows[number]
         part = self._scratch[language]
         roles = [role] * (end - first)
@@ -140,4 +140,4 @@ class EncodeWindow:
         with part.vectors_at(role).open("r+b") as file:
             file.seek(4 * first * vectors.shape[1])
             file.write(vectors.reshape(-1).view(np.uint8).data)
-        return end - first
+        return len(texts), vectors.shape[1]
