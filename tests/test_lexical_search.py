@@ -36,6 +36,7 @@ from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.serving.release import ShardDown
 from hybrid_ir.serving.reranking.scorer import Scored
 from hybrid_ir.serving.search_service import SearchService
+from hybrid_ir.serving.searching.fused import check_lexical
 from hybrid_ir.words import words_of
 
 pytestmark = pytest.mark.numbers
@@ -188,7 +189,6 @@ def test_who_asks_for_no_words_is_answered_as_by_an_index_without_them(services,
         ({"prefer": {"languages": {"en": 0.1}}}, "prefer", "does not go with `prefer`"),
         ({"quotas": {"en": 1}}, "quotas", "does not go with `quotas`"),
         ({"group_by": "year"}, "group_by", "does not go with `group_by`"),
-        ({"lexical": {"fusion": "none"}, "task": "query"}, "task", "leave it out"),
         ({"lexical": {"fusion": "none"}, "query_language": "de"}, "query_language", "nothing is encoded; leave it out"),
         ({"lexical": {"fusion": "rrf", "weight": 0.5}}, "lexical.weight", "goes with fusion weighted, not with rrf"),
         ({"lexical": {"fusion": "none", "depth": 9}}, "lexical.depth", "with fusion rrf or weighted, not"),
@@ -206,6 +206,12 @@ def test_what_does_not_go_with_words_is_refused_by_its_name(http, body, param, s
     ErrorResponse.model_validate_json(answer.content)
     assert answer.json()["error"]["param"] == param
     assert said in answer.json()["error"]["message"]
+
+
+def test_a_task_is_not_left_unsaid_where_nothing_is_encoded(folders):
+    request = SearchRequest.model_validate({"query": "a", "task": "question", "lexical": {"fusion": "none"}})
+    with pytest.raises(RequestError, match="task: it picks the encoder's prompt, .* leave it out"):
+        check_lexical(request, LocalRelease(str(folders["Flat", 1])), SETTINGS)
 
 
 def test_a_query_of_too_many_words_is_refused_and_one_without_any_finds_none(http, monkeypatch):
@@ -250,14 +256,13 @@ def searching(service: SearchService, queries, **body):
     return asyncio.ensure_future(service.search(SearchRequest.model_validate({"query": queries, "k": 2, **body})))
 
 
-def test_a_call_to_a_shard_has_few_postings_whoever_asks(folders, monkeypatch):
+def test_a_call_to_a_shard_has_few_postings_however_many_queries_wait(folders, monkeypatch):
     async def calls(most: int) -> list[int]:
         monkeypatch.setattr("hybrid_ir.serving.batcher.MOST_POSTINGS", most)
         release = Watched(str(folders["Flat", 1]))
         release.go.set()
         service, lexical = SearchService(release, SETTINGS), {"fusion": "none"}
-        answers = await asyncio.gather(*(searching(service, query, lexical=lexical) for query in QUERIES[:3]))
-        assert [answer["results"][0]["hits"] for answer in answers] != [[]] * 3
+        assert (await searching(service, QUERIES[:3], lexical=lexical))["results"][0]["hits"]
         return release.calls
 
     assert asyncio.run(calls(10**6)) == [3]

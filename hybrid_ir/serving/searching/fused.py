@@ -63,7 +63,9 @@ def check_lexical(request: SearchRequest, release: Release, settings: Serve) -> 
             raise RequestError(422, "invalid_request", said, f"lexical.{name}")
     for name in ("task", "query_language"):
         if getattr(request, name) is not None and asked.fusion == "none":
-            said = f"{name}: it picks the encoder's prompt, and with lexical.fusion none nothing is encoded; leave it out"
+            said = (
+                f"{name}: it picks the encoder's prompt, and with lexical.fusion none nothing is encoded; leave it out"
+            )
             raise RequestError(422, "invalid_request", said, name)
     if asked.depth is not None and asked.depth > settings.max_k:
         said = f"lexical.depth must be at most {settings.max_k}, got {asked.depth}"
