@@ -207,7 +207,7 @@ def test_words_of_another_rule_are_not_mixed_with_those_of_this_one(tmp_path):
     content = made.model_copy(update={"lexical": made.lexical.model_copy(update={"rule": 0})}).model_dump(mode="json")
     content["checksum"] = checksum_of(content)
     (folder / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="are by rule 0 of what a word is, .* by rule 1; .* build the index again"):
+    with pytest.raises(InputError, match=r"are by rule 0 of what a word is, .* by rule 1; .* build the index again"):
         replace_passages(str(folder), [write_jsonl(tmp_path / "n.jsonl", PASSAGES[:1])], Index(), seed=0)
     changed = delete_passages(str(folder), ["doc-1"], Index(recall_target=0), seed=0)
     assert changed.lexical is not None

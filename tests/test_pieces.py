@@ -553,8 +553,7 @@ def test_of_what_words_alone_found_the_piece_with_most_of_them_is_reranked(made,
     http, query = TestClient(create_app(service), base_url=LOCAL), "Hauptstadt Seine river"
     texts, asked = {p.doc_id: p.text for p in LONG}, set(words_of(query))
     best = {}
-    for n, start, end in parts.tolist():
-        name = LONG[n].doc_id
+    for name, start, end in parts:
         shared = len(asked.intersection(words_of(texts[name][start:end])))
         if shared > best.get(name, (-1, ()))[0]:
             best[name] = shared, [start, end]
@@ -562,8 +561,8 @@ def test_of_what_words_alone_found_the_piece_with_most_of_them_is_reranked(made,
     several = 0
     for fusion in ("none", "rrf"):
         scorer.texts = []
-        hits = ask(http, query, k=12, lexical={"fusion": fusion, "depth": 12} if fusion == "rrf" else {"fusion": fusion},
-                   rerank={"candidates": 12})["results"][0]["hits"]  # fmt: skip
+        lexical = {"fusion": fusion} if fusion == "none" else {"fusion": fusion, "depth": 12}
+        hits = ask(http, query, k=12, lexical=lexical, rerank={"candidates": 12})["results"][0]["hits"]
         assert hits
         for hit in hits:
             name = hit["doc_id"]
