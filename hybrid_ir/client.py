@@ -64,9 +64,9 @@ class SearchClient:
         `query_language` and `task` pick the encoder's prompt before the query, where it has several.
         Pages begin with `offset=0`, and the answer's `next` is the `cursor` of the page behind it. `prefer`, such as
         {"languages": {"de": 0.05}}, `quotas` and `group_by` are a policy of languages, and `rerank`, such as
-        {"candidates": 20}, asks for the second stage. `lexical`, {} or such as {"fusion": "weighted", "weight": 0.3},
-        searches by words too (docs/serve.md). With a deadline that passes, what was found until then, `coverage` saying
-        how much.
+        {"candidates": 20}, asks for the second stage. `lexical`, such as {"fusion": "weighted", "weight": 0.3}, or
+        {} for just that, searches by words too (docs/serve.md). With a deadline that passes, what was found until then,
+        `coverage` saying how much.
         Raises InputError with the service's message for a request that it refuses, ConnectionError when it does not
         answer.
         """

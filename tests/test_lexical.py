@@ -206,4 +206,4 @@ def test_one_empty_ranking_leaves_the_other_in_its_order_and_ties_go_by_id(fusio
     assert [one.passage for one in fuse(some, [], fusion)] == [4, 9]
     assert [one.passage for one in fuse([], some, fusion)] == [4, 9]
     assert fuse([], [], fusion) == []
-    assert [one.passage for one in fuse([(4, 0.5)], [(3, 0.5)], fusion)] == [3, 4]
+    assert [one.passage for one in fuse([(4, 0.5)], [(3, 0.5)], fusion, 0.5)] == [3, 4]

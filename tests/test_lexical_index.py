@@ -9,17 +9,17 @@ import random
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from indices import SPACE, unit, write_fragments, write_index
+from indices import SPACE, unit, write_fragments, write_index, write_jsonl
 from test_lexical import plain_scores
 from without_ray import without_ray
 
 from hybrid_ir.config.experiment import Index
-from hybrid_ir.index.changes.change import delete_passages
+from hybrid_ir.index.changes.change import delete_passages, replace_passages
 from hybrid_ir.index.changes.compact import compact_index
 from hybrid_ir.index.changes.versions import prune_versions
 from hybrid_ir.index.codec import make_codec
 from hybrid_ir.index.filters.form import Filter, OneOf
-from hybrid_ir.index.folder import read_manifest
+from hybrid_ir.index.folder import checksum_of, read_manifest
 from hybrid_ir.index.passages import IndexedPassage
 from hybrid_ir.index.query import ShardQuery, merge
 from hybrid_ir.index.shard import open_shard
@@ -190,6 +190,28 @@ def test_damaged_words_are_named(tmp_path):
     counts.write_bytes(counts.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match=r"lexical-\w+.arrow is corrupt"):
         open_statistics(tmp_path / "i", manifest)
+
+
+def test_words_that_are_damaged_but_as_long_are_named_when_they_are_counted(tmp_path):
+    write_index(tmp_path / "i", PASSAGES, VECTORS, codec="Flat", shards=2, lexical=True)
+    terms = tmp_path / "i" / "shards" / "001" / "terms.arrow"
+    terms.write_bytes(bytes(terms.stat().st_size))
+    with pytest.raises(InputError, match=r"001/terms.arrow: its words cannot be read \(.*build the index again"):
+        delete_passages(str(tmp_path / "i"), ["doc-1"], Index(recall_target=0), seed=0)
+
+
+def test_words_of_another_rule_are_not_mixed_with_those_of_this_one(tmp_path):
+    folder = tmp_path / "i"
+    made = write_index(folder, PASSAGES, VECTORS, codec="Flat", shards=2, lexical=True)
+    assert made.lexical is not None
+    content = made.model_copy(update={"lexical": made.lexical.model_copy(update={"rule": 0})}).model_dump(mode="json")
+    content["checksum"] = checksum_of(content)
+    (folder / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"are by rule 0 of what a word is, .* by rule 1; .* build the index again"):
+        replace_passages(str(folder), [write_jsonl(tmp_path / "n.jsonl", PASSAGES[:1])], Index(), seed=0)
+    changed = delete_passages(str(folder), ["doc-1"], Index(recall_target=0), seed=0)
+    assert changed.lexical is not None
+    assert changed.lexical.rule == 0, "what is left is as it was written"
 
 
 def test_counts_of_other_words_are_found_by_verify(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
+import threading
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,12 +28,16 @@ from hybrid_ir.client import SearchClient
 from hybrid_ir.config.experiment import Index, Serve
 from hybrid_ir.index.changes.change import replace_passages
 from hybrid_ir.index.passages import IndexedPassage
-from hybrid_ir.serving.api import ErrorResponse
+from hybrid_ir.lexical import LexicalQuery
+from hybrid_ir.serving.api import ErrorResponse, SearchRequest
+from hybrid_ir.serving.checks import RequestError
 from hybrid_ir.serving.http_app import create_app
 from hybrid_ir.serving.local_release import LocalRelease
 from hybrid_ir.serving.release import ShardDown
 from hybrid_ir.serving.reranking.scorer import Scored
 from hybrid_ir.serving.search_service import SearchService
+from hybrid_ir.serving.searching.fused import check_lexical
+from hybrid_ir.words import words_of
 
 pytestmark = pytest.mark.numbers
 
@@ -39,7 +45,7 @@ SETTINGS = Serve(max_k=60, max_queries=5, max_batch=4)
 CUTS = {("Flat", 1): "language", ("IVF4,SQ8", 3): "random"}
 TEXTS = [passage.text for passage in PASSAGES]
 FILTERS = [{}, {"languages": ["en"]}, {"metadata": {"year": 2001}}, {"languages": ["ar", "th"]}]
-FUSIONS = [{}, {"depth": 25}, {"fusion": "weighted"}, {"fusion": "weighted", "weight": 0.2, "depth": 40}]
+FUSIONS = [{}, {"depth": 25}, {"fusion": "rrf"}, {"weight": 0.6, "depth": 40}]
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +92,15 @@ def by_words(query: str, asked, k: int) -> list[tuple[str, float]]:
 
 def fused_plainly(dense, lexical, asked) -> list[tuple[str, float]]:
     number = {passage.doc_id: n for n, passage in enumerate(PASSAGES)}
-    scores = {}
+    scores, words = {}, asked.get("weight", 0.3)
     for doc_id in {doc_id for doc_id, _ in dense + lexical}:
         total = 0.0
-        for ranking, weight in ((dense, 1 - asked.get("weight", 0.5)), (lexical, asked.get("weight", 0.5))):
+        for ranking, weight in ((dense, 1 - words), (lexical, words)):
             found = [(place, score) for place, (one, score) in enumerate(ranking, start=1) if one == doc_id]
             if not found:
                 continue
             ((place, score),) = found
-            if asked.get("fusion", "rrf") == "rrf":
+            if asked.get("fusion") == "rrf":
                 total += 1 / (60 + place)
             elif ranking is lexical:
                 total += weight * score / ranking[0][1]
@@ -143,7 +149,7 @@ def test_fused_hits_are_those_of_the_two_rankings_from_any_cut(services, queries
                     assert [hit[name]] == there if name in hit else there == []
 
 
-@pytest.mark.parametrize("lexical", [{"fusion": "none"}, {}, {"fusion": "weighted", "depth": 13}])
+@pytest.mark.parametrize("lexical", [{"fusion": "none"}, {"fusion": "rrf"}, {"depth": 13}])
 def test_pages_put_together_are_one_answer_and_end_where_the_rankings_do(services, lexical):
     most = lexical.get("depth", SETTINGS.max_k)
     whole = hits(ask(services["IVF4,SQ8", 3, "local"], QUERIES[0], offset=0, k=most, lexical=lexical))
@@ -183,7 +189,8 @@ def test_who_asks_for_no_words_is_answered_as_by_an_index_without_them(services,
         ({"prefer": {"languages": {"en": 0.1}}}, "prefer", "does not go with `prefer`"),
         ({"quotas": {"en": 1}}, "quotas", "does not go with `quotas`"),
         ({"group_by": "year"}, "group_by", "does not go with `group_by`"),
-        ({"lexical": {"weight": 0.5}}, "lexical.weight", "goes with fusion weighted, not with rrf"),
+        ({"lexical": {"fusion": "none"}, "query_language": "de"}, "query_language", "nothing is encoded; leave it out"),
+        ({"lexical": {"fusion": "rrf", "weight": 0.5}}, "lexical.weight", "goes with fusion weighted, not with rrf"),
         ({"lexical": {"fusion": "none", "depth": 9}}, "lexical.depth", "with fusion rrf or weighted, not"),
         ({"lexical": {"depth": 61}}, "lexical.depth", "at most 60, got 61"),
         ({"lexical": {"depth": 9}}, "lexical.depth", "at least 10"),
@@ -201,6 +208,12 @@ def test_what_does_not_go_with_words_is_refused_by_its_name(http, body, param, s
     assert said in answer.json()["error"]["message"]
 
 
+def test_a_task_is_not_left_unsaid_where_nothing_is_encoded(folders):
+    request = SearchRequest.model_validate({"query": "a", "task": "question", "lexical": {"fusion": "none"}})
+    with pytest.raises(RequestError, match=r"task: it picks the encoder's prompt, .* leave it out"):
+        check_lexical(request, LocalRelease(str(folders["Flat", 1])), SETTINGS)
+
+
 def test_a_query_of_too_many_words_is_refused_and_one_without_any_finds_none(http, monkeypatch):
     monkeypatch.setattr("hybrid_ir.serving.searching.fused.MOST_WORDS", 2)
     answer = http.post("/search", json={"query": " ".join(TEXTS[:3]), "lexical": {}})
@@ -209,6 +222,95 @@ def test_a_query_of_too_many_words_is_refused_and_one_without_any_finds_none(htt
     assert hits(ask(http, "?!", lexical={"fusion": "none"})) == []
     by_encoder = ask(http, "?!", k=5, lexical={})["results"][0]["hits"]
     assert [hit["dense"]["position"] for hit in by_encoder] == [1, 2, 3, 4, 5]
+
+
+def test_a_request_of_too_many_postings_is_refused_before_a_shard_is_asked(http, monkeypatch):
+    asked = {"k": 5, "lexical": {"fusion": "none"}}
+    words = {word for query in QUERIES[:2] for word in words_of(query)}
+    having = {word: sum(word in words_of(text) for text in TEXTS) for word in words}
+    postings = sum(having[word] for query in QUERIES[:2] for word in set(words_of(query)))
+    monkeypatch.setattr("hybrid_ir.serving.searching.fused.MOST_POSTINGS", postings)
+    assert ask(http, QUERIES[:2], **asked)["results"]
+    monkeypatch.setattr("hybrid_ir.serving.searching.fused.MOST_POSTINGS", postings - 1)
+    refused = http.post("/search", json={"query": QUERIES[:2], **asked})
+    assert refused.status_code == 422
+    assert f"{postings:,} times or more, and {postings - 1:,} are the most" in refused.json()["error"]["message"]
+    assert ask(http, QUERIES[:1], **asked)["results"]
+
+
+class Watched(LocalRelease):
+    """It notes how many queries came in each call, and answers lexical ones when it is let go on."""
+
+    def __init__(self, index: str) -> None:
+        super().__init__(index)
+        self.calls, self.go = [], asyncio.Event()
+
+    async def search(self, shard, vectors, queries):
+        self.calls.append(len(queries))
+        if queries[0].words is not None:
+            await self.go.wait()
+        return await super().search(shard, vectors, queries)
+
+
+def searching(service: SearchService, queries, **body):
+    return asyncio.ensure_future(service.search(SearchRequest.model_validate({"query": queries, "k": 2, **body})))
+
+
+def test_a_call_to_a_shard_has_few_postings_however_many_queries_wait(folders, monkeypatch):
+    async def calls(most: int) -> list[int]:
+        monkeypatch.setattr("hybrid_ir.serving.batcher.MOST_POSTINGS", most)
+        release = Watched(str(folders["Flat", 1]))
+        release.go.set()
+        service, lexical = SearchService(release, SETTINGS), {"fusion": "none"}
+        assert (await searching(service, QUERIES[:3], lexical=lexical))["results"][0]["hits"]
+        return release.calls
+
+    assert asyncio.run(calls(10**6)) == [3]
+    assert asyncio.run(calls(1)) == [1, 1, 1]
+
+
+def test_a_flood_of_lexical_searches_is_refused_and_others_are_answered(folders):
+    async def flood():
+        release = Watched(str(folders["Flat", 1]))
+        service = SearchService(release, SETTINGS.model_copy(update={"max_queue": 3}))
+        lexical = {"lexical": {"fusion": "none"}}
+        two, one = searching(service, QUERIES[:2], **lexical), searching(service, QUERIES[2], **lexical)
+        with pytest.raises(RequestError, match="3 lexical searches are on their way already") as busy:
+            await searching(service, QUERIES[0], **lexical)
+        assert (busy.value.status, busy.value.type) == (429, "busy")
+        while sum(release.calls) < 3:  # they are out of the queue, and hold nothing up there
+            await asyncio.sleep(0.01)
+        assert (await searching(service, QUERIES[0]))["results"][0]["hits"]
+        one.cancel()  # who hangs up leaves a place
+        await asyncio.wait([one])
+        last = searching(service, QUERIES[3], **lexical)
+        release.go.set()
+        await asyncio.gather(two, last)
+        await searching(service, QUERIES[:4], **lexical)  # alone, however many they are
+
+    asyncio.run(flood())
+
+
+def test_the_deadline_holds_for_the_reading_of_words_too(folders):
+    release, go, read = LocalRelease(str(folders["Flat", 1])), threading.Event(), []
+
+    def query(text):
+        read.append(text)
+        go.wait()
+        return LexicalQuery((), 1.0)
+
+    release.statistics = SimpleNamespace(query=query)
+
+    async def late():
+        try:
+            await searching(SearchService(release, SETTINGS), QUERIES[:3], lexical={}, deadline_ms=1)
+        finally:
+            go.set()
+
+    with pytest.raises(RequestError, match="deadline passed before the words") as error:
+        asyncio.run(late())
+    assert (error.value.status, error.value.type) == (504, "deadline_exceeded")
+    assert len(read) <= 1, "nobody waits for the others"
 
 
 def test_a_passage_that_is_replaced_is_found_by_its_new_words_alone(folders, tmp_path, monkeypatch):
@@ -283,7 +385,8 @@ def test_fused_hits_are_reranked_and_say_where_they_stood(folders):
 def test_the_example_of_the_page_is_answered(http, monkeypatch):
     page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
     section = page[page.index("## Words beside vectors") :]
-    body = re.search(r"-d '(\{.*?\})'", section)
+    section = section.replace('["de"]', '["en"]')  # no passage here is German
+    body = re.search(r"-d '(\{.*\})'", section)
     assert body is not None
     answer = http.post("/v1/search", json=json.loads(body.group(1)))
     assert answer.status_code == 200, answer.text

@@ -19,7 +19,8 @@ import pytest
 from checkpoints import TEXTS, make_preset
 from hypothesis import HealthCheck, given, settings, strategies as st
 from indices import ask, search, unit, write_index, write_jsonl
-from placements import clients_of
+from placements import LOCAL, clients_of
+from starlette.testclient import TestClient
 from test_shard import LANGUAGES, D
 from typed_commands import split as split_command
 from without_ray import without_ray
@@ -43,7 +44,12 @@ from hybrid_ir.index.query import ShardQuery, is_flat, merge
 from hybrid_ir.index.tombstones import bury, rows_of
 from hybrid_ir.index.vectors.made import encode_passages
 from hybrid_ir.index.writing import make_manifest, open_shards
+from hybrid_ir.serving.http_app import create_app
+from hybrid_ir.serving.local_release import LocalRelease
+from hybrid_ir.serving.reranking.scorer import Scored
+from hybrid_ir.serving.search_service import SearchService
 from hybrid_ir.types import InputError
+from hybrid_ir.words import words_of
 
 PAGE = (Path(__file__).parents[1] / "docs" / "index_passages.md").read_text(encoding="utf-8")
 WORDS = " ".join(TEXTS).split()
@@ -334,6 +340,23 @@ def test_a_manifest_from_before_passages_were_counted_is_read_and_finds_as_many(
     assert [len(hits) for hits in answers(shards, VECTORS[:3], [ShardQuery(k) for k in (1, 20, 60)])] == [1, 20, 60]
 
 
+def test_an_index_from_before_passages_were_counted_is_compacted(tmp_path, monkeypatch):
+    """Its searches visit most lists, as 340 pieces each may be of one passage: of 600 others have a piece."""
+    without_ray(monkeypatch)
+    sizes = np.array([1] * 300 + [300] + [1] * 300)
+    table = np.stack([np.repeat(np.arange(601), sizes), np.zeros(900), np.ones(900)], axis=1).astype(np.int32)
+    vectors = unit(np.random.default_rng(0).normal(size=(900, D)) + 2)
+    passages = [IndexedPassage(f"doc-{n}", "a" * 300, "en", {}) for n in range(601)]
+    manifest = write_index(tmp_path / "i", passages, vectors, codec="IVF16,SQ8", shards=2, pieces=table, nprobe=1)
+    content = json.loads((tmp_path / "i" / "manifest.json").read_text())
+    del content["pieces"]["passages"]
+    content["checksum"] = checksum_of(content)
+    (tmp_path / "i" / "manifest.json").write_text(json.dumps(content))
+    compacted = compact_index(str(tmp_path / "i"), Index(recall_target=0), seed=0)
+    assert len(compacted.shards) == 1
+    assert compacted.pieces == manifest.pieces
+
+
 def test_the_manifest_counts_vectors_and_long_passages(indices):
     _, manifest = indices["Flat", 3, "language"]
     counts = np.bincount(TABLE[:, 0])
@@ -502,6 +525,54 @@ def test_actors_cut_as_this_process_does(made, tmp_path, ray_cluster):
 
 
 # The service
+
+
+class Read:
+    """A reranker that keeps what it reads."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    async def score(self, query, texts):
+        self.texts += texts
+        return Scored(np.zeros(len(texts), np.float32), np.ones(len(texts), int), np.zeros(len(texts), bool))
+
+    def up(self):
+        return True
+
+
+def test_of_what_words_alone_found_the_piece_with_most_of_them_is_reranked(made, tmp_path, monkeypatch):
+    """A dense hit is read at the piece of its score."""
+    without_ray(monkeypatch)
+    settings = SETTINGS.model_copy(update={"shards": 2, "lexical": True})
+    build_index(str(made / "encoder"), [str(made / "passages.jsonl")], str(tmp_path / "i"), settings, seed=0)
+    scorer, (parts, _) = Read(), pieces_of(made, LONG)
+    service = SearchService(
+        LocalRelease(str(tmp_path / "i")), Serve(max_k=60, rerank_deadline_ms=60_000), scorer=scorer
+    )
+    http, query = TestClient(create_app(service), base_url=LOCAL), "Hauptstadt Seine river"
+    texts, asked = {p.doc_id: p.text for p in LONG}, set(words_of(query))
+    best = {}
+    for name, start, end in parts:
+        shared = len(asked.intersection(words_of(texts[name][start:end])))
+        if shared > best.get(name, (-1, ()))[0]:
+            best[name] = shared, [start, end]
+    plain = {h["doc_id"]: h["piece"] for h in ask(http, query, k=60)["results"][0]["hits"]}
+    several = 0
+    for fusion in ("none", "rrf"):
+        scorer.texts = []
+        lexical = {"fusion": fusion} if fusion == "none" else {"fusion": fusion, "depth": 12}
+        hits = ask(http, query, k=12, lexical=lexical, rerank={"candidates": 12})["results"][0]["hits"]
+        assert hits
+        for hit in hits:
+            name = hit["doc_id"]
+            right = plain[name] if "dense" in hit else best[name][1]
+            assert hit["piece"] == right
+            several += right[0] > 0
+            assert texts[name][slice(*right)] in scorer.texts
+        assert fusion == "none" or {("dense" in hit) for hit in hits} == {True, False}
+    assert several, "some of them do not begin their passages"
+    assert "piece" not in ask(http, query, lexical={"fusion": "none"})["results"][0]["hits"][0], "it is not looked for"
 
 
 @pytest.fixture(scope="module")

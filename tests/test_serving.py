@@ -80,7 +80,7 @@ def test_both_placements_give_the_same_answers(local, distributed):
 
 
 def test_words_are_searched_alike_in_both_placements(local, distributed):
-    for lexical in ({}, {"fusion": "weighted", "depth": 30}, {"fusion": "none"}):
+    for lexical in ({}, {"fusion": "rrf", "depth": 30}, {"fusion": "none"}):
         answers = [s.client.search(QUERIES, k=12, offset=0, lexical=lexical) for s in (local, distributed)]
         assert answers[0]["results"] == answers[1]["results"]
         assert answers[0]["results"][0]["hits"]

@@ -84,7 +84,7 @@ def search(
         int | None, typer.Option(help="Hits, the best, that the service's reranker puts in order again.")
     ] = None,
     lexical: Annotated[
-        str | None, typer.Option(help="Search by words too: rrf, weighted, weighted=0.3, or none for words alone.")
+        str | None, typer.Option(help="Search by words too: weighted, weighted=0.2, rrf, or none for words alone.")
     ] = None,
     url: Url = "http://127.0.0.1:8000",
     strict: Annotated[bool, typer.Option(help="Fail when a shard is missing, in place of a partial answer.")] = False,
@@ -115,7 +115,7 @@ def search(
 
 
 def _lexical_of(given: str) -> dict[str, Any]:
-    """`rrf` or `weighted=0.3` as a request says it: the service checks the name."""
+    """`weighted=0.2` or `rrf` as a request says it: the service checks the name."""
     from hybrid_ir.types import InputError
 
     fusion, equals, weight = given.partition("=")

@@ -129,8 +129,8 @@ class Serve(Section):
     max_body_bytes: int = Field(default=8_000_000, ge=1000)
     """Bytes of a request's body; larger ones are refused with 413."""
     max_queue: int = Field(default=256, ge=1)
-    """Queries that may wait in a gateway, and queries whose hits may be waiting to be reranked; beyond it requests get
-    429 with Retry-After."""
+    """Queries that may wait in a gateway, queries whose hits may be waiting to be reranked, and queries of lexical
+    searches on their way; beyond it requests get 429 with Retry-After."""
     max_batch: int = Field(default=32, ge=1)
     """Queries encoded and searched together, at most. A batch never waits to fill: it takes half of what has come."""
     precision: Literal["fp32", "int8"] = "fp32"

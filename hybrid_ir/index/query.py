@@ -41,6 +41,9 @@ class ShardQuery(NamedTuple):
     words: LexicalQuery | None = None
     """Of a lexical search: its scores are those of BM25, and the vector is not looked at. None = search by the
     vector."""
+    pieces: int = 0
+    """Of a lexical search in an index whose long passages are in pieces: for so many of its best hits, the piece with
+    most of the words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +116,8 @@ class Found(NamedTuple):
     rows: np.ndarray
     """(C,) int64 rows of the shard."""
     spans: np.ndarray | None = None
-    """(C, 2): the first character of the piece that has the score, and the character after its last; None in a shard
-    that has a vector a passage."""
+    """(C, 2): the first character of the piece that has the score, and the character after its last; -1 where it
+    was not looked for. None in a shard that has a vector a passage."""
 
 
 class Hit(NamedTuple):
@@ -123,7 +126,7 @@ class Hit(NamedTuple):
     global_id: int
     score: float
     piece: tuple[int, int] | None = None
-    """Of a passage in pieces: where in its text the one is that has the score."""
+    """Of a passage in pieces: where in its text the one is that has the score, or most of the words."""
 
 
 class Stored(NamedTuple):
@@ -176,7 +179,7 @@ def _with_piece(hit: Hit, part: Found | None) -> Hit:
     assert part is not None
     assert part.spans is not None
     start, end = part.spans[int(np.flatnonzero(part.rows == hit.row)[0])].tolist()
-    return hit._replace(piece=(start, end))
+    return hit._replace(piece=(start, end)) if start >= 0 else hit
 
 
 def _cut_by_codec(parts: list[tuple[int, Found]], wanted: int) -> list[tuple[int, Found]]:

@@ -19,6 +19,7 @@ from hybrid_ir.index.query import Hit, ShardQuery, is_flat, merge
 from hybrid_ir.index.shard import Shard
 from hybrid_ir.index.terms.counts import count_words
 from hybrid_ir.index.writing import count_lists, make_manifest, open_shards, publish
+from hybrid_ir.lexical import RULE
 from hybrid_ir.types import InputError
 
 RECALL_K = 10
@@ -31,12 +32,14 @@ def gate_and_publish(
     *,
     settings_shown: dict[str, Any],
     progress: Callable[[str, int], None],
+    rule: int = RULE,
     **parts: Any,
 ) -> Manifest:
-    """Measure recall, then publish the manifest of these `parts` (see `make_manifest`). Raises InputError where recall
-    is below `settings.recall_target`: then nothing is published."""
+    """Measure recall, then publish the manifest of these `parts` (see `make_manifest`). `rule` is that of the
+    words of its shards. Raises InputError where recall is below `settings.recall_target`, and for damaged words: then
+    nothing is published."""
     shown = {**settings_shown, **settings.model_dump(mode="json")}
-    lexical, counted = count_words(index, parts["shards"])
+    lexical, counted = count_words(index, parts["shards"], rule)
     draft = make_manifest(index, settings=shown, lexical=lexical, **parts)
     progress("measuring recall", 0)
     shards = open_shards(index, draft, checksums=False)

@@ -40,6 +40,8 @@ class LexicalQuery(NamedTuple):
     times its idf."""
     average: float
     """Words of a passage, on average."""
+    postings: int = 0
+    """Of all terms in all parts of the passages: what it takes to answer is about so many times 27 ns (measured)."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,13 @@ class Statistics:
 
     def query(self, text: str) -> LexicalQuery:
         """What to ask of every part of the passages. A word that none of them has is left out: it scores 0."""
-        weights = []
+        weights, postings = [], 0
         for term, times in sorted(Counter(words_of(text)).items()):
             if (place := self.terms.find(term)) is not None:
                 having = int(self.counts[place])
+                postings += having
                 weights.append((term, times * math.log(1 + (self.passages - having + 0.5) / (having + 0.5))))
-        return LexicalQuery(tuple(weights), self.words / max(1, self.passages))
+        return LexicalQuery(tuple(weights), self.words / max(1, self.passages), postings)
 
 
 def count_terms(parts: Iterable[tuple[Postings, np.ndarray | None]]) -> Statistics:

@@ -16,6 +16,8 @@ from collections.abc import Hashable, Sequence
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 K = 60
+WEIGHT = 0.3
+"""Of the lexical ranking: with half or more, and with rrf, words that are much worse than vectors harm (measured)."""
 FUSIONS = ("rrf", "weighted")
 H = TypeVar("H", bound=Hashable)
 
@@ -41,7 +43,7 @@ def fuse(
     dense: Sequence[tuple[H, float]],
     lexical: Sequence[tuple[H, float]],
     fusion: Literal["rrf", "weighted"],
-    weight: float = 0.5,
+    weight: float = WEIGHT,
 ) -> list[Fused[H]]:
     """All passages of the two rankings, best first; of equal fused scores the smaller passage, as it compares.
 

@@ -32,6 +32,9 @@ LEAST = 4
 MOST_CANDIDATES = 1 << 16
 """Of a call to a shard in which a text asks several things. They take 24 bytes each, and what one process may answer
 another over Ray Serve's gRPC is 4 MiB."""
+MOST_POSTINGS = 1 << 26
+"""Of all words of a request, and of a call to a shard: they take one thread about 2 s (measured: 27 ns each), in which
+it answers nobody else."""
 STALL_S = 0.25
 """A shard slower than this no longer holds up the next batch."""
 
@@ -140,8 +143,9 @@ class Batcher(Generic[T]):
             searching = []
             for shard in sorted({n for shards in places for n in shards}):
                 wanted = [place for place, shards in enumerate(places) if shard in shards]
-                # One call, unless a text asks several things.
-                for members in (wanted,) if one_each else self._calls(wanted, queries):
+                # One call, unless a text asks several things, or words.
+                whole = one_each and all(queries[place].words is None for place in wanted)
+                for members in (wanted,) if whole else self._calls(wanted, queries):
                     rows = each if len(members) == len(queries) else each[members]
                     asked, callers = [queries[place] for place in members], ()
                     if traced:
@@ -159,16 +163,19 @@ class Batcher(Generic[T]):
                 item.started.set_result(Started(own, vectors[row], was_cut, start - item.since, encoded - start))
 
     def _calls(self, places: Sequence[int], queries: Sequence[ShardQuery]) -> list[list[int]]:
-        """The places, cut into calls whose answers are of a size that passes between processes."""
-        calls: list[list[int]] = []
-        size = MOST_CANDIDATES
+        """The places, cut into calls whose answers are of a size that passes between processes, and that do not hold
+        up what comes behind them."""
+        calls: list[list[int]] = [[]]
+        size = postings = 0
         for place in places:
-            one = depth(queries[place].among or queries[place].k, self._release.manifest.candidates)
-            if size + one > MOST_CANDIDATES:
+            query = queries[place]
+            one = depth(query.among or query.k, self._release.manifest.candidates)
+            read = 0 if query.words is None else query.words.postings
+            if calls[-1] and (size + one > MOST_CANDIDATES or postings + read > MOST_POSTINGS):
                 calls.append([])
-                size = 0
+                size = postings = 0
             calls[-1].append(place)
-            size += one
+            size, postings = size + one, postings + read
         return calls
 
     def _shards_of(self, query: ShardQuery) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -82,14 +83,16 @@ class SearchService:
 
     async def search(self, request: SearchRequest) -> dict[str, Any]:
         """A SearchResponse as plain data. Raises RequestError."""
-        if request.rerank is None:
-            return await self._search(request)
-        with self.reranking.queued(len(request.query) if isinstance(request.query, list) else 1):
-            return await self._search(request)
+        serving, queries = self._active, len(request.query) if isinstance(request.query, list) else 1
+        with ExitStack() as counted:
+            if request.lexical is not None:
+                counted.enter_context(serving.searching_words(queries))
+            if request.rerank is not None:
+                counted.enter_context(self.reranking.queued(queries))
+            return await self._search(request, serving)
 
-    async def _search(self, request: SearchRequest) -> dict[str, Any]:
-        begun = time.perf_counter()
-        serving, manifest = self._active, self._active.release.manifest
+    async def _search(self, request: SearchRequest, serving: Serving) -> dict[str, Any]:
+        begun, manifest = time.perf_counter(), serving.release.manifest
         narrow, rerank_s = request, None
         if request.rerank is not None:
             request = self.reranking.widened(request)
@@ -105,11 +108,11 @@ class SearchService:
         if request.fields is not None:
             check_fields(request.fields, manifest)
         self._check_queue(serving, len(texts) or 1)
+        deadline = begun + min(request.deadline_ms or self.settings.deadline_ms, self.settings.deadline_ms) / 1000
         words = None
         if request.lexical is not None:
             check_lexical(request, serving.release, self.settings)
-            words = await asyncio.to_thread(by_words, texts, asked.query, request, serving.release, self.settings)
-        deadline = begun + min(request.deadline_ms or self.settings.deadline_ms, self.settings.deadline_ms) / 1000
+            words = await by_words(texts, asked.query, request, serving.release, self.settings, deadline)
         own: tuple[int, int] | None = None
         stored: Stored | None = None
         strata = asked.strata(manifest.languages)

@@ -23,7 +23,7 @@ from hybrid_ir.config import Index, Pieces
 from hybrid_ir.encoders import TextReader, check_space, load_encoder
 from hybrid_ir.index.changes.versions import kept_versions
 from hybrid_ir.index.codec import make_codec
-from hybrid_ir.index.folder import Manifest, check_files, describe_files, is_counted, read_manifest
+from hybrid_ir.index.folder import REBUILD, Manifest, check_files, describe_files, is_counted, read_manifest
 from hybrid_ir.index.fragments import Fragments, ingest
 from hybrid_ir.index.passage_table import PassageTable
 from hybrid_ir.index.query import is_flat
@@ -32,6 +32,7 @@ from hybrid_ir.index.recall import gate_and_publish
 from hybrid_ir.index.resuming import claim, clear, copy_file, inputs_of, is_finished
 from hybrid_ir.index.tombstones import bury, doc_ids_of, keys_of_living, rows_of
 from hybrid_ir.index.writing import alone, cut_shards, keep_version
+from hybrid_ir.lexical import RULE
 from hybrid_ir.storage import fetch
 from hybrid_ir.types import InputError
 
@@ -119,6 +120,7 @@ def _delete(doc_ids: Sequence[str], out: str, settings: Index, seed: int, progre
             files={name: file for name, file in old.files.items() if not is_counted(name)},
             settings_shown=old.settings,
             progress=progress,
+            rule=RULE if old.lexical is None else old.lexical.rule,
         )
     except InputError:
         clear(build)  # nothing is left to go on with
@@ -145,6 +147,11 @@ def _add(
     keep_version(index)
     if is_finished(build, inputs, old.index_version, addition=True):
         return old
+    if old.lexical is not None and old.lexical.rule != RULE:
+        raise InputError(
+            f"the words of {index} are by rule {old.lexical.rule} of what a word is, and this version of hybrid-ir "
+            f"writes them by rule {RULE}; both in one index would not find each other's passages: {REBUILD}"
+        )
     check_files(index, old.every_file)
     settings = cut_as_built(settings, old)
     model = loaded or load_encoder(str(index / "encoder"))

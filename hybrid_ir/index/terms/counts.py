@@ -23,13 +23,16 @@ from hybrid_ir.index.folder import (
 )
 from hybrid_ir.index.terms.written import open_terms
 from hybrid_ir.index.tombstones import living_rows
-from hybrid_ir.lexical import RULE, TERMS, Statistics, count_terms, read_statistics, write_statistics
+from hybrid_ir.lexical import RULE, TERMS, Postings, Statistics, count_terms, read_statistics, write_statistics
 from hybrid_ir.types import InputError, one_line
 
 
-def count_words(index: Path, shards: Sequence[ShardEntry]) -> tuple[LexicalOf | None, dict[str, File]]:
+def count_words(
+    index: Path, shards: Sequence[ShardEntry], rule: int = RULE
+) -> tuple[LexicalOf | None, dict[str, File]]:
     """The manifest's part of the words of all shards, and its entry of the file that counts them, which is written; an
-    index that was built without them has neither."""
+    index that was built without them has neither. `rule` is the one that the shards were written by. Raises InputError
+    for damaged words."""
     if not all(f"shards/{shard.name}/{TERMS}" in shard.files for shard in shards):
         return None, {}
     statistics = _count(index, shards)
@@ -37,7 +40,7 @@ def count_words(index: Path, shards: Sequence[ShardEntry]) -> tuple[LexicalOf | 
     write_statistics(partial, statistics)
     name = f"lexical-{hash_file(partial)[:16]}.arrow"
     os.replace(partial, index / name)  # over what has the same bytes, if an earlier version counted the same
-    lexical = LexicalOf(rule=RULE, words=statistics.words, terms=len(statistics.terms))
+    lexical = LexicalOf(rule=rule, words=statistics.words, terms=len(statistics.terms))
     return lexical, describe_files(index, [name])
 
 
@@ -73,5 +76,13 @@ def open_statistics(index: str | Path, manifest: Manifest) -> Statistics | None:
 
 
 def _count(index: Path, shards: Sequence[ShardEntry]) -> Statistics:
-    parts = ((open_terms(index / "shards" / shard.name, shard.rows), living_rows(index, shard)) for shard in shards)
+    parts = ((_postings_of(index, shard), living_rows(index, shard)) for shard in shards)
     return count_terms((postings, living) for postings, living in parts if postings is not None)
+
+
+def _postings_of(index: Path, shard: ShardEntry) -> Postings | None:
+    folder = index / "shards" / shard.name
+    try:
+        return open_terms(folder, shard.rows)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{folder / TERMS}: its words cannot be read ({one_line(error)}); {REBUILD}") from error

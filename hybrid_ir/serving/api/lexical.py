@@ -13,14 +13,14 @@ class Lexical(Message):
     """How passages that share words with the query are found, by BM25."""
 
     fusion: Literal["rrf", "weighted", "none"] = Field(
-        default="rrf",
-        description="rrf: the sum of 1 / (60 + position) over both rankings. weighted: `weight` times the BM25 score "
-        "over the best one, and the rest times where the cosine lies between the last of its ranking and the best. "
+        default="weighted",
+        description="weighted: `weight` times the BM25 score over the best one, and the rest times where the cosine "
+        "lies between the last of its ranking and the best. rrf: the sum of 1 / (60 + position) over both rankings. "
         "none: by BM25 alone, and nothing is encoded.",
-        examples=["rrf"],
+        examples=["weighted"],
     )
     weight: Annotated[StrictFloat, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Of the lexical ranking, with `weighted`; null = 0.5.", examples=[0.3]
+        default=None, description="Of the lexical ranking, with `weighted`; null = 0.3.", examples=[0.3]
     )
     depth: Annotated[StrictInt, Field(ge=1)] | None = Field(
         default=None,

@@ -128,8 +128,9 @@ class SearchRequest(Message):
     )
     lexical: Lexical | None = Field(
         default=None,
-        description="Search by words too, in an index that was built with `index.lexical`; {} = fused by reciprocal "
-        "ranks. Not with `like`, `min_score` and the policy of languages. null = by the encoder alone.",
+        description="Search by words too, in an index that was built with `index.lexical`; {} = 0.3 of it "
+        "and 0.7 of the encoder's. Not with `like`, `min_score` and the policy of languages. null = by the encoder "
+        "alone.",
         examples=[{"fusion": "weighted", "weight": 0.3}],
     )
     min_score: Annotated[StrictFloat, Field(ge=-1, le=1)] | None = Field(

@@ -6,6 +6,8 @@ ranking is that of the whole index, and the fused order depends on the two ranki
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -14,7 +16,7 @@ from hybrid_ir.config import Serve
 from hybrid_ir.index import Hit, ShardQuery
 from hybrid_ir.lexical import Fused, fuse
 from hybrid_ir.serving.api import SearchRequest
-from hybrid_ir.serving.batcher import Started
+from hybrid_ir.serving.batcher import MOST_POSTINGS, Started
 from hybrid_ir.serving.checks import RequestError
 from hybrid_ir.serving.release import Release
 from hybrid_ir.serving.searching.cursor import deepest
@@ -23,7 +25,6 @@ from hybrid_ir.serving.searching.queues import Serving
 
 MOST_WORDS = 1024
 """Different ones in a query: as many clauses as Lucene lets a query have (IndexSearcher.getMaxClauseCount)."""
-WEIGHT = 0.5
 NOT_WITH = {
     "like": "the query is a passage's vector, which has no words; send a text",
     "min_score": "it is of the cosine, which a hit of the lexical ranking need not have",
@@ -60,6 +61,12 @@ def check_lexical(request: SearchRequest, release: Release, settings: Serve) -> 
         if getattr(asked, name) is not None and asked.fusion not in fusions:
             said = f"lexical.{name}: it goes with fusion {' or '.join(fusions)}, not with {asked.fusion}"
             raise RequestError(422, "invalid_request", said, f"lexical.{name}")
+    for name in ("task", "query_language"):
+        if getattr(request, name) is not None and asked.fusion == "none":
+            said = (
+                f"{name}: it picks the encoder's prompt, and with lexical.fusion none nothing is encoded; leave it out"
+            )
+            raise RequestError(422, "invalid_request", said, name)
     if asked.depth is not None and asked.depth > settings.max_k:
         said = f"lexical.depth must be at most {settings.max_k}, got {asked.depth}"
         raise RequestError(422, "invalid_request", said, "lexical.depth")
@@ -68,25 +75,47 @@ def check_lexical(request: SearchRequest, release: Release, settings: Serve) -> 
         raise RequestError(422, "invalid_request", said, "lexical.depth")
 
 
-def by_words(
-    texts: Sequence[str], query: ShardQuery, request: SearchRequest, release: Release, settings: Serve
+async def by_words(
+    texts: Sequence[str], query: ShardQuery, request: SearchRequest, release: Release, settings: Serve, deadline: float
 ) -> list[ByWords]:
-    """What each of the texts asks of the shards, beside what `query` says. Called in a thread: a long text takes
-    milliseconds. Raises RequestError for one of too many words."""
+    """What each of the texts asks of the shards, beside what `query` says. A long text takes milliseconds, so it is a
+    thread that reads them. Raises RequestError for too many words, and once the deadline passes (time.perf_counter)."""
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.perf_counter())):
+            return await asyncio.to_thread(_weighed, texts, query, request, release, settings, deadline)
+    except TimeoutError:
+        said = "the deadline passed before the words of the queries were read"
+        raise RequestError(504, "deadline_exceeded", said) from None
+
+
+def _weighed(
+    texts: Sequence[str], query: ShardQuery, request: SearchRequest, release: Release, settings: Serve, deadline: float
+) -> list[ByWords]:
+    """Raises RequestError, and TimeoutError: nobody waits for the rest then."""
     assert request.lexical is not None
     assert release.statistics is not None
-    depth, found = deepest(request, settings), []
+    depth, found, postings = deepest(request, settings), [], 0
+    # What words alone have found is read by a reranker where the words are. A candidate is at least as high here.
+    pieces = 0 if request.rerank is None else request.rerank.candidates
     for text in texts:
+        if time.perf_counter() > deadline:
+            raise TimeoutError
         words = release.statistics.query(text)
         if (different := len(words.weights)) > MOST_WORDS:
             said = f"query: {different} different words for a lexical search are more than {MOST_WORDS}; send fewer"
             raise RequestError(422, "invalid_request", said, "query")
+        if (postings := postings + words.postings) > MOST_POSTINGS:
+            said = (
+                f"query: the words of this request stand in passages {postings:,} times or more, and {MOST_POSTINGS:,} "
+                "are the most of a lexical search; send fewer queries at once, or leave frequent words out"
+            )
+            raise RequestError(422, "invalid_request", said, "query")
         if request.lexical.fusion == "none":
-            found.append(ByWords(None, query._replace(among=None, words=words)))
+            found.append(ByWords(None, query._replace(among=None, words=words, pieces=pieces)))
         else:
             # Of each page the same, and so many that few of them will be shown: those are read then.
             deep = query._replace(k=depth, among=None, texts=False)
-            found.append(ByWords(deep, deep._replace(words=words)))
+            found.append(ByWords(deep, deep._replace(words=words, pieces=pieces)))
     return found
 
 
@@ -120,14 +149,14 @@ def _ranked(
     """(hit, score, what it says besides), best first."""
     rankings = [merged_hits(serving, one, place, query, read) for place, query in enumerate(asked.queries)]
     if asked.dense is None:
-        return [(hit, hit.score, {}) for hit in rankings[0]]
+        return [(hit, hit.score, piece_of(hit)) for hit in rankings[0]]
     assert request.lexical is not None
     assert request.lexical.fusion != "none"
     # The dense ranking's hits last: they know their pieces.
     hits = {hit.global_id: hit for hit in chain(*reversed(rankings))}
     dense, lexical = ([(hit.global_id, hit.score) for hit in ranking] for ranking in rankings)
-    weight = WEIGHT if request.lexical.weight is None else request.lexical.weight
-    fused = fuse(dense, lexical, request.lexical.fusion, weight)
+    how = {} if request.lexical.weight is None else {"weight": request.lexical.weight}
+    fused = fuse(dense, lexical, request.lexical.fusion, **how)
     return [(hits[each.passage], each.score, {**piece_of(hits[each.passage]), **_places_of(each)}) for each in fused]
 
 
