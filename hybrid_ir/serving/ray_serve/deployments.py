@@ -24,7 +24,6 @@ from hybrid_ir.serving.ray_serve.writer import WriterReplica
 from hybrid_ir.storage import absolute
 from hybrid_ir.types import InputError
 
-
 OF_A_RELEASE = {
     "replicas", "scaling", "cpus_per_replica", "threads", "precision", "traces", "log_format", "deadline_ms",
 }  # fmt: skip

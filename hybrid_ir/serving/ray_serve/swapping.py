@@ -28,9 +28,9 @@ TURN_TIMEOUT_S = 60
 def swap(index: str, settings: Serve, *, checkpoint: str | None = None, app: str | None = None) -> dict[str, Any]:
     """Replace what the running service serves by another index and its encoder, once every gateway has loaded it.
 
-    `app` names the service where a Ray has several. What `settings` was not given is as it was deployed. Returns {"active", "previous": specs, "gateways": how many serve
-    it}, once they do. Raises InputError if there is no service, another swap is under way, or a gateway cannot load
-    the release: then what served goes on serving.
+    `app` names the service where a Ray has several; what `settings` was not given is as it was deployed. Returns
+    {"active", "previous": specs, "gateways": how many serve it}, once they do. Raises InputError if there is no
+    service, another swap is under way, or a gateway cannot load the release: then what served goes on serving.
     """
     manifest = read_manifest(index)
     with _Service(app) as service:
