@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from pydantic import ValidationError
 from ray import serve
 
 from hybrid_ir.config import Serve
-from hybrid_ir.config.validation import validate
 from hybrid_ir.index import Manifest, read_manifest
 from hybrid_ir.machine import usable_cpus, usable_memory
 from hybrid_ir.serving.ray_serve.distributed_release import RERANKER, deployment_names
@@ -118,8 +118,11 @@ def settings_like(active: Spec, asked: Serve) -> Serve:
     kept = active.get("settings", {})  # a service that an older version deployed has none
     given = asked.model_dump(mode="json", exclude_unset=True)
     scaling = {**kept.get("scaling", {}), **given.get("scaling", {})}
-    tree, origin = {**kept, **given, "scaling": scaling}, "with what the service was deployed with"
-    return validate(Serve, tree, origin, "serve", (), lambda *_: None)
+    try:
+        return Serve(**{**kept, **given, "scaling": scaling})
+    except ValidationError as error:
+        said = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
+        raise InputError(f"serve: {said} (with what the service was deployed with)") from None
 
 
 def build_release_app(index: str, settings: Serve, checkpoint: str | None = None) -> serve.Application:
