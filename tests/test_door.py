@@ -11,10 +11,11 @@ from indices import sample_passages, write_served_index
 from starlette.responses import PlainTextResponse
 
 from hybrid_ir.config import Serve
+from hybrid_ir.serving.checks import RequestError
 from hybrid_ir.serving.layers import door as doors
 from hybrid_ir.serving.layers.door import Door
 from hybrid_ir.serving.local_release import LocalRelease
-from hybrid_ir.serving.ray_serve import swapping
+from hybrid_ir.serving.ray_serve import gateway as gateways, registry as registries, swapping, writer as writers
 from hybrid_ir.serving.ray_serve.gateway import Gateway
 from hybrid_ir.serving.ray_serve.registry import Releases
 from hybrid_ir.serving.search_service import SearchService
@@ -127,24 +128,139 @@ def test_a_gateway_that_is_told_to_stop_answers_what_is_in_flight_and_says_so_wh
     asyncio.run(stop())
 
 
-def test_whoever_stops_a_service_waits_for_every_gateway_and_for_no_other(monkeypatch):
-    releases, asked = Releases({}), []
-    asyncio.run(releases.deployed("app", "first", {"index": "/a", "version": "1", "checkpoint": None, "app": None}))
+def test_a_gateway_hears_of_a_stop_while_it_loads_and_loads_no_further(folder, monkeypatch):
+    monkeypatch.setattr(gateways, "LISTEN_S", 0)
 
-    def ask(self, method, *arguments):
-        asked.append(method)
-        if asked.count("reports") == 2:  # the second gateway has answered what it was asked
-            releases._gateways["app"]["g2"] = {"number": 2, "loaded": {}, "serves": ""}
-        return asyncio.run(getattr(releases, method)(*arguments))
+    async def stop():
+        release, releases, loading = LocalRelease(folder), Releases({}), asyncio.Event()
+        gateway = gateway_of(release)
 
-    releases._gateways["app"] = {
-        "g1": {"number": 2, "loaded": {}, "serves": ""},
-        "g2": {"number": 1, "loaded": {}, "serves": ""},
-        "dead": {"number": 1, "loaded": {}, "serves": ""},
-    }
-    monkeypatch.setattr(swapping._Service, "_ask", ask)
-    monkeypatch.setattr(swapping._Service, "_gateways", lambda self: ["g1", "g2"])
+        async def state(app):
+            return await releases.state(app)
+
+        async def opened(spec):
+            loading.set()
+            await asyncio.Event().wait()  # for ever
+
+        gateway._app, gateway._number, gateway._loaded, gateway._open = "app", -1, {release.key: None}, opened
+        gateway._registry = SimpleNamespace(state=SimpleNamespace(remote=state))
+        spec = {"index": release.index, "version": release.manifest.index_version, "checkpoint": None, "app": None}
+        first = await releases.deployed("app", "first", spec)
+        proposed = await releases.propose("app", first["number"], {**spec, "version": "2"}, loading=True)
+        following = asyncio.create_task(gateway._followed(proposed))
+        await loading.wait()
+        assert not gateway._service.stopping
+        stopped = await releases.stop("app")
+        assert await following == stopped
+        assert gateway._service.stopping
+        assert gateway._number == stopped["number"]
+        assert gateway._loaded == {release.key: None}
+        release.close()
+
+    asyncio.run(stop())
+
+
+A = {"index": "/a", "version": "1", "checkpoint": None, "app": None}
+
+
+class Running:
+    """What swaps and stops ask: a registry in this process, and what Serve says of the gateways. Each `reports` is
+    preceded by the next of `events`."""
+
+    def __init__(self, monkeypatch, **gateways: str) -> None:
+        self.releases, self.asked, self.events = Releases({}), [], []
+        self.do("deployed", "first", A)
+        monkeypatch.setattr(swapping._Service, "_ask", lambda service, *given, **named: self.ask(*given, **named))
+        monkeypatch.setattr(swapping._Service, "_gateways", lambda service: gateways)
+        monkeypatch.setattr(registries, "retire", lambda state: [])
+        monkeypatch.setattr(swapping.time, "sleep", lambda seconds: None)
+
+    def ask(self, method, app, *given, **named):
+        self.asked.append(method)
+        if method == "reports" and self.events:
+            self.events.pop(0)()
+        return asyncio.run(getattr(self.releases, method)(app, *given, **named))
+
+    def do(self, method, *given, **named):
+        return asyncio.run(getattr(self.releases, method)("app", *given, **named))
+
+    @property
+    def state(self):
+        return self.do("state")
+
+    def says(self, gateway: str, serves: str = "1", *loaded: str, number: int | None = None):
+        self.releases._gateways.setdefault("app", {})[gateway] = {
+            "number": self.state["number"] if number is None else number,
+            "loaded": {f"/a@{version}": None for version in (serves, *loaded)},
+            "serves": f"/a@{serves}",
+        }
+
+
+def test_whoever_stops_a_service_waits_for_every_gateway_that_has_requests_and_for_no_other(monkeypatch):
+    service = Running(monkeypatch, g1="RUNNING", g2="STOPPING", g3="STARTING", g4="STOPPING")
+    for gateway, number in (("g1", 2), ("g2", 1), ("g3", 1), ("dead", 1)):
+        service.says(gateway, number=number)  # and g4 never came to say anything
+    service.events = [lambda: None, lambda: service.says("g2")]  # it has answered what it was asked
     swapping.let_finish("app", None, 60)
-    assert asked == ["stop", "reports", "reports"]
+    assert service.asked == ["stop", "reports", "reports"]
     swapping.let_finish("another", None, 60)  # one that never served
-    assert asked[3:] == ["stop"]
+    assert service.asked[3:] == ["stop"]
+
+
+def test_a_gateway_that_has_not_come_to_its_first_report_holds_no_change_up(monkeypatch):
+    service = Running(monkeypatch, g1="RUNNING", g2="STARTING", g3="STARTING", g4="STOPPING")
+    service.says("g3")
+    service.events = [
+        lambda: (service.says("g1", "1", "2"), service.says("g4")),
+        lambda: service.says("g3", "1", "2"),
+        lambda: service.says("g1", "2"),
+        lambda: service.says("g3", "2"),
+    ]
+    swapping.turn_to("app", None, "/a", "2")
+    assert not service.events  # it waited for g3, which has reported, each time
+    assert service.state["active"]["version"] == "2"
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_change_does_not_wait_for_gateways_that_stop(monkeypatch, loaded):
+    service = Running(monkeypatch, g1="RUNNING")
+
+    def stop():
+        if loaded:  # so that the stop falls between that and the activation
+            service.says("g1", "1", "2")
+        service.do("stop")
+
+    service.says("g1")
+    service.events = [stop]
+    with pytest.raises(swapping.Stopping, match="the service is stopping"):
+        swapping.turn_to("app", None, "/a", "2")
+    assert service.state["active"]["version"] == "1"
+
+
+def test_the_next_writer_takes_over_what_a_killed_one_left_and_nothing_of_an_operator(monkeypatch):
+    service = Running(monkeypatch, g1="RUNNING")
+    service.do("propose", 1, {**A, "version": "2"}, loading=True)
+    service.events = [lambda: service.says("g1", "1", "3"), lambda: service.says("g1", "3")]
+    swapping.turn_to("app", None, "/a", "3")
+    assert (service.state["active"]["version"], service.state["candidate"]) == ("3", None)
+    other = {**A, "index": "/b"}
+    service.do("propose", service.state["number"], other, loading=True)
+    with pytest.raises(swapping.Unserved, match="another swap of /b is under way"):
+        swapping.turn_to("app", None, "/a", "4")
+    assert service.state["candidate"] == other
+
+
+def test_whoever_wrote_while_the_service_stops_hears_that_it_is_written(folder, monkeypatch):
+    service = Running(monkeypatch, g1="RUNNING")
+    service.do("deployed", "second", {**A, "index": folder})
+    written = []
+    replica = object.__new__(writers.WriterReplica)
+    replica._app, replica._registry = "app", SimpleNamespace(state=SimpleNamespace(remote=service.releases.state))
+    replica._writer = SimpleNamespace(put=lambda *given: written.append(given) or {"index_version": "2"})
+    monkeypatch.setattr(writers.ray, "get", asyncio.run)
+    service.events = [lambda: service.do("stop")]
+    for said in ("version 2 was written, and is served from the next start on", "stopping, and nothing was changed"):
+        with pytest.raises(RequestError, match=said) as refused:
+            replica._change("put", [])
+        assert (refused.value.status, refused.value.type) == (503, "stopping")
+    assert len(written) == 1

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from indices import sample_passages, write_served_index
 from pydantic import ValidationError
 from services import Asking, Service, wait_until
 
 from hybrid_ir.config import Serve
+from hybrid_ir.index import read_manifest
 from hybrid_ir.serving import build_app
+from hybrid_ir.serving.ray_serve import deployments
 from hybrid_ir.types import InputError
 
 
@@ -46,6 +50,36 @@ def test_without_it_there_are_as_many_as_before(index):
     assert made == {"gateway": 3, "encoder": 2, "shard-000": 2, "shard-001": 2}
     one = scaled(build_app(str(index), Serve(placement="distributed", scaling={"gateways": 2})))
     assert one == {"gateway": (1, 2, 16, 30, 600), "encoder": 1, "shard-000": 1, "shard-001": 1}
+
+
+def test_threads_are_for_the_most_that_there_may_be(monkeypatch):
+    monkeypatch.setattr(deployments, "usable_cpus", lambda: 16)
+    bound = []
+    monkeypatch.setattr(deployments, "_threads", lambda settings, processes: bound.append(processes))
+    for settings in (Serve(), Serve(replicas=2), Serve(scaling={"replicas": 4})):
+        deployments._threads_of_two(settings)
+    assert bound == [2, 4, 8]
+
+
+def test_a_release_that_is_swapped_to_has_what_the_service_was_deployed_with(index):
+    manifest = read_manifest(index)
+    deployed = Serve(
+        placement="distributed", replicas=2, threads=3, log_format="json", traces=True, scaling={"replicas": 4},
+        api_keys=("secret",), write_keys=("secret",),
+    )  # fmt: skip
+    spec = deployments.release_spec(str(index), manifest, None, deployed)
+    assert "secret" not in json.dumps(spec)
+    kept = deployments.settings_like(spec, Serve())
+    assert (kept.replicas, kept.threads, kept.log_format, kept.traces, kept.scaling) == (
+        2, 3, "json", True, deployed.scaling,
+    )  # fmt: skip
+    changed = deployments.settings_like(spec, Serve(threads=1, scaling={"calls_per_replica": 9}))
+    assert (changed.replicas, changed.threads, changed.scaling.replicas, changed.scaling.calls_per_replica) == (
+        2, 1, 4, 9,
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"replicas=4 is the most, and less than replicas=5.*was deployed with"):
+        deployments.settings_like(spec, Serve(replicas=5))
+    assert deployments.settings_like({}, Serve(replicas=3)) == Serve(replicas=3)  # an older version's
 
 
 @pytest.mark.parametrize(

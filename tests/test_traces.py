@@ -28,6 +28,7 @@ from hybrid_ir.serving.ray_serve import distributed_release
 from hybrid_ir.serving.ray_serve.distributed_release import DistributedRelease, deployment_names
 from hybrid_ir.serving.ray_serve.replicas import EncoderReplica, ShardReplica
 from hybrid_ir.serving.search_service import SearchService
+from hybrid_ir.serving.tracing import exporting
 from hybrid_ir.serving.tracing.exporting import exporters, tracer_of
 from hybrid_ir.serving.tracing.spans import Answering
 from hybrid_ir.types import InputError
@@ -50,6 +51,9 @@ class Kept:
     def spans(self):
         for tracer in self._tracers:
             tracer.span_processor.force_flush()
+        return self.sent()
+
+    def sent(self):
         return self._exporter.get_finished_spans()
 
 
@@ -159,6 +163,49 @@ def test_requests_of_one_batch_have_each_a_trace_that_is_whole(release, kept, mo
         assert family(own) == {("POST /search", None): 1, ("encode", "POST /search"): 1, ("search", "POST /search"): 2}
     sizes = [span.attributes["hybrid_ir.batch.size"] for span in spans if span.name == "encode"]
     assert sorted(sizes) == sorted(size for size in batches for _ in range(size))
+
+
+def test_a_request_of_several_queries_has_each_batch_once(distributed, kept):
+    async def ask():
+        release = await distributed[0]()
+        asked = {"query": [f"river {n}" for n in range(5)]}
+        answer = await of(release, kept).post("/v1/search", json=asked, headers=SAMPLED)
+        release.close()
+        return answer
+
+    assert asyncio.run(ask()).status_code == 200
+    batches = sum(method == "encode" for method, _ in distributed[1])
+    assert all(len(more["carriers"]) == 1 for _, more in distributed[1])
+    found = family(kept.spans())
+    assert found["encode", "POST /v1/search"] == found["encoder/encode", "encode"] == batches
+    assert found["search", "POST /v1/search"] == 2 * batches
+
+
+def test_what_was_not_sent_yet_is_sent_when_serve_ends_a_replica(folder, kept):
+    replica = ShardReplica(folder, None, 0, 1)
+    replica._answering = Answering("shard-000", kept.tracer("shard-000"))
+    with replica._answering("search", [SAMPLED]):
+        pass
+    assert not kept.sent()
+    replica.__del__()
+    assert [span.name for span in kept.sent()] == ["shard-000/search"]
+
+
+def test_a_process_that_ends_does_not_wait_for_a_collector_that_hangs(monkeypatch):
+    monkeypatch.setattr(exporting, "SEND_S", 0.01)
+    hangs, ended = threading.Event(), threading.Event()
+
+    class Hanging(InMemorySpanExporter):
+        def export(self, spans):
+            hangs.set()
+            ended.wait()
+            return super().export(spans)
+
+    tracer = tracer_of("gateway", Hanging())
+    tracer.start_span("POST /v1/search").end()
+    exporting.send_rest(tracer)
+    assert hangs.wait(60)
+    ended.set()
 
 
 @pytest.mark.parametrize("headers", [{"traceparent": f"00-{TRACE}-{PARENT}-00"}, {"traceparent": "secrets"}])

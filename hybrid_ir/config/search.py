@@ -96,7 +96,7 @@ class Serve(Section):
     """CPUs that Ray reserves for a gateway, encoder or shard replica."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of torch and FAISS in a replica; null = the CPUs of the machine, or of its container, divided by the
-    gateways (local) or by two (distributed)."""
+    gateways (local) or by twice the replicas (distributed): by the most of them, where `scaling` has more."""
     api_keys: tuple[str, ...] = ()
     """Requests must carry one of these as `Authorization: Bearer KEY`; empty = no key asked for. Also read from
     HYBRID_IR_API_KEYS (comma-separated), which keeps them out of files and process lists."""

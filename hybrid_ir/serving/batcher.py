@@ -193,7 +193,8 @@ class Batcher(Generic[T]):
 
 
 def _callers(items: Iterable[_Waiting[Any]]) -> tuple[Caller, ...]:
-    return tuple(caller for item in items for caller in item.callers)
+    """Each of them once, however many of the queries are its request's."""
+    return tuple({id(caller): caller for item in items for caller in item.callers}.values())
 
 
 def needed_shards(manifest: Manifest, languages: tuple[str, ...] | None) -> tuple[int, ...]:

@@ -101,6 +101,8 @@ def running(index: str, settings: Serve, *, checkpoint: str | None = None, verbo
                 _within(deadline_s + ENDING_S, lambda: let_finish(APP, registry(), deadline_s))
             if joined and not _ended(ray_processes):
                 _within(ENDING_S, lambda: serve.delete(APP))
+            elif served and settings.traces and not _ended(ray_processes):
+                _within(ENDING_S, serve.shutdown)  # replicas that are killed with their Ray send no more spans
 
 
 def wait_for_stop() -> None:

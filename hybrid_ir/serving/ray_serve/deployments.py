@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from pydantic import ValidationError
 from ray import serve
 
 from hybrid_ir.config import Serve
@@ -22,6 +23,11 @@ from hybrid_ir.serving.ray_serve.replicas import EncoderReplica, RerankerReplica
 from hybrid_ir.serving.ray_serve.writer import WriterReplica
 from hybrid_ir.storage import absolute
 from hybrid_ir.types import InputError
+
+OF_A_RELEASE = {
+    "replicas", "scaling", "cpus_per_replica", "threads", "precision", "traces", "log_format", "deadline_ms",
+}  # fmt: skip
+"""Settings of encoder and shards. A release is served with them, and one that is swapped to takes them over."""
 
 
 class ReleaseRoot:
@@ -58,7 +64,7 @@ def build_app(index: str, settings: Serve, checkpoint: str | None = None) -> ser
         health_check_period_s=5,
         graceful_shutdown_timeout_s=_ending_s(settings),
     )
-    spec = release_spec(index, manifest, checkpoint)
+    spec = release_spec(index, manifest, checkpoint, settings)
     # Keys travel by themselves: settings are shown and logged.
     shown = {**settings.model_dump(mode="json"), "api_keys": [], "write_keys": []}
     bound = release_deployments(index, manifest, settings, checkpoint) if placement == "distributed" else []
@@ -70,13 +76,13 @@ def build_app(index: str, settings: Serve, checkpoint: str | None = None) -> ser
     may_write, writer = write_keys(settings), None
     if may_write and placement == "local":
         writer = _writer(settings)
-    threads = _threads(settings, settings.gateways)
+    threads = _threads(settings, settings.scaling.gateways or settings.gateways)
     return gateway.bind(uuid4().hex, spec, shown, keys, placement, threads, may_write, writer, *bound)
 
 
 def _reranker(source: str, settings: Serve) -> serve.Application:
     deployment: Any = serve.deployment(RerankerReplica, name=RERANKER, **_options(settings))
-    return deployment.bind(source, settings.rerank_max_tokens, _threads(settings, 2), settings.traces)
+    return deployment.bind(source, settings.rerank_max_tokens, _threads_of_two(settings), settings.traces)
 
 
 def _writer(settings: Serve) -> serve.Application:
@@ -99,8 +105,24 @@ def quiet(settings: Serve) -> dict[str, Any]:
     return {"encoding": settings.log_format.upper(), "enable_access_log": True, "log_level": "WARNING"}
 
 
-def release_spec(index: str, manifest: Manifest, checkpoint: str | None, app: str | None = None) -> Spec:
-    return {"index": absolute(index), "version": manifest.index_version, "checkpoint": checkpoint, "app": app}
+def release_spec(
+    index: str, manifest: Manifest, checkpoint: str | None, settings: Serve, app: str | None = None
+) -> Spec:
+    spec = {"index": absolute(index), "version": manifest.index_version, "checkpoint": checkpoint, "app": app}
+    return {**spec, "settings": settings.model_dump(mode="json", include=OF_A_RELEASE)}
+
+
+def settings_like(active: Spec, asked: Serve) -> Serve:
+    """Those of the release that serves, but for what `asked` was given. Raises InputError where they contradict each
+    other."""
+    kept = active.get("settings", {})  # a service that an older version deployed has none
+    given = asked.model_dump(mode="json", exclude_unset=True)
+    scaling = {**kept.get("scaling", {}), **given.get("scaling", {})}
+    try:
+        return Serve(**{**kept, **given, "scaling": scaling})
+    except ValidationError as error:
+        said = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
+        raise InputError(f"serve: {said} (with what the service was deployed with)") from None
 
 
 def build_release_app(index: str, settings: Serve, checkpoint: str | None = None) -> serve.Application:
@@ -118,7 +140,7 @@ def release_deployments(
     index = absolute(index)
     options = _options(settings)
     encoder, *shards = deployment_names(manifest)
-    version, threads = manifest.index_version, _threads(settings, 2)
+    version, threads = manifest.index_version, _threads_of_two(settings)
     deploy: Any = serve.deployment
     return [
         deploy(EncoderReplica, name=encoder, **options).bind(
@@ -188,6 +210,11 @@ def fits_here(manifest: Manifest) -> bool:
 def _ending_s(settings: Serve) -> float:
     """A replica that Serve takes away ends what it is asked already, which no request waits for longer."""
     return settings.deadline_ms / 1000 + 2
+
+
+def _threads_of_two(settings: Serve) -> int:
+    """Threads of encoder, shards and reranker: of each two compute at a time, in as many replicas as there may be."""
+    return _threads(settings, 2 * (settings.scaling.replicas or settings.replicas))
 
 
 def _threads(settings: Serve, processes: int) -> int:

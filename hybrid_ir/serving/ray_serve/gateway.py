@@ -29,16 +29,20 @@ from hybrid_ir.serving.ray_serve.writer import NoWriter, WriterHandle
 from hybrid_ir.serving.release import Release
 from hybrid_ir.serving.reranking.scorer import Scorer
 from hybrid_ir.serving.search_service import SearchService
-from hybrid_ir.serving.tracing.exporting import tracer_of
+from hybrid_ir.serving.tracing.exporting import send_rest, tracer_of
 from hybrid_ir.types import InputError, one_line
 
 log = logging.getLogger("ray.serve")
 FIRST_ANSWERS_S = 10
 """A gateway waits so long for the shards and the encoder of a release that it has just turned to."""
+LISTEN_S = 0.5
+"""So often a gateway that loads asks whether the service stops."""
 
 
 class Gateway:
     """The ingress: HTTP in, micro-batches out to the encoder and the shards."""
+
+    _tracer: Any = None
 
     async def __init__(
         self,
@@ -62,12 +66,14 @@ class Gateway:
         self._threads = threads
         self._tracer = tracer_of("gateway") if self._settings.traces else None
         self._last: Any = None  # the local release that was loaded last
+        self._metrics, self._door = GatewayMetrics(), Door()
         context = serve.get_replica_context()
         self._id = context.replica_id.unique_id
         self._app = context.app_name
         if placement == "distributed" and spec["app"] is None:
             spec = {**spec, "app": self._app}
         self._registry = registry()
+        scorer = await self._scorer(placement)
         state = await self._registry.state.remote(self._app)
         restarted, wanted = False, spec
         if state is not None and deployment in (state["deployment"], *state["past"]):
@@ -75,20 +81,26 @@ class Gateway:
         # A release serves once it is loaded, and what serves may change meanwhile.
         while True:
             release = await self._open(wanted, may_lack_shards=restarted)
-            state = await self._registry.deployed.remote(self._app, deployment, spec)
+            await self._registry.deployed.remote(self._app, deployment, spec)
+            # Who swaps waits for this one from its first report on. So what serves is compared after it.
+            report = {"number": -1, "loaded": {release.key: None}, "serves": release.key}
+            state = await self._registry.watch.remote(self._app, self._id, -1, report)
             if release_key(state["active"]) == release.key:
                 break
             release.close()
             wanted = state["active"]
         if not restarted:
             self._forget(await self._in_thread(retire, state))
-        self._metrics, self._door = GatewayMetrics(), Door()
-        scorer = await self._scorer(placement)
         self._service = SearchService(release, self._settings, self._metrics.observe, scorer)
         self._refreshing = asyncio.get_running_loop().create_task(self._metrics.refresh_for_ever(self._service))
         self._loaded: dict[str, str | None] = {release.key: None}
         self._number = -1
         self._watching = asyncio.get_running_loop().create_task(self._watch(state))
+
+    def __del__(self) -> None:
+        """Serve calls it, also of a gateway that it takes away, and kills the process next."""
+        if self._tracer is not None:
+            send_rest(self._tracer)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         app = create_app(self._service, self._keys, self._writer, self._write_keys)
@@ -162,18 +174,39 @@ class Gateway:
         """Follow the registry for ever: load what it names, then serve what it says, and report both."""
         while True:
             try:
-                await self._follow(state)
+                state = await self._followed(state)
                 report = {"number": self._number, "loaded": self._loaded, "serves": self._service.release.key}
                 state = await self._registry.watch.remote(self._app, self._id, state["number"], report)
             except ray.exceptions.RayError as error:
                 log.warning("the registry of releases does not answer (%s); asking again", error)
                 await asyncio.sleep(1)
 
+    async def _followed(self, state: State) -> State:
+        """Follow that state, which is returned; or the one that stops the service meanwhile: loading may take minutes,
+        and is left then."""
+        following = asyncio.create_task(self._follow(state))
+        try:
+            while not (await asyncio.wait({following}, timeout=LISTEN_S))[0]:
+                try:
+                    now = await self._registry.state.remote(self._app)
+                except ray.exceptions.RayError:  # it is started again; what loads goes on loading
+                    continue
+                if now is not None and now.get("stopping") and not state.get("stopping"):
+                    following.cancel()
+                    await self._follow(now)
+                    return now
+            following.result()
+            return state
+        finally:
+            following.cancel()
+
     async def _follow(self, state: State) -> None:
         self._service.stopping = state.get("stopping", False)
         if self._service.stopping:  # nothing is loaded any more; who stops it is told once all have left
             self._number = state["number"]
             await self._door.all_left(self._settings.deadline_ms / 1000 + 1)
+            if self._tracer is not None:
+                await self._in_thread(send_rest, self._tracer)
             return
         active, previous = state["active"], state["previous"]
         candidate = state["candidate"] if state["loading"] else None

@@ -21,7 +21,7 @@ OPERATOR_S = 15
 
 Spec = dict[str, Any]
 """Of a release: {"index": folder, "version": the index's, "checkpoint": folder or None, "app": its shards' Serve app,
-or None when local}."""
+or None when local, "settings": those of `Serve` that its encoder and shards have (an older version has none)}."""
 State = dict[str, Any]
 """Of an app: {"number": counts its changes, "deployment": id of the deploy it began with, "past": ids of those before,
 "active", "previous", "candidate": Specs or None, "loading": whether gateways are to load the candidate, "stopping":

@@ -20,7 +20,17 @@ from hybrid_ir.serving.reranking.scorer import Scored
 from hybrid_ir.serving.tracing.spans import Answering, Carrier
 
 
-class ShardReplica:
+class Replica:
+    """What answers within traces, and sends the rest of them at its end."""
+
+    _answering = Answering("", None)
+
+    def __del__(self) -> None:
+        """Serve calls it, and kills the process next."""
+        self._answering.send_rest()
+
+
+class ShardReplica(Replica):
     """One shard of an index."""
 
     def __init__(self, index: str, version: str | None, number: int, threads: int, traces: bool = False) -> None:
@@ -74,7 +84,7 @@ class ShardReplica:
         return found, dict(zip(ordered, shard.read(ordered), strict=True))
 
 
-class EncoderReplica:
+class EncoderReplica(Replica):
     """The encoder, when it has a deployment of its own."""
 
     def __init__(
@@ -107,7 +117,7 @@ class EncoderReplica:
         self._thread.check()
 
 
-class RerankerReplica:
+class RerankerReplica(Replica):
     """The reranker, when it has a deployment of its own."""
 
     def __init__(self, source: str, max_tokens: int, threads: int, traces: bool = False) -> None:

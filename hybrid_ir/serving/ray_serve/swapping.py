@@ -28,19 +28,20 @@ TURN_TIMEOUT_S = 60
 def swap(index: str, settings: Serve, *, checkpoint: str | None = None, app: str | None = None) -> dict[str, Any]:
     """Replace what the running service serves by another index and its encoder, once every gateway has loaded it.
 
-    `app` names the service where a Ray has several. Returns {"active", "previous": specs, "gateways": how many serve
-    it}, once they do. Raises InputError if there is no service, another swap is under way, or a gateway cannot load
-    the release: then what served goes on serving.
+    `app` names the service where a Ray has several; what `settings` was not given is as it was deployed. Returns
+    {"active", "previous": specs, "gateways": how many serve it}, once they do. Raises InputError if there is no
+    service, another swap is under way, or a gateway cannot load the release: then what served goes on serving.
     """
     manifest = read_manifest(index)
     with _Service(app) as service:
-        from hybrid_ir.serving.ray_serve.deployments import build_release_app, release_spec
+        from hybrid_ir.serving.ray_serve.deployments import build_release_app, release_spec, settings_like
         from hybrid_ir.serving.ray_serve.registry import release_key
 
         state = service.state()
         distributed = state["active"]["app"] is not None
         name = f"{service.app}-release-{uuid4().hex[:8]}" if distributed else None
-        spec = release_spec(index, manifest, checkpoint, name)
+        settings = settings_like(state["active"], settings)
+        spec = release_spec(index, manifest, checkpoint, settings, name)
         if release_key(state["active"]) == release_key(spec):
             raise InputError(f"{index} is what is served already; build the new release in another folder")
         number = service.propose(state, spec, loading=not distributed)
@@ -68,17 +69,30 @@ class Unserved(Exception):
     """A version that was written cannot be served."""
 
 
+class Stopping(InputError):
+    """The service is being stopped, and turns to nothing any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the service is stopping, and turns to no other release; swap once it runs again")
+
+
 def turn_to(app: str, registry: Any, index: str, version: str) -> None:
     """Have the gateways of an app serve another version of the index that they serve, as `swap` does: from within Ray.
 
-    Raises Unserved that says why they do not.
+    Raises Unserved that says why they do not, and Stopping. The version descends from every other of its index. So a
+    candidate that is an older one is given up: a writer that was killed left it, or whoever swaps to it comes late.
     """
     service = _Service(app, registry)
     state = service.state()
+    candidate = state["candidate"]
+    if candidate is not None and {**candidate, "version": ""} == {**state["active"], "version": ""}:
+        state = service._ask("change", app, state["number"], "withdraw") or service.state()
     try:
         number = service.propose(state, {**state["active"], "version": version}, loading=True)
         with service.withdrawing(number) as step:
             service.turn(step, index)
+    except Stopping:
+        raise
     except InputError as error:
         raise Unserved(str(error)) from error
 
@@ -88,8 +102,27 @@ def let_finish(app: str, registry: Any, deadline_s: float) -> None:
     which no search takes longer than, and a little more."""
     service = _Service(app, registry)
     state = service._ask("stop", app)
-    if state is not None:
-        service._wait(lambda report: True, deadline_s + 2, "", state["number"])
+    deadline = time.monotonic() + deadline_s + 2
+    while state is not None and time.monotonic() < deadline:
+        said = service._ask("reports", app)
+        inside = {gateway for gateway, where in service._gateways().items() if has_requests(where, gateway in said)}
+        if all(gateway in said and said[gateway]["number"] >= state["number"] for gateway in inside):
+            return
+        time.sleep(0.2)
+
+
+def takes_turns(where: str, heard: bool) -> bool:
+    """Whether a swap waits for a gateway that is in that state of Serve's; `heard`: it has reported once.
+
+    One that starts compares what it has loaded with what serves after its first report, and before it serves: until
+    then it holds nobody up, however long it takes to be placed.
+    """
+    return where not in ("STOPPING", "PENDING_MIGRATION") and (heard or where != "STARTING")
+
+
+def has_requests(where: str, heard: bool) -> bool:
+    """Whether a stop waits for it: also for one that Serve takes away, which answers what it is asked already."""
+    return where != "STARTING" and (heard or where != "STOPPING")
 
 
 class _Service:
@@ -144,11 +177,12 @@ class _Service:
 
     def propose(self, state: dict[str, Any], spec: dict[str, Any], *, loading: bool) -> int:
         """The number that the state has with the candidate in it. Raises InputError while another is being loaded."""
+        self._check_running()
         proposed = self._ask("propose", self.app, state["number"], spec, loading=loading)
         if proposed is None:
             other = self.state()["candidate"]
             what = f"of {other['index']} is under way" if other else "has just ended"
-            raise InputError(f"another swap {what}; nothing was changed, look at /stats and ask again")
+            raise InputError(f"another swap {what}; this one was not begun, look at /stats and ask again")
         return proposed["number"]
 
     @contextmanager
@@ -160,7 +194,8 @@ class _Service:
             nonlocal number
             state = self._ask("change", self.app, number, name)
             if state is None:
-                raise InputError("another operator took over; nothing was changed, look at /stats and ask again")
+                self._check_running()
+                raise InputError("another operator took over; this swap was given up, look at /stats and ask again")
             number = state["number"]
             return number
 
@@ -197,16 +232,20 @@ class _Service:
         waiting = self._wait(lambda report: report["serves"] == key, TURN_TIMEOUT_S, key, number)
         if waiting:
             raise InputError(f"{index} is to be served, but not all gateways do: {_listed(waiting)}")
-        return {**self.state(), "gateways": len(self._gateways())}
+        serving = [where for where in self._gateways().values() if takes_turns(where, heard=False)]
+        return {**self.state(), "gateways": len(serving)}
 
     def _wait(self, done: Callable[[dict[str, Any]], bool], seconds: float, key: str, number: int) -> dict[str, str]:
         """What each gateway that is not `done` with that number says, after so many seconds or when one has failed.
 
-        Serve says which gateways there are. So one that is silent is waited for, and one that is gone is not.
+        Serve says which gateways there are. So one that is silent is waited for, and one that is gone is not. Raises
+        Stopping once the service does: a gateway that stops loads nothing, and may wait for who asks here.
         """
         deadline = time.monotonic() + seconds
         while True:
-            said, there = self._ask("reports", self.app), self._gateways()
+            self._check_running()
+            said = self._ask("reports", self.app)
+            there = [gateway for gateway, where in self._gateways().items() if takes_turns(where, gateway in said)]
             reports = {g: report for g, report in said.items() if report["number"] >= number}
             waiting = {g: "has not loaded it" for g in there if g not in reports or not done(reports[g])}
             failed = {g: why for g in waiting if g in reports and (why := reports[g]["loaded"].get(key))}
@@ -214,12 +253,17 @@ class _Service:
                 return failed or waiting or ({} if there else {"none": "no gateway runs"})
             time.sleep(0.2)
 
-    def _gateways(self) -> list[str]:
+    def _check_running(self) -> None:
+        """Raises Stopping."""
+        if self.state().get("stopping"):
+            raise Stopping
+
+    def _gateways(self) -> dict[str, str]:
+        """Each gateway's id, and the state in which Serve has it."""
         from ray.serve.context import _get_global_client
 
         details = _get_global_client().get_serve_details()["applications"][self.app]  # type: ignore[union-attr]
-        replicas = details["deployments"]["gateway"]["replicas"]
-        return [each["replica_id"] for each in replicas if each["state"] not in ("STOPPING", "PENDING_MIGRATION")]
+        return {each["replica_id"]: each["state"] for each in details["deployments"]["gateway"]["replicas"]}
 
     @contextmanager
     def _heard(self) -> Iterator[None]:

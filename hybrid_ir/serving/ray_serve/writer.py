@@ -18,7 +18,7 @@ from ray import serve
 from hybrid_ir.index import read_manifest
 from hybrid_ir.serving.checks import RequestError
 from hybrid_ir.serving.ray_serve.registry import registry, release_key
-from hybrid_ir.serving.ray_serve.swapping import Unserved, turn_to
+from hybrid_ir.serving.ray_serve.swapping import Stopping, Unserved, turn_to
 
 WAITING = 64
 """Changes that may wait in one gateway; more get 429."""
@@ -47,6 +47,8 @@ class WriterReplica:
         state: Any = ray.get(self._registry.state.remote(self._app))
         active, previous = state["active"], state["previous"]
         index = active["index"]
+        if state.get("stopping"):  # it waited for another change meanwhile
+            raise RequestError(503, "stopping", "the service is stopping, and nothing was changed; send it again later")
         current = release_key({**active, "version": read_manifest(index).index_version})
         if previous is not None and current == release_key(previous) != release_key(active):
             raise RequestError(
@@ -62,6 +64,13 @@ class WriterReplica:
         written = getattr(self._writer, method)(index, argument)
         try:
             turn_to(self._app, self._registry, index, written["index_version"])
+        except Stopping as error:
+            raise RequestError(
+                503,
+                "stopping",
+                f"version {written['index_version']} was written, and is served from the next start on: the service is "
+                "stopping",
+            ) from error
         except Unserved as error:
             raise RequestError(
                 503,

@@ -6,6 +6,7 @@ Endpoint, headers, sampling, batches and the service's name are read by OpenTele
 from __future__ import annotations
 
 import os
+import threading
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -13,6 +14,8 @@ import hybrid_ir
 from hybrid_ir.types import InputError
 
 GROUP = "opentelemetry_traces_exporter"
+SEND_S = 2
+"""A process that ends waits so long for where its spans go."""
 
 
 def tracer_of(part: str, exporter: Any = None) -> Any:
@@ -28,6 +31,15 @@ def tracer_of(part: str, exporter: Any = None) -> Any:
     for each in [exporter] if exporter is not None else [make() for make in exporters()]:
         provider.add_span_processor(BatchSpanProcessor(each))
     return provider.get_tracer("hybrid_ir", hybrid_ir.__version__)
+
+
+def send_rest(tracer: Any) -> None:
+    """Send what a process that is about to end has not sent yet, within `SEND_S`. Serve kills it next, and nothing that
+    Python does at its end is done then."""
+    # In a thread: the processor's own timeout holds up nobody (opentelemetry-python issue 4568).
+    sending = threading.Thread(target=tracer.span_processor.force_flush, daemon=True)
+    sending.start()
+    sending.join(SEND_S)
 
 
 def exporters() -> list[Any]:

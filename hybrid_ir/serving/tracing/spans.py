@@ -90,6 +90,13 @@ class Answering:
         """`tracer` is OpenTelemetry's; None = there are no traces."""
         self._service, self._tracer = service, tracer
 
+    def send_rest(self) -> None:
+        """Of a replica that is about to end."""
+        if self._tracer is not None:
+            from hybrid_ir.serving.tracing.exporting import send_rest
+
+            send_rest(self._tracer)
+
     def __call__(self, method: str, carriers: Sequence[Carrier]) -> AbstractContextManager[object]:
         """Around a method that was called with those carriers."""
         if not carriers or self._tracer is None:
