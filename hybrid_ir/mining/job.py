@@ -125,6 +125,7 @@ def mine_negatives(
         with workers() as run:
             finder = _finder(pool, scratch, encode, tasks or {}, device, chunk, run, progress)
             chosen, outcomes, asked = _rank(pool, scratch, kept, rules, finder, reranking, run, progress, block)
+            del finder  # which maps files of the folder
         complete = _complete(pool, chosen, kept)
         if not complete["mined"]:
             total = sum((Counter(counts) for counts in outcomes.values()), Counter())

@@ -41,4 +41,4 @@ def _piece_of(shard: Shard, row: int, words: AbstractSet[str]) -> np.ndarray:
     if len(spans) == 1:
         return spans[0]
     text = shard.passages[row].text
-    return spans[np.argmax([len(words.intersection(words_of(text[start:end]))) for start, end in spans.tolist()])]
+    return spans[np.argmax([len(words & {*words_of(text[start:end])}) for start, end in spans.tolist()])]
