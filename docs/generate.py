@@ -191,11 +191,7 @@ def http_page() -> str:
             rows = []
             for status, answer in route["responses"].items():
                 (content,) = answer["content"].values()
-                answered = content["schema"]
-                shape = name_of(answered.get("items", answered))
-                shapes.append(shape)
-                link = f"{'list of ' if 'items' in answered else ''}[{shape}](#{shape.lower()})"
-                rows.append((status, link, plain(answer["description"])))
+                rows.append((status, answered_with(content["schema"], shapes), plain(answer["description"])))
             parts += [table(("status", "answer", "when"), rows)]
     parts += ["## Bodies and answers"]
     known = document["components"]["schemas"]
@@ -222,6 +218,16 @@ def reachable(shapes: Sequence[str], known: Mapping[str, Any]) -> list[str]:
             found.append(shape)
             waiting += re.findall(r"'#/components/schemas/(\w+)'", str(known[shape]))
     return found
+
+
+def answered_with(schema: Mapping[str, Any], shapes: list[str]) -> str:
+    """A link to the shape, which is added to `shapes`; a list of what it is a list of; or its JSON type."""
+    if "items" in schema:
+        return f"list of {answered_with(schema['items'], shapes)}"
+    if "$ref" not in schema:
+        return f"{schema['type']}s"
+    shapes.append(shape := name_of(schema))
+    return f"[{shape}](#{shape.lower()})"
 
 
 def name_of(schema: Mapping[str, Any]) -> str:
