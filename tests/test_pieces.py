@@ -540,6 +540,9 @@ class Read:
     def up(self):
         return True
 
+    def check(self):
+        pass
+
 
 def test_of_what_words_alone_found_the_piece_with_most_of_them_is_reranked(made, tmp_path, monkeypatch):
     """A dense hit is read at the piece of its score."""
