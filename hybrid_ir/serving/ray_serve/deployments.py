@@ -213,8 +213,9 @@ def _ending_s(settings: Serve) -> float:
 
 
 def _threads_of_two(settings: Serve) -> int:
-    """Threads of encoder, shards and reranker: of each two compute at a time, in as many replicas as there may be."""
-    return _threads(settings, 2 * (settings.scaling.replicas or settings.replicas))
+    """Threads of encoder, shards and reranker: of each two compute at a time. Replicas that come with the load may come
+    to this machine; a fixed number of them is spread over several."""
+    return _threads(settings, 2 * (settings.scaling.replicas or 1))
 
 
 def _threads(settings: Serve, processes: int) -> int:
