@@ -119,7 +119,7 @@ def test_a_loss_is_told_by_language(monkeypatch):
     angle = {"q-en": 0, "p1-en": 0, "p2-en": 90, "q-de": 0, "p1-de": 20, "p2-de": 90}
     turned = {**angle, "q-de": 60, "p1-de": -40, "p2-de": 30}  # 20 - 60 and 90 - 60
 
-    def fake(model, texts, *, role, precision, progress=lambda texts: None):
+    def fake(model, texts, *, role, precision, languages=None, progress=lambda texts: None):
         progress(len(texts))
         radians = np.radians([model.angle[text] for text in texts])
         return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
