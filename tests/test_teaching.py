@@ -401,4 +401,3 @@ def test_ray_trains_on_a_teacher_alone_and_workers_change_neither_batches_nor_we
         assert metrics["loss"] == pytest.approx(plain.losses[-1], rel=2e-3)
         for name, value in load_file(tmp_path / out / "checkpoint" / "model.safetensors").items():
             np.testing.assert_allclose(value, plain.weights[12][name], atol=1e-4, err_msg=name)
-    assert plain.losses[-1] < 0.9 * plain.losses[0]
