@@ -12,7 +12,7 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from hybrid_ir.serving.batcher import Observe
 from hybrid_ir.serving.checks import RequestError, check_texts
 from hybrid_ir.serving.release import ShardDown
 from hybrid_ir.serving.reranking.scorer import Scored, Scorer, name_of
+from hybrid_ir.serving.searching.counted import Counted
 from hybrid_ir.serving.searching.gathered import Shown
 
 TOGETHER, CHARACTERS = 16, 4000
@@ -41,7 +42,9 @@ class Reranking:
         self._scorer, self._settings, self._observe = scorer, settings, observe
         self.name = name_of(settings.reranker or "")
         self._waiting = 0  # texts of /v1/rerank and /rerank
-        self._searches = 0  # queries of searches whose hits are not reranked yet
+        self._searches = Counted(
+            settings.max_queue, "queries are being reranked already; ask again in a second, or without `rerank`"
+        )
 
     def up(self) -> bool | None:
         """Whether the reranker answers; None where there is none."""
@@ -76,21 +79,13 @@ class Reranking:
             raise RequestError(504, "deadline_exceeded", "the deadline passed before the texts were reranked")
         return Scored(*map(np.array, zip(*there, strict=True)))
 
-    @contextmanager
-    def queued(self, queries: int) -> Iterator[None]:
+    def queued(self, queries: int) -> AbstractContextManager[None]:
         """Meanwhile a search of so many queries is answered and reranked. Raises RequestError where too many are.
 
         They are counted from their beginning: when a flood comes at once, nothing is searched for what is refused. Not
         their candidates, for how long those take is bounded by `serve.rerank_deadline_ms` already.
         """
-        if self._searches and self._searches + queries > self._settings.max_queue:
-            said = f"{self._searches} queries are being reranked already; ask again in a second, or without `rerank`"
-            raise RequestError(429, "busy", said)
-        self._searches += queries
-        try:
-            yield
-        finally:
-            self._searches -= queries
+        return self._searches.during(queries)
 
     def widened(self, request: SearchRequest) -> SearchRequest:
         """The search that finds what is to be reranked. Raises RequestError for what cannot be reranked."""

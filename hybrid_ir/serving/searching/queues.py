@@ -7,8 +7,8 @@ begun.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 import numpy as np
@@ -16,9 +16,9 @@ import numpy as np
 from hybrid_ir.config import Serve
 from hybrid_ir.index import ShardQuery, is_flat
 from hybrid_ir.serving.batcher import Batcher, Observe, Started
-from hybrid_ir.serving.checks import RequestError
 from hybrid_ir.serving.query_cache import QueryCache, Text
 from hybrid_ir.serving.release import Encoded, Release
+from hybrid_ir.serving.searching.counted import Counted
 
 
 class Serving:
@@ -34,8 +34,7 @@ class Serving:
         self._paged = Batcher(release, partial(encode, alone=True), settings.max_batch, observe)
         self._stored = Batcher(release, _stack, settings.max_batch, observe)
         self.embedding = 0  # inputs of /v1/embeddings that wait
-        self._by_words = 0  # queries of lexical searches that are not answered yet
-        self._max_queue = settings.max_queue
+        self._by_words = Counted(settings.max_queue, "lexical searches are on their way already; ask again in a second")
         self.lossy = not is_flat(release.manifest.codec)
 
     @property
@@ -52,21 +51,13 @@ class Serving:
         batcher = self._known if self._cache.holds(self.release, text) else self._new
         return batcher.submit(text, queries)
 
-    @contextmanager
-    def searching_words(self, queries: int) -> Iterator[None]:
+    def searching_words(self, queries: int) -> AbstractContextManager[None]:
         """Meanwhile so many queries are searched for by words. Raises RequestError where too many are.
 
         They are counted from their beginning: they wait in threads before they are in a queue, and no encoder holds
         them up there.
         """
-        if self._by_words and self._by_words + queries > self._max_queue:
-            said = f"{self._by_words} lexical searches are on their way already; ask again in a second"
-            raise RequestError(429, "busy", said)
-        self._by_words += queries
-        try:
-            yield
-        finally:
-            self._by_words -= queries
+        return self._by_words.during(queries)
 
     def submit_words(self, text: Text, queries: Sequence[ShardQuery], page: bool = False) -> asyncio.Future[Started]:
         """As `submit`; where all `queries` are by words, nothing is encoded."""
